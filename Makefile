@@ -1,0 +1,66 @@
+# Every target does its own set-up: python3 (3.11, 3.12 or 3.13) and make are all it takes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+export DAGSTER_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format coverage bench up down status lock clean
+
+help: ## Show what there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Make .venv and install the pinned dependencies into it
+
+$(STAMP): requirements.lock pyproject.toml
+	@echo "setup: virtual environment in $(VENV) with $$($(PYTHON) --version)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@awk '/^[a-z]/ {keep = /^uv==/} keep' requirements.lock > $(VENV)/uv.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/uv.lock
+	@echo "setup: installing the pinned dependencies of requirements.lock"
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $(STAMP)
+	@echo "setup: done"
+
+demo: setup ## Run the main job on a real PostgreSQL, end to end
+	@$(BIN)/atdm demo
+
+test: setup ## Run all tests
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+coverage: setup ## Run all tests and hold engine, resources and assets to 90 % coverage
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report= $(PYTEST_ARGS)
+	@$(BIN)/coverage report --include 'atdm_engine/*,atdm_resources/*,atdm_assets/*' --fail-under 90
+
+lint: setup ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup ## Format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: setup ## Run every benchmark; each prints both sides and their ratio
+	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+up: setup ## Start PostgreSQL, the Dagster webserver and the daemon
+	@$(BIN)/atdm up
+
+down: setup ## Stop what make up started
+	@$(BIN)/atdm down
+
+status: setup ## Say what is running and what is leased
+	@$(BIN)/atdm status
+
+lock: setup ## Pin the dependencies anew
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --all-extras pyproject.toml --output-file requirements.lock
+
+clean: ## Remove the virtual environment and caches (run make down first)
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
