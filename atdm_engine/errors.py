@@ -55,9 +55,7 @@ class AtdmError(Exception):
 
     def envelope(self) -> dict[str, Any]:
         """The error as the contract's JSON object (requirement A-ERR-03)."""
-        return {
-            "error": {"code": str(self.code), "message": self.message, "details": self.details}
-        }
+        return {"error": {"code": str(self.code), "message": self.message, "details": self.details}}
 
 
 @dataclass(frozen=True, slots=True)

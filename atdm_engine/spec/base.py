@@ -36,6 +36,13 @@ TIME_EXPRESSION = re.compile(rf"^as_of(?:\s*([+-])\s*{DURATION})?$")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 365 * 86_400}
 
 
+def key_text(key: object) -> str:
+    """A mapping's key as text: YAML reads ``true`` and ``1`` as other types."""
+    if isinstance(key, bool):
+        return "true" if key else "false"
+    return "null" if key is None else str(key)
+
+
 class SpecModel(BaseModel):
     """A strict, immutable model: unknown keys are errors, nothing is coerced."""
 

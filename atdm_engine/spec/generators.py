@@ -11,7 +11,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from atdm_engine.spec.base import Duration, Scalar, SpecModel, TimeExpression
+from atdm_engine.spec.base import Duration, Scalar, SpecModel, TimeExpression, key_text
+
+
+def _with_text_keys(data: Any) -> Any:
+    """Values of a boolean or an integer column are written as such, and stand for their texts."""
+    if not isinstance(data, Mapping):
+        return data
+    return {key_text(key): value for key, value in data.items()}
 
 
 class GeneratorModel(SpecModel):
@@ -24,7 +31,9 @@ class GeneratorModel(SpecModel):
 
 
 class Id(GeneratorModel):
-    """``{id: claim}``: the key ``claim-<test_run_id>``, and ``claim-<test_run_id>-<k>`` for row k > 0."""
+    """``{id: claim}``: the key ``claim-<test_run_id>``, and ``claim-<test_run_id>-<k>`` for row k >
+    0.
+    """
 
     id: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9]{0,15}$")
 
@@ -32,11 +41,13 @@ class Id(GeneratorModel):
 class ReferenceChoice(SpecModel):
     table: str
     distribution: Literal["uniform", "zipf", "round_robin"] = "uniform"
-    exponent: float = Field(1.2, gt=0.0, description="zipf only: weight of rank r is r ** -exponent.")
+    exponent: float = Field(
+        1.2, gt=0.0, description="zipf only: weight of rank r is r ** -exponent."
+    )
 
 
 class References(GeneratorModel):
-    """``{references: provider}``: the key of a row of that table, of the same run where it has one."""
+    """``{references: provider}``: the key of a row of that table, of the same run where it can."""
 
     references: str | ReferenceChoice
 
@@ -46,7 +57,8 @@ class Constant(GeneratorModel):
 
 
 class Case(GeneratorModel):
-    """``{case: status, denied: X, else: Y}``: by the value of a column of the row or of a constraint.
+    """``{case: status, denied: X, else: Y}``: by the value of a column of the row or of a
+    constraint.
 
     Every key besides ``case``, ``else`` and the modifiers is a value of the subject.
     """
@@ -57,6 +69,11 @@ class Case(GeneratorModel):
     case: str
     otherwise: Value = Field(None, alias="else")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _values_are_texts(cls, data: Any) -> Any:
+        return _with_text_keys(data)
+
     @property
     def branches(self) -> Mapping[str, Value]:
         return self.__pydantic_extra__ or {}
@@ -65,7 +82,17 @@ class Case(GeneratorModel):
 class Choice(GeneratorModel):
     """``{choice: [a, b]}`` uniform, ``{choice: {a: 3, b: 1}}`` weighted."""
 
-    choice: Annotated[list[Scalar], Field(min_length=1)] | Annotated[dict[str, float], Field(min_length=1)]
+    choice: (
+        Annotated[list[Scalar], Field(min_length=1)]
+        | Annotated[dict[str, float], Field(min_length=1)]
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _values_are_texts(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("choice"), Mapping):
+            return {**data, "choice": _with_text_keys(data["choice"])}
+        return data
 
     @model_validator(mode="after")
     def _weights_are_usable(self) -> Choice:
@@ -122,6 +149,9 @@ class TimeRange(SpecModel):
     weights: list[float] | None = Field(None, description="Weights of equal bins of the range.")
     hours: list[float] | None = Field(
         None, min_length=24, max_length=24, description="timestamp only: weight of each hour, UTC."
+    )
+    weekdays: list[float] | None = Field(
+        None, min_length=7, max_length=7, description="timestamp only: weights from Monday on, UTC."
     )
 
 

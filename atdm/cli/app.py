@@ -1,0 +1,300 @@
+"""What the commands are called and what they accept.
+
+Belongs here: options, arguments and help texts, and the one place that turns an error into an exit
+status. Does not belong here: what a command does. Its module is imported when it runs, because
+``atdm request`` on a ready run and ``atdm --help`` must not pay for Dagster or pandas.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Concatenate, ParamSpec, TypeAlias
+
+import typer
+
+from atdm.output import Mode, Output
+from atdm_engine.errors import AtdmError
+
+P = ParamSpec("P")
+Command: TypeAlias = Callable[Concatenate[typer.Context, P], int | None]
+
+app = typer.Typer(
+    name="atdm",
+    help="Test data by intent: valid, isolated, reproducible, and gone again afterwards.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+catalog = typer.Typer(
+    help="What the target knows: scenarios, requests and runs.", no_args_is_help=True
+)
+app.add_typer(catalog, name="catalog")
+
+Constraints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-c",
+        "--constraint",
+        metavar="KEY=VALUE",
+        help="A constraint of the scenario; may be given several times.",
+    ),
+]
+
+
+def command(group: typer.Typer, name: str) -> Callable[[Command[P]], Command[P]]:
+    """Register a command whose errors are printed and whose result is its exit status."""
+
+    def register(body: Command[P]) -> Command[P]:
+        @functools.wraps(body)
+        def run(context: typer.Context, *args: P.args, **kwargs: P.kwargs) -> int | None:
+            output: Output = context.obj
+            try:
+                status = body(context, *args, **kwargs)
+            except AtdmError as error:
+                status = output.fail(error)
+            except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+                raise
+            except Exception as error:
+                status = output.fail_unexpected(error)
+            raise typer.Exit(status or 0)
+
+        group.command(name)(run)
+        return run
+
+    return register
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    output: Annotated[
+        Mode,
+        typer.Option("--output", "-o", envvar="ATDM_CLI_OUTPUT", help="How results are printed."),
+    ] = Mode.HUMAN,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="ATDM_DEBUG", help="Print tracebacks of errors.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")] = False,
+) -> None:
+    """Test data by intent: valid, isolated, reproducible, and gone again afterwards."""
+    context.obj = Output(mode=output, debug=debug, quiet=quiet)
+
+
+@command(app, "init")
+def init(
+    context: typer.Context,
+    disposable: Annotated[
+        str | None,
+        typer.Option(metavar="DBNAME", help="Mark this database, which has tables, as disposable."),
+    ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Drop and make the domain tables that have drifted.")
+    ] = False,
+) -> int | None:
+    """Make the catalog and the tables in the target, and publish the scenarios. Repeatable."""
+    from atdm.cli import setup
+
+    return setup.init(context.obj, disposable=disposable, rebuild=rebuild)
+
+
+@command(app, "up")
+def up(
+    context: typer.Context,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Of the web page; default 3000 or a free one."),
+    ] = None,
+) -> int | None:
+    """Start PostgreSQL, the Dagster web page and the daemon, on this machine alone."""
+    from atdm.cli import services
+
+    return services.up(context.obj, port=port)
+
+
+@command(app, "down")
+def down(context: typer.Context) -> int | None:
+    """Stop what `atdm up` started, and the embedded PostgreSQL."""
+    from atdm.cli import services
+
+    return services.down(context.obj)
+
+
+@command(app, "status")
+def status(context: typer.Context) -> int | None:
+    """Say what runs, what is ready, and what is wrong (then exit status 1)."""
+    from atdm.cli import services
+
+    return services.status(context.obj)
+
+
+@command(app, "env")
+def env(context: typer.Context) -> int | None:
+    """Print the exports that plain `dagster` and `dg` commands need: eval "$(atdm env)"."""
+    from atdm.cli import setup
+
+    return setup.env(context.obj)
+
+
+@command(app, "schema")
+def schema(
+    context: typer.Context,
+    kind: Annotated[str, typer.Argument(metavar="scenario|domain|table")],
+) -> int | None:
+    """Print the JSON Schema of a kind of specification file."""
+    from atdm.cli import discovery
+
+    return discovery.schema(context.obj, kind)
+
+
+@command(app, "scenarios")
+def scenarios(
+    context: typer.Context,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="WORDS", help="What you need.")
+    ] = None,
+    constraint: Constraints = None,
+) -> int | None:
+    """Find a scenario by what you need: the best match first, with the reason."""
+    from atdm.cli import discovery
+
+    return discovery.scenarios(context.obj, words or [], constraint or [])
+
+
+@command(app, "request")
+def request(
+    context: typer.Context,
+    scenario: Annotated[str, typer.Argument(help="Name, or domain/name.")],
+    constraint: Constraints = None,
+    runs: Annotated[int, typer.Option(min=1, help="How many test runs.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(help="Same seed, same data; default: its own.")
+    ] = None,
+    as_of: Annotated[
+        str | None, typer.Option(help="The clock of the data, ISO 8601; default: now.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option("--id", help="A name for the request; asking again returns it.")
+    ] = None,
+    playwright: Annotated[
+        bool, typer.Option("--playwright", help="Write a JSON fixture file.")
+    ] = False,
+    pytest: Annotated[bool, typer.Option("--pytest", help="Write a Python fixture file.")] = False,
+    no_lease: Annotated[
+        bool, typer.Option("--no-lease", help="Make the runs and leave them ready for others.")
+    ] = False,
+    ttl: Annotated[
+        str | None,
+        typer.Option(help="How long the lease holds: 30m, 4h, 1d; default: the scenario's."),
+    ] = None,
+    owner: Annotated[
+        str | None, typer.Option(envvar="ATDM_OWNER", help="Who holds it; default: the invoker.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="Why, for the audit trail.")] = None,
+) -> int | None:
+    """Lease a ready test run, or make one when none is ready. Prints the cleanup token once."""
+    from atdm.cli import leases
+
+    return leases.request(
+        context.obj,
+        scenario,
+        constraints=constraint or [],
+        runs=runs,
+        seed=seed,
+        as_of=as_of,
+        label=label,
+        playwright=playwright,
+        pytest=pytest,
+        no_lease=no_lease,
+        ttl=ttl,
+        owner=owner,
+        reason=reason,
+    )
+
+
+@command(app, "reset")
+def reset(
+    context: typer.Context,
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="The id of the test run.")
+    ] = None,
+    token: Annotated[str | None, typer.Option("--token", "-t", help="Its cleanup token.")] = None,
+    owner: Annotated[
+        str | None, typer.Option(help="Give back all runs that this owner holds.")
+    ] = None,
+) -> int | None:
+    """Delete a run's rows, by its token; or everything that an owner holds."""
+    from atdm.cli import leases
+
+    return leases.reset(context.obj, run, token=token, owner=owner)
+
+
+@command(app, "reset-all")
+def reset_all(
+    context: typer.Context,
+    confirm: Annotated[bool, typer.Option("--confirm", help="Yes, all of them.")] = False,
+    revoke_leases: Annotated[
+        bool, typer.Option("--revoke-leases", help="Also the runs that somebody holds.")
+    ] = False,
+) -> int | None:
+    """Delete the rows of every test run."""
+    from atdm.cli import leases
+
+    return leases.reset_all(context.obj, confirm=confirm, revoke_leases=revoke_leases)
+
+
+@command(app, "audit")
+def audit(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run id, a request id or a label.")],
+) -> int | None:
+    """Print who asked for a run, what was made and checked, and that it is gone again."""
+    from atdm.cli import trail
+
+    return trail.audit(context.obj, run)
+
+
+@command(catalog, "scenarios")
+def catalog_scenarios(context: typer.Context) -> int | None:
+    """List the published scenarios with their constraints and requirement ids."""
+    from atdm.cli import trail
+
+    return trail.catalog_scenarios(context.obj)
+
+
+@command(catalog, "runs")
+def catalog_runs(
+    context: typer.Context,
+    scenario: Annotated[str | None, typer.Option(help="Of this scenario alone.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 20,
+) -> int | None:
+    """List requests, the latest first."""
+    from atdm.cli import trail
+
+    return trail.catalog_runs(context.obj, scenario=scenario, limit=limit)
+
+
+@command(app, "vocabulary")
+def vocabulary(
+    context: typer.Context,
+    provider: Annotated[str, typer.Argument(help="A word provider: first_name, city, ...")],
+    locale: Annotated[str, typer.Option(help="Language and country.")] = "en_US",
+    count: Annotated[int, typer.Option(min=1, max=100_000, help="How many words in all.")] = 500,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where LOCALE/PROVIDER.txt goes; default: the shipped ones.")
+    ] = None,
+) -> int | None:
+    """Draw a word pool once and keep it as a file (maintenance)."""
+    from atdm.cli import discovery
+
+    return discovery.vocabulary(context.obj, provider, locale, count=count, folder=folder)
+
+
+@command(app, "demo")
+def demo(context: typer.Context) -> int | None:
+    """Show all of it on a real PostgreSQL: make, check, load, lease, test, reset, audit."""
+    from atdm import demo as demonstration
+
+    return demonstration.run(context.obj)

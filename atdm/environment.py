@@ -1,0 +1,46 @@
+"""The environment in which plain Dagster commands work on the same instance and target.
+
+Belongs here: which variables those are. Does not belong here: starting anything but the database
+that they name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from atdm import target_access
+from atdm.extras import server_part
+
+if TYPE_CHECKING:
+    from atdm.output import Output
+    from atdm_resources.settings import Settings
+
+
+def dagster_exports(settings: Settings, output: Output) -> dict[str, str]:
+    """The variables by name; starts the embedded server when the settings name no database."""
+    with server_part("running Dagster"):
+        from atdm_assets import instance
+
+    resolved = with_target(settings, output)
+    with output.working("starting PostgreSQL for Dagster's own tables"):
+        exports = dict(instance.environment(resolved))
+    exports["ATDM_HOME"] = str(resolved.home)
+    exports["ATDM_DATABASE_URL"] = str(resolved.database_url)
+    exports["ATDM_STORE_URL"] = resolved.store_url
+    if resolved.scenario_path:
+        # A relative path would mean another folder in a process that starts elsewhere.
+        exports["ATDM_SCENARIO_PATH"] = os.pathsep.join(map(str, resolved.scenario_path))
+    return exports
+
+
+def dagster_environment(settings: Settings, output: Output) -> Mapping[str, str]:
+    """This process's environment with the exports, for a child process."""
+    return {**os.environ, **dagster_exports(settings, output)}
+
+
+def with_target(settings: Settings, output: Output) -> Settings:
+    """The settings with the target named: the embedded server's where no URL was given."""
+    return dataclasses.replace(settings, database_url=target_access.database_url(settings, output))

@@ -1,0 +1,86 @@
+"""Having a request made in this process, in the instance that Dagster's web page shows.
+
+Belongs here: opening what the scenario graph needs and running it once. Does not belong here: the
+graph (``atdm_assets``), leasing. Importing this costs what Dagster and pandas cost: only
+``atdm.requesting`` does, when nothing is ready.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from atdm import target_access
+from atdm.environment import with_target
+from atdm.extras import server_part
+
+with server_part("making a test run"):
+    from dagster import DagsterExecutionInterruptedError
+
+    from atdm_assets.definitions import build_defs
+    from atdm_assets.instance import instance
+    from atdm_assets.request_job import Outcome, RequestedData, materialise_request
+    from atdm_assets.requests_resource import RequestsResource
+    from atdm_resources.bundle import load_registry
+    from atdm_resources.configurable import StoreResource, TargetResource
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from atdm.output import Output, Step
+    from atdm.requesting import Wish
+    from atdm_resources.settings import Settings
+
+
+def materialise(
+    settings: Settings, output: Output, connection: psycopg.Connection[Any], wish: Wish
+) -> Outcome:
+    """Make the runs of a wish. The outcome's status is ready, or rejected as its scenario says.
+
+    Raises AtdmError: what the request was refused or failed for.
+    """
+    resolved = with_target(settings, output)
+    runs = "a test run" if wish.runs == 1 else f"{wish.runs:,} test runs"
+    with output.working(f"making {runs} of {wish.scenario}") as step:
+        outcome = _made(resolved, wish, step)
+        if outcome.error is not None and target_access.initialised_on_first_use(
+            settings, output, connection, outcome.error
+        ):
+            outcome = _made(resolved, wish, step)
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome
+
+
+def _made(settings: Settings, wish: Wish, step: Step) -> Outcome:
+    registry = load_registry(settings)
+    target = TargetResource(database_url=settings.database_url)
+    store = StoreResource(store_url=settings.store_url, endpoint_url=settings.s3_endpoint_url)
+    requests = RequestsResource(target=target, store=store)
+    defs = build_defs(
+        scenarios=registry,
+        resource_overrides={"target": target, "store": store, "requests": requests},
+    )
+    try:
+        with instance(settings) as opened:
+            return materialise_request(
+                RequestedData(
+                    scenario=wish.scenario,
+                    constraints=wish.constraints,
+                    runs=wish.runs,
+                    seed=wish.seed,
+                    as_of=wish.as_of,
+                    label=wish.label,
+                    # Whoever asks for a run gets the run that was made for it.
+                    pooled=not wish.lease,
+                    invoker=settings.invoker,
+                    source=wish.source,
+                    reason=wish.reason,
+                ),
+                registry=registry,
+                instance=opened,
+                resolve_job=defs.resolve_job_def,
+                requests=requests,
+                progress=step,
+            )
+    except DagsterExecutionInterruptedError as error:
+        raise KeyboardInterrupt from error

@@ -1,0 +1,205 @@
+"""Getting test runs: lease ready ones, else have them made and lease those.
+
+Belongs here: the order of the two and what decides between them, for every way in. Does not belong
+here: SQL (``atdm_resources.leasing``), making data (``atdm.materialising``, imported only when
+nothing is ready), option texts (``atdm.cli``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from atdm import response, target_access
+from atdm.extras import server_part
+from atdm.fixtures import write_fixtures
+from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources import leasing
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from atdm.output import Output
+    from atdm_resources.settings import Settings
+
+_MADE_WHEN = frozenset({ErrorCode.NONE_READY, ErrorCode.SCENARIO_NOT_FOUND})
+"""What a lease may answer and making may still succeed: a scenario file can be newer than what is
+published."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What somebody asks for. ``constraints`` may be text: the scenario types them.
+
+    ``lease`` False makes the runs and leaves them ready for others. ``owner`` None means the
+    invoker, ``ttl`` None the scenario's own.
+    """
+
+    scenario: str
+    constraints: Mapping[str, Any] = field(default_factory=dict)
+    runs: int = 1
+    seed: int | None = None
+    as_of: datetime | None = None
+    label: str | None = None
+    lease: bool = True
+    ttl: timedelta | None = None
+    owner: str | None = None
+    owner_secret: str | None = field(default=None, repr=False)
+    reason: str | None = None
+    source: str = "cli"
+
+    @property
+    def may_come_from_a_pool(self) -> bool:
+        """Whether runs that somebody made earlier would do."""
+        return self.lease and self.seed is None and self.as_of is None and self.label is None
+
+
+def request(
+    settings: Settings, output: Output, connection: psycopg.Connection[Any], wish: Wish
+) -> dict[str, Any]:
+    """The answer to a wish, in the shape of the contract (design: contracts).
+
+    Raises AtdmError: LLM_MODE_NOT_ENABLED, SCENARIO_NOT_FOUND, CONSTRAINT_INVALID,
+    CONSTRAINT_CONTRADICTION, VALIDATOR_REJECTED, SEED_FAILED, BUSY, MISSING_EXTRA, ...
+    """
+    refuse_language_model(settings)
+    if wish.may_come_from_a_pool:
+        try:
+            return _answer(_from_pool(settings, connection, wish), wish)
+        except AtdmError as error:
+            if error.code not in _MADE_WHEN and not target_access.initialised_on_first_use(
+                settings, output, connection, error
+            ):
+                raise
+            refused = error
+        try:
+            _ensure_known(settings, wish, refused)
+            from atdm import materialising
+        except AtdmError as error:
+            if error.code is ErrorCode.MISSING_EXTRA:
+                # A client alone cannot make anything: what the target said is the better answer.
+                refused.details["hint"] = error.message
+                raise refused from error
+            raise
+    from atdm import materialising
+
+    outcome = materialising.materialise(settings, output, connection, wish)
+    if outcome.status == "rejected":
+        return rejected_as_expected(outcome.request_id, outcome.scenario)
+    if not wish.lease:
+        return _left_ready(outcome.request_id, outcome.scenario, wish)
+    leases = leasing.lease_request(
+        connection,
+        outcome.request_id,
+        owner=wish.owner or settings.invoker,
+        ttl=wish.ttl,
+        owner_secret=wish.owner_secret,
+        count=wish.runs,
+        invoker=settings.invoker,
+        source=wish.source,
+    )
+    return _answer(leases, wish)
+
+
+def _ensure_known(settings: Settings, wish: Wish, refused: AtdmError) -> None:
+    """Look a scenario that is not published up in the files, before Dagster is loaded for it."""
+    if refused.code is ErrorCode.SCENARIO_NOT_FOUND:
+        with server_part("reading scenario files"):
+            from atdm_resources.bundle import load_registry
+        load_registry(settings).scenario(wish.scenario)
+
+
+def refuse_language_model(settings: Settings) -> None:
+    """ATDM_PLANNER=llm is refused before anything is looked up (requirement A-PLN-02)."""
+    if settings.planner == "llm":
+        raise AtdmError(
+            ErrorCode.LLM_MODE_NOT_ENABLED,
+            "ATDM_PLANNER=llm: planning by a language model is not enabled",
+            {"planner": "llm"},
+        )
+
+
+def rejected_as_expected(request_id: str, scenario: Any) -> dict[str, Any]:
+    """The answer to a scenario that declares which rules it breaks, and broke exactly those."""
+    return {
+        "request_id": request_id,
+        "test_run_id": None,
+        "scenario_id": scenario.name,
+        "domain": scenario.domain,
+        "status": "rejected",
+        "expected": True,
+        "violates": list(scenario.spec.violates),
+        "data": {},
+        "fixtures": {"playwright": None, "pytest": None},
+        "cleanup": None,
+    }
+
+
+def emit_fixtures(
+    settings: Settings,
+    connection: psycopg.Connection[Any],
+    answer: dict[str, Any],
+    *,
+    playwright: bool,
+    pytest: bool,
+    source: str,
+) -> None:
+    """Write the fixture files of every leased run in ``answer``, name them there, record them."""
+    for run in answer.get("runs", [answer]):
+        if run["cleanup"] is None:
+            continue
+        run["fixtures"] = write_fixtures(
+            run, settings.fixture_dir, playwright=playwright, pytest=pytest
+        )
+        leasing.record_fixtures(
+            connection,
+            run["test_run_id"],
+            run["cleanup"]["cleanup_token"],
+            run["fixtures"],
+            invoker=settings.invoker,
+            source=source,
+        )
+
+
+def _left_ready(request_id: str, scenario: Any, wish: Wish) -> dict[str, Any]:
+    from atdm_engine.run_ids import run_id
+
+    return {
+        "request_id": request_id,
+        "scenario_id": scenario.name,
+        "domain": scenario.domain,
+        "status": "ready",
+        "leased": False,
+        "ready_runs": wish.runs,
+        "first_test_run_id": run_id(request_id, 1),
+        "last_test_run_id": run_id(request_id, wish.runs),
+    }
+
+
+def _from_pool(
+    settings: Settings, connection: psycopg.Connection[Any], wish: Wish
+) -> list[leasing.Lease]:
+    """As many ready runs as were asked for, or none of them and NONE_READY."""
+    domain, _, name = wish.scenario.rpartition("/")
+    with connection.transaction():
+        return [
+            leasing.lease(
+                connection,
+                domain or None,
+                name,
+                wish.constraints,
+                owner=wish.owner or settings.invoker,
+                ttl=wish.ttl,
+                owner_secret=wish.owner_secret,
+                invoker=settings.invoker,
+                source=wish.source,
+            )
+            for _ in range(wish.runs)
+        ]
+
+
+def _answer(leases: list[leasing.Lease], wish: Wish) -> dict[str, Any]:
+    runs = [response.leased(lease) for lease in leases]
+    return runs[0] if wish.runs == 1 else response.several(runs)

@@ -1,0 +1,74 @@
+"""The answer to a request, as every way in gives it: the command line, the client, the plugin.
+
+Belongs here: the shape of the contract and text that does not show in logs. Does not belong here:
+how runs are found or made.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+class Secret(str):
+    """Text that is used as it is but hides itself where objects are shown.
+
+    A failing test prints its locals and an exception its arguments by ``repr``; the cleanup token
+    must not get into a CI log that way. ``str()``, formatting and JSON give the text.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+    # Copies and pickles (pytest-xdist, deepcopy) stay secrets.
+    def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
+        return (Secret, (str.__str__(self),))
+
+
+def leased(lease: Mapping[str, Any]) -> dict[str, Any]:
+    """One leased run in the shape of the contract; the token and the command with it are secrets.
+
+    ``lease`` has test_run_id, request_id, scenario_id, domain, token, data, expires_at, seed and
+    as_of.
+    """
+    run = str(lease["test_run_id"])
+    token = str(lease["token"])
+    return {
+        "request_id": lease["request_id"],
+        "test_run_id": run,
+        "scenario_id": lease["scenario_id"],
+        "domain": lease["domain"],
+        "status": "ready",
+        "data": dict(lease["data"]),
+        "seed": lease["seed"],
+        "as_of": _text(lease["as_of"]),
+        "expires_at": _text(lease["expires_at"]),
+        "fixtures": {"playwright": None, "pytest": None},
+        "cleanup": {
+            "cleanup_token": Secret(token),
+            "command": Secret(f"atdm reset {shlex.quote(run)} --token {shlex.quote(token)}"),
+        },
+    }
+
+
+def several(runs: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Several leased runs of one scenario. ``request_id`` is null when they come from several."""
+    shown = list(runs)
+    requests = {run["request_id"] for run in shown}
+    return {
+        "request_id": requests.pop() if len(requests) == 1 else None,
+        "scenario_id": shown[0]["scenario_id"],
+        "domain": shown[0]["domain"],
+        "status": "ready",
+        "runs": shown,
+    }
+
+
+def _text(moment: Any) -> str | None:
+    """A point in time as ISO 8601 text, whether the database gave text or a datetime."""
+    if moment is None or isinstance(moment, str):
+        return moment
+    return str(moment.isoformat())

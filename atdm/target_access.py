@@ -1,0 +1,70 @@
+"""The target that the settings name, opened; on a fresh home started and initialised first.
+
+Belongs here: the steps between "no database URL given" and an open connection. Does not belong
+here: the embedded server itself, or what initialising does (``atdm_resources``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from atdm.extras import server_part
+from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources import embedded
+from atdm_resources.connection import connect
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from atdm.output import Output
+    from atdm_resources.settings import Settings
+    from atdm_resources.target import InitReport
+
+
+def database_url(settings: Settings, output: Output) -> str:
+    """The URL of the target; starts the embedded server when none is named and none runs."""
+    if settings.database_url:
+        return settings.database_url
+    url = embedded.running_url(settings.home)
+    if url:
+        return url
+    output.note(f"starting PostgreSQL in {settings.home}")
+    with output.working("starting PostgreSQL"):
+        return embedded.start(settings.home)
+
+
+def connected(settings: Settings, output: Output) -> psycopg.Connection[Any]:
+    """A connection to the target; a context manager that closes it. Raises TARGET_UNREACHABLE."""
+    return connect(database_url(settings, output))
+
+
+def initialise(
+    settings: Settings,
+    output: Output,
+    connection: psycopg.Connection[Any],
+    *,
+    disposable: str | None = None,
+    rebuild: bool = False,
+) -> InitReport:
+    """Make or bring up to date catalog, tables, reference rows and published scenarios."""
+    with output.working("initialising the target"):
+        with server_part("initialising the target"):
+            from atdm_resources import target
+            from atdm_resources.bundle import load_registry
+
+        registry = load_registry(settings)
+        return target.initialise(connection, registry, disposable, rebuild=rebuild)
+
+
+def initialised_on_first_use(
+    settings: Settings, output: Output, connection: psycopg.Connection[Any], error: AtdmError
+) -> bool:
+    """Initialise the embedded server's own database after TARGET_NOT_INITIALISED.
+
+    A database that somebody named by URL is not ours to fill unasked: False, as for other errors.
+    """
+    if error.code is not ErrorCode.TARGET_NOT_INITIALISED or settings.database_url:
+        return False
+    output.note("first use: making the catalog, the tables and the reference rows")
+    initialise(settings, output, connection)
+    return True

@@ -1,0 +1,65 @@
+"""The code location: everything of ATDM that Dagster runs, assembled.
+
+Belongs here: putting definitions together, nothing else. Does not belong here: any definition.
+The code location, the command line and the tests all call ``build_defs``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from atdm_assets.reference_assets import reference_assets
+from atdm_assets.request_job import request_job
+from atdm_assets.requests_resource import RequestsResource
+from atdm_assets.scenario_assets import scenario_assets, scenario_job
+from atdm_engine.registry import Registry
+from atdm_resources.bundle import load_registry
+from atdm_resources.configurable import StoreResource, TargetResource
+from atdm_resources.settings import Settings
+
+
+def build_defs(
+    *,
+    scenarios: Registry | None = None,
+    resource_overrides: Mapping[str, object] | None = None,
+) -> dg.Definitions:
+    """The definitions of every scenario of the bundle.
+
+    Args:
+        scenarios: the bundle; default: the shipped scenarios and those of ATDM_SCENARIO_PATH.
+        resource_overrides: resources by name (``target``, ``store``, ``requests``) to use instead.
+
+    Raises:
+        SpecError: a specification file is wrong.
+    """
+    registry = scenarios or load_registry(Settings.from_environment())
+    target = TargetResource(database_url=None)
+    store = StoreResource(store_url=None, endpoint_url=None)
+    resources: dict[str, object] = {
+        "target": target,
+        "store": store,
+        "requests": RequestsResource(target=target, store=store),
+        **(resource_overrides or {}),
+    }
+    known = [
+        scenario for domain in registry.domains.values() for scenario in domain.scenarios.values()
+    ]
+    assets = [asset for domain in registry.domains.values() for asset in reference_assets(domain)]
+    for scenario in known:
+        assets += scenario_assets(registry, scenario)
+    defs = dg.Definitions(
+        assets=assets,
+        jobs=[
+            *(scenario_job(scenario) for scenario in known),
+            request_job(registry, lambda name: defs.resolve_job_def(name)),
+        ],
+        resources=resources,
+        # The lock on a request is held by the process that executes it, so all steps run in one.
+        executor=dg.in_process_executor,
+    )
+    return defs
+
+
+defs = build_defs()

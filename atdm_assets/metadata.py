@@ -1,0 +1,267 @@
+"""What a run shows about data: metadata of definitions, materialisations, checks and failures.
+
+Belongs here: turning specifications and results of steps into Dagster's metadata values. Does not
+belong here: computing anything about the data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import dagster as dg
+from dagster import MetadataValue
+
+from atdm_assets import names
+from atdm_assets.reference_check import ReferenceResult
+from atdm_assets.request_work import Checked, Planned, Seeded, TableResult
+from atdm_engine.check_results import CheckId, CheckOutcome
+from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_engine.model import Domain, Scenario, scalar_json
+from atdm_engine.spec.table import ColumnSpec, TableSpec
+
+Metadata = dict[str, Any]
+
+MOST_CASES: Final = 20
+MOST_TEXT: Final = 200
+"""Characters of a value shown in a sample: enough to recognise it."""
+
+
+def scenario_metadata(scenario: Scenario) -> Metadata:
+    """What is known of a scenario before anything runs (requirement A-SCN-11)."""
+    return {
+        "scenario_id": scenario.name,
+        "scenario_version": scenario.version,
+        "linked_requirement_ids": MetadataValue.json(list(scenario.spec.linked_requirement_ids)),
+        "validators": MetadataValue.json(list(scenario.spec.validators)),
+        "violates": MetadataValue.json(list(scenario.spec.violates)),
+    }
+
+
+def table_definition_metadata(domain: Domain, scenario: Scenario, table: str) -> Metadata:
+    return {
+        **scenario_metadata(scenario),
+        "dagster/table_name": f"{domain.name}.{table}",
+        "dagster/column_schema": column_schema(domain.tables[table]),
+    }
+
+
+def reference_definition_metadata(domain: Domain, table: str) -> Metadata:
+    return {
+        "dagster/table_name": f"{domain.name}.{table}",
+        "dagster/column_schema": column_schema(domain.tables[table]),
+    }
+
+
+def column_schema(spec: TableSpec) -> dg.TableSchema:
+    """A table file as Dagster shows it, the run-id column that ATDM adds included."""
+    columns = [_table_column(spec, name, column) for name, column in spec.columns.items()]
+    columns.append(dg.TableColumn("test_run_id", "text", "The test run that the row belongs to."))
+    return dg.TableSchema(
+        columns=columns, constraints=dg.TableConstraints(other=list(spec.checks.values()))
+    )
+
+
+def _table_column(spec: TableSpec, name: str, column: ColumnSpec) -> dg.TableColumn:
+    rules = []
+    if column.values:
+        rules.append("one of: " + ", ".join(column.values))
+    for word, bound in (
+        ("at least", column.min),
+        ("at most", column.max),
+        ("length at least", column.min_length),
+        ("length at most", column.max_length),
+        ("matches", column.pattern),
+        ("references", column.references),
+        ("Luhn checksum", column.luhn),
+    ):
+        if bound is not None:
+            rules.append(f"{word} {bound}")
+    return dg.TableColumn(
+        name,
+        column.type,
+        column.description or None,
+        dg.TableColumnConstraints(
+            nullable=column.nullable,
+            unique=column.unique or spec.key_columns == (name,),
+            other=rules,
+        ),
+    )
+
+
+def request_metadata(planned: Planned) -> Metadata:
+    spec = planned.spec
+    return {
+        "request_id": spec.request_id,
+        "label": planned.record.label,
+        "replayed": planned.replayed,
+        "runs": spec.runs,
+        "seed": MetadataValue.text(str(spec.seed)),
+        "as_of": MetadataValue.timestamp(spec.as_of),
+        "given_constraints": MetadataValue.json(_json(spec.given)),
+        "effective_constraints": MetadataValue.json(_json(spec.effective)),
+        "scenario_version": spec.scenario.version,
+        "linked_requirement_ids": MetadataValue.json(
+            list(spec.scenario.spec.linked_requirement_ids)
+        ),
+    }
+
+
+def table_metadata(checked: Checked, result: TableResult) -> Metadata:
+    """What section 4 of the design lists for a materialised table."""
+    return {
+        "request_id": checked.request_id,
+        "dagster/row_count": result.file.rows,
+        "bytes": result.file.bytes,
+        "content_hash": result.file.content_hash,
+        "dagster/uri": MetadataValue.url(result.uri),
+        "dagster/column_schema": column_schema(checked.domain.tables[result.table]),
+        "sample": records_table(result.sample),
+        "profile": profile_table(result.profile),
+        "seconds": round(checked.seconds, 3),
+        "rows_per_second": rate(result.file.rows, checked.seconds),
+        "linked_requirement_ids": MetadataValue.json(
+            list(checked.scenario.spec.linked_requirement_ids)
+        ),
+    }
+
+
+def seeded_metadata(seeded: Seeded) -> Metadata:
+    return {
+        "request_id": seeded.request_id,
+        "runs": seeded.runs,
+        "rows": MetadataValue.json(dict(seeded.rows)),
+        "dagster/row_count": sum(seeded.rows.values()),
+        "content_hash": seeded.content_hash,
+        "seconds": round(seeded.seconds, 3),
+        "rows_per_second": rate(sum(seeded.rows.values()), seeded.seconds),
+    }
+
+
+def reference_metadata(result: ReferenceResult) -> Metadata:
+    return {
+        "dagster/row_count": result.rows,
+        "other_rows": result.others,
+        "content_hash": result.content_hash,
+        "sample": records_table(result.sample),
+    }
+
+
+def rate(rows: int, seconds: float) -> int:
+    """Rows a second, 0 when nothing was timed."""
+    return round(rows / seconds) if seconds > 0 else 0
+
+
+def check_metadata(scenario: Scenario, check: CheckId) -> Metadata:
+    return {
+        "kind": check.kind,
+        "rule": check.rule or MetadataValue.null(),
+        "headline": check.rule in scenario.spec.validators,
+    }
+
+
+def check_result(
+    scenario: Scenario, checked: Checked, outcome: CheckOutcome
+) -> dg.AssetCheckResult:
+    """The outcome as Dagster records it.
+
+    In a scenario that breaks its declared rules exactly, those checks did find what they should:
+    they pass, and their metadata says what was expected (design: the gate).
+    """
+    expected = checked.verdict.expected_violation and not outcome.passed
+    details: Metadata = {
+        "request_id": checked.request_id,
+        "judged": outcome.judged,
+        "failed": outcome.failed,
+        "vacuous": outcome.vacuous,
+    }
+    if outcome.cases:
+        details["cases"] = records_table(outcome.cases[:MOST_CASES])
+    if outcome.details:
+        details["details"] = MetadataValue.json(_json(outcome.details))
+    if outcome.error:
+        details["error"] = outcome.error
+    if expected:
+        details["expected_violation"] = True
+    return dg.AssetCheckResult(
+        asset_key=names.table_key(scenario.domain, scenario.name, outcome.check.table),
+        check_name=outcome.check.name,
+        passed=outcome.passed or expected,
+        metadata=details,
+        description=_summary(outcome, expected),
+    )
+
+
+def _summary(outcome: CheckOutcome, expected: bool) -> str:
+    if outcome.error:
+        return f"Could not be judged: {outcome.error}"
+    if expected:
+        return f"{outcome.failed} of {outcome.judged} rows break it, as the scenario declares."
+    if outcome.vacuous:
+        return "Vacuous: it had no rows to judge."
+    if outcome.passed:
+        return f"{outcome.judged} rows judged, all hold."
+    return f"{outcome.failed} of {outcome.judged} rows break it."
+
+
+def failure(error: AtdmError) -> dg.Failure:
+    """``error`` as Dagster shows it: code and details as metadata, no retry."""
+    return dg.Failure(
+        description=error.message,
+        metadata={
+            "error_code": str(error.code),
+            "error_details": MetadataValue.json(_json(error.details)),
+        },
+        allow_retries=False,
+    )
+
+
+def error_in(message: str, values: Mapping[str, Any]) -> AtdmError | None:
+    """The error that ``failure`` wrote as metadata ``values``; None when there is none."""
+    code = values.get("error_code")
+    if code not in set(ErrorCode):
+        return None
+    details = values.get("error_details")
+    return AtdmError(ErrorCode(code), message, details if isinstance(details, dict) else {})
+
+
+@contextmanager
+def reported_failures() -> Iterator[None]:
+    """Errors with a code inside the block become failures that carry it."""
+    try:
+        yield
+    except AtdmError as error:
+        raise failure(error) from error
+
+
+def records_table(rows: Sequence[Mapping[str, Any]]) -> MetadataValue[Any]:
+    """Rows as a table in the UI; null when there is none, for a table needs columns."""
+    if not rows:
+        return MetadataValue.null()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return MetadataValue.table(
+        [dg.TableRecord({name: _cell(row.get(name)) for name in columns}) for row in rows],
+        dg.TableSchema([dg.TableColumn(name, "string") for name in columns]),
+    )
+
+
+def profile_table(profile: Mapping[str, Any]) -> MetadataValue[Any]:
+    """A column profile as a table, one line a column."""
+    columns = profile.get("columns", {})
+    return records_table([{"column": name, **dict(values)} for name, values in columns.items()])
+
+
+def _cell(value: Any) -> str | int | float | bool | None:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= MOST_TEXT else text[: MOST_TEXT - 1] + "\u2026"
+
+
+def _json(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value if isinstance(value, list | dict | tuple) else scalar_json(value)
+        for name, value in values.items()
+    }

@@ -1,0 +1,66 @@
+"""What things are called in Dagster: asset keys, jobs, steps, groups, tags, partitions.
+
+Belongs here: every name that more than one module of the code location must agree on. Does not
+belong here: names of files, tables or catalog entries.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import dagster as dg
+
+REQUEST: Final = "request"
+SEEDED: Final = "seeded"
+REFERENCE: Final = "reference"
+REQUEST_JOB: Final = "request_data"
+
+REQUEST_ID_TAG: Final = "atdm/request_id"
+INVOKER_TAG: Final = "atdm/invoker"
+SOURCE_TAG: Final = "atdm/source"
+
+_TAG_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+
+
+def request_key(domain: str, scenario: str) -> dg.AssetKey:
+    return dg.AssetKey([domain, scenario, REQUEST])
+
+
+def table_key(domain: str, scenario: str, table: str) -> dg.AssetKey:
+    return dg.AssetKey([domain, scenario, table])
+
+
+def seeded_key(domain: str, scenario: str) -> dg.AssetKey:
+    return dg.AssetKey([domain, scenario, SEEDED])
+
+
+def reference_key(domain: str, table: str) -> dg.AssetKey:
+    return dg.AssetKey([domain, REFERENCE, table])
+
+
+def step_name(domain: str, scenario: str, part: str) -> str:
+    """The op that makes a part of a scenario; also the key of its config in a run's ``ops``."""
+    return f"{domain}__{scenario}__{part}"
+
+
+def job_name(domain: str, scenario: str) -> str:
+    return f"{domain}__{scenario}"
+
+
+def group_name(domain: str, scenario: str) -> str:
+    return f"{domain}__{scenario}"
+
+
+def partitions_name(domain: str, scenario: str) -> str:
+    """The dynamic partitions definition of a scenario; its keys are requests (or their labels)."""
+    return f"{domain}/{scenario}"
+
+
+def partitions(domain: str, scenario: str) -> dg.DynamicPartitionsDefinition:
+    return dg.DynamicPartitionsDefinition(name=partitions_name(domain, scenario))
+
+
+def safe_tag(text: str) -> str:
+    """``text`` as Dagster allows it in a tag: at most 63 letters, digits, ``_``, ``.``, ``-``."""
+    return _TAG_UNSAFE.sub("_", text)[:63]

@@ -1,0 +1,144 @@
+"""What is checked of a scenario's data, and what came of it.
+
+Belongs here: the one grouping from which both the declared checks and their results are made, and
+the verdict over them. Does not belong here: running a check (``validation``), Dagster's check
+types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from atdm_engine.model import Domain, Scenario
+
+MAX_CASES = 20
+CheckKind = Literal["schema", "references", "rule"]
+
+
+@dataclass(frozen=True)
+class CheckId:
+    """A check. ``name`` is unique in its table and made of letters, digits and _ alone."""
+
+    table: str
+    name: str
+    kind: CheckKind
+    description: str
+    rule: str | None = None
+
+    @property
+    def label(self) -> str:
+        """How a person and ``violates`` name it: the rule, else ``table.name``."""
+        return self.rule or f"{self.table}.{self.name}"
+
+
+@dataclass(frozen=True)
+class CheckOutcome:
+    """What a check found over all batches.
+
+    ``judged`` counts rows (references: values that refer to something); ``failed`` those among them
+    that failed. ``vacuous``: there was nothing to judge. ``cases`` are at most 20 failing rows,
+    JSON-able. ``error`` is what kept the check from judging: it fails then. ``details`` of a failed
+    rule name the constraints involved (requirement A-VAL-16).
+    """
+
+    check: CheckId
+    passed: bool
+    judged: int
+    failed: int
+    vacuous: bool
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    error: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``accepted``: the data may be published. ``expected_violation``: it broke what it was made
+    to.
+
+    ``failed`` names rules and ``table.check``s that failed, sorted.
+    """
+
+    accepted: bool
+    expected_violation: bool
+    failed: tuple[str, ...]
+
+
+def check_ids(domain: Domain, scenario: Scenario) -> tuple[CheckId, ...]:
+    """Every check of a scenario, by table in insert order; ``Validator.outcomes`` has the same.
+
+    There is always one: the schema of each table it makes (requirement A-VAL-15).
+    """
+    found: list[CheckId] = []
+    for table in scenario.tables:
+        spec = domain.tables[table]
+        found.append(
+            CheckId(
+                table,
+                "schema",
+                "schema",
+                f"Types, keys, NULLs, allowed values, ranges, patterns and markers of {table}.",
+            )
+        )
+        parents = [column.references for column in spec.columns.values() if column.references]
+        if parents:
+            named = ", ".join(dict.fromkeys(parents))
+            described = f"Every {table} refers to existing rows of {named}."
+            found.append(CheckId(table, "references", "references", described))
+        found.extend(
+            CheckId(table, name.replace(".", "__"), "rule", domain.rules[name].description, name)
+            for name in scenario.rules
+            if rule_table(domain, scenario, name) == table
+        )
+    return tuple(found)
+
+
+def rule_table(domain: Domain, scenario: Scenario, rule: str) -> str:
+    """The made table that a rule is shown on: the one it judges, else the last one it reads."""
+    judged = domain.rules[rule]
+    if judged.table in scenario.tables:
+        return judged.table
+    return [table for table in scenario.tables if table in judged.tables][-1]
+
+
+def verdict(scenario: Scenario, outcomes: Sequence[CheckOutcome]) -> Verdict:
+    """Whether the data may be published.
+
+    A scenario with ``violates`` is never published; it has done what it is for when exactly those
+    rules failed, for a reason in the rows, and nothing else did.
+    """
+    failed = tuple(sorted(outcome.check.label for outcome in outcomes if not outcome.passed))
+    broken = any(outcome.error for outcome in outcomes)
+    wanted = set(scenario.spec.violates)
+    if not wanted:
+        return Verdict(not failed, False, failed)
+    return Verdict(False, set(failed) == wanted and not broken, failed)
+
+
+def involved_constraints(
+    sets: Mapping[str, Sequence[tuple[str, str]]],
+    columns: frozenset[tuple[str, str]],
+    tables: Sequence[str],
+    effective: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The details of a failed rule: constraints that set a column which its query names.
+
+    ``sets`` gives the (table, column) pairs of each constraint, ``columns`` and ``tables`` are
+    those of the query, ``effective`` the request's values where they are known.
+    """
+    named = [
+        name
+        for name, pairs in sets.items()
+        if any(
+            (table, column) in columns or (("", column) in columns and table in tables)
+            for table, column in pairs
+        )
+    ]
+    if not named:
+        return {}
+    details: dict[str, Any] = {"constraints": {name: effective.get(name) for name in named}}
+    for key, name in zip(("constraint_a", "constraint_b"), named, strict=False):
+        details[key] = f"{name}={effective[name]}" if name in effective else name
+    return details

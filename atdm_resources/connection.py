@@ -1,0 +1,95 @@
+"""Opening connections to PostgreSQL, with errors that say what to do.
+
+Belongs here: how every connection of ATDM to a target is made and what a failure to connect means.
+Does not belong here: anything done with a connection. Light: a lease imports this.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+
+from atdm_engine.errors import AtdmError, ErrorCode
+
+_CONNECT_SECONDS = 10
+
+
+def connect(url: str, *, autocommit: bool = True, **options: Any) -> psycopg.Connection[Any]:
+    """A psycopg connection to ``url``, in autocommit mode unless told otherwise.
+
+    Prepared statements are off, so that it works behind PgBouncer in transaction mode. ``options``
+    go to psycopg.
+
+    Raises:
+        AtdmError: TARGET_UNREACHABLE with the URL (its password masked) and what to do.
+    """
+    settings: dict[str, Any] = {
+        "connect_timeout": _CONNECT_SECONDS,
+        "application_name": "atdm",
+        **options,
+    }
+    try:
+        return psycopg.connect(
+            libpq_url(url), autocommit=autocommit, prepare_threshold=None, **settings
+        )
+    except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
+        raise unreachable(url, error) from error
+
+
+def unreachable(url: str, error: BaseException) -> AtdmError:
+    """TARGET_UNREACHABLE for a failed attempt to connect to ``url``."""
+    said = _without_password(url, str(error)).strip()
+    advice = next(
+        (text for pattern, text in _ADVICE if re.search(pattern, said, re.IGNORECASE)), _CHECK_URL
+    )
+    shown = masked(url)
+    return AtdmError(
+        ErrorCode.TARGET_UNREACHABLE,
+        f"cannot connect to {shown}: {said}\n{advice}",
+        {"url": shown, "reason": said, "advice": advice},
+    )
+
+
+def masked(url: str) -> str:
+    """``url`` with its password, wherever it stands, as ``***``."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(not a URL)"
+    user, at, host = parts.netloc.rpartition("@")
+    if ":" in user and user.partition(":")[2]:
+        user = f"{user.partition(':')[0]}:***"
+    query = re.sub(r"((?:^|&)(?:password|sslpassword)=)[^&]*", r"\1***", parts.query)
+    return urlunsplit(parts._replace(netloc=f"{user}{at}{host}", query=query))
+
+
+def libpq_url(url: str) -> str:
+    """``url`` without the driver that SQLAlchemy writes into it (``postgresql+psycopg://``)."""
+    return re.sub(r"^(?:postgresql|postgres)\+[a-z0-9]+://", "postgresql://", url)
+
+
+_CHECK_URL = "Check ATDM_DATABASE_URL (postgresql://USER:PASSWORD@HOST:PORT/DATABASE)."
+_ADVICE = (
+    (
+        r"refused|no such file|timeout|timed out|could not translate|no route|server running",
+        "Is the server running there? Unset ATDM_DATABASE_URL to use the embedded PostgreSQL "
+        "(atdm up), or check host and port.",
+    ),
+    (r'database "[^"]*" does not exist', "Create the database, or correct its name in the URL."),
+    (
+        r'password|authentication|role "[^"]*" does not exist|pg_hba',
+        "Check the user and the password in ATDM_DATABASE_URL.",
+    ),
+    (r"too many (clients|connections)|remaining connection slots", "Close some connections first."),
+)
+
+
+def _without_password(url: str, text: str) -> str:
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        return text
+    return text.replace(password, "***") if password else text

@@ -1,0 +1,102 @@
+"""What the environment says: where things are and who is asking.
+
+Belongs here: reading, checking and defaulting the ATDM_* variables (design.md section 9), once,
+into one immutable object. Does not belong here: opening anything that a setting points to, and any
+import that a lease would have to pay for.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from atdm_engine.errors import AtdmError, ErrorCode
+
+Output = Literal["human", "json"]
+
+_INVOKER = re.compile(r"[a-z][a-z0-9_-]{0,31}:[!-~]{1,96}\Z")
+_PLANNERS = ("deterministic", "llm")
+_OUTPUTS: tuple[Output, ...] = ("human", "json")
+_STORES = ("file://", "s3://")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the environment decides.
+
+    ``home`` holds the embedded server, Dagster's files and (by default) the store. ``database_url``
+    None means: the embedded server in ``home``. ``scenario_path`` are further folders of
+    specification files. ``invoker`` is ``human:<name>`` or ``agent:<id>`` (requirement A-AUD-13).
+    """
+
+    home: Path
+    database_url: str | None
+    dagster_database_url: str | None
+    store_url: str
+    s3_endpoint_url: str | None
+    fixture_dir: Path
+    scenario_path: tuple[Path, ...]
+    invoker: str
+    planner: str
+    output: Output
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """The settings in ``environ`` (default: this process's). An empty variable counts as unset.
+
+        Raises:
+            AtdmError: REQUEST_INVALID, naming the variable, what was found and what is allowed.
+        """
+        source = os.environ if environ is None else environ
+
+        def read(name: str) -> str | None:
+            return source.get(name, "").strip() or None
+
+        home = Path(read("ATDM_HOME") or ".atdm").expanduser().absolute()
+        store_url = read("ATDM_STORE_URL") or (home / "store").as_uri()
+        if not store_url.startswith(_STORES):
+            raise _refused("ATDM_STORE_URL", store_url, "a URL that starts with file:// or s3://")
+        invoker = read("ATDM_INVOKER") or f"human:{_user_name()}"
+        if not _INVOKER.match(invoker):
+            raise _refused("ATDM_INVOKER", invoker, "human:<name> or agent:<id>")
+        planner = read("ATDM_PLANNER") or "deterministic"
+        if planner not in _PLANNERS:
+            raise _refused("ATDM_PLANNER", planner, " or ".join(_PLANNERS))
+        output = read("ATDM_CLI_OUTPUT") or "human"
+        if output not in _OUTPUTS:
+            raise _refused("ATDM_CLI_OUTPUT", output, " or ".join(_OUTPUTS))
+        fixtures = read("ATDM_FIXTURE_DIR") or "automation/fixtures"
+        folders = (read("ATDM_SCENARIO_PATH") or "").split(os.pathsep)
+        return cls(
+            home=home,
+            database_url=read("ATDM_DATABASE_URL"),
+            dagster_database_url=read("ATDM_DAGSTER_DATABASE_URL"),
+            store_url=store_url.rstrip("/"),
+            s3_endpoint_url=read("ATDM_S3_ENDPOINT_URL"),
+            fixture_dir=Path(fixtures).expanduser().absolute(),
+            scenario_path=tuple(Path(part).expanduser().absolute() for part in folders if part),
+            invoker=invoker,
+            planner=planner,
+            output=output,
+        )
+
+
+def _user_name() -> str:
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name and without $USER
+        name = f"uid-{os.getuid()}"
+    return re.sub(r"[^!-~]", "-", name) or "unknown"
+
+
+def _refused(variable: str, found: str, allowed: str) -> AtdmError:
+    return AtdmError(
+        ErrorCode.REQUEST_INVALID,
+        f"{variable} is {found!r}; allowed: {allowed}",
+        {"variable": variable, "found": found, "allowed": allowed},
+    )

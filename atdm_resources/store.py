@@ -1,0 +1,264 @@
+"""The store: files under one URL, on disk (``file://``) or in an object store (``s3://``).
+
+Belongs here: opening, writing atomically and deleting files by their path below the URL, and
+writing Parquet. Does not belong here: what the files mean and how they are called.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import PurePosixPath
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from atdm_engine.errors import AtdmError, ErrorCode
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROW_GROUP_ROWS = 100_000
+"""Rows of a Parquet row group: fixed, so that the bytes do not depend on the size of batches."""
+
+_COMPRESSION = "zstd"
+_COMPRESSION_LEVEL = 1
+
+
+class Store:
+    """Files below ``url``. ``endpoint_url`` is for object stores that are not Amazon's.
+
+    Paths are relative, with ``/`` between their parts. Every method raises AtdmError STORE_FAILED,
+    naming the file and the reason, when the store refuses.
+    """
+
+    def __init__(self, url: str, *, endpoint_url: str | None = None) -> None:
+        import fsspec
+
+        options: dict[str, Any] = {}
+        if url.startswith("s3://") and endpoint_url:
+            options["endpoint_url"] = endpoint_url
+        self.url = url.rstrip("/")
+        with _failing(self.url):
+            self._files, self._root = fsspec.core.url_to_fs(self.url, **options)
+        self._local = url.startswith("file://")
+
+    def uri(self, path: str) -> str:
+        """The full URL of a file, for people and metadata."""
+        return f"{self.url}/{_checked(path)}"
+
+    def _full(self, path: str) -> str:
+        return f"{self._root}/{_checked(path)}"
+
+    @contextmanager
+    def write_atomic(self, path: str) -> Iterator[IO[bytes]]:
+        """A file to write to that appears under its name as a whole when the block ends.
+
+        Where the block raises, nothing is left and what was there before stays.
+        """
+        writer = self._write_local(path) if self._local else self._write_object(path)
+        with _failing(self.uri(path)), writer as handle:
+            yield handle
+
+    @contextmanager
+    def _write_local(self, path: str) -> Iterator[IO[bytes]]:
+        full = self._full(path)
+        folder = os.path.dirname(full)
+        os.makedirs(folder, exist_ok=True)
+        staged = f"{folder}/.{os.path.basename(full)}.{secrets.token_hex(6)}"
+        try:
+            with open(staged, "xb") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(staged, full)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(staged)
+            raise
+
+    @contextmanager
+    def _write_object(self, path: str) -> Iterator[IO[bytes]]:
+        # An object appears when its upload is completed, which is what closing does.
+        handle = self._files.open(self._full(path), "wb")
+        try:
+            yield handle
+        except BaseException:
+            with suppress(OSError):
+                handle.discard()
+            handle.closed = True
+            raise
+        handle.close()
+
+    def write_bytes(self, path: str, content: bytes) -> None:
+        """Write a whole file atomically."""
+        with self.write_atomic(path) as handle:
+            handle.write(content)
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[IO[bytes]]:
+        """A file to read."""
+        with _failing(self.uri(path)), self._files.open(self._full(path), "rb") as handle:
+            yield handle
+
+    def read_bytes(self, path: str) -> bytes:
+        """A whole file."""
+        with self.open(path) as handle:
+            return handle.read()
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file or a folder of that name."""
+        with _failing(self.uri(path)):
+            return bool(self._files.exists(self._full(path)))
+
+    def size(self, path: str) -> int:
+        """The size of a file in bytes."""
+        with _failing(self.uri(path)):
+            return int(self._files.size(self._full(path)))
+
+    def files(self, prefix: str) -> list[str]:
+        """Every file below a folder, sorted, as paths of this store."""
+        with _failing(self.uri(prefix)):
+            found = self._files.find(self._full(prefix))
+        return sorted(path.removeprefix(f"{self._root}/") for path in found)
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Delete a folder with everything in it; returns how many files went."""
+        found = self.files(prefix)
+        if found or self.exists(prefix):
+            with _failing(self.uri(prefix)), suppress(FileNotFoundError):
+                self._files.rm(self._full(prefix), recursive=True)
+        return len(found)
+
+    def batches(self, path: str, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+        """The rows of a Parquet file, in batches of at most ``rows``."""
+        import pyarrow.parquet as pq
+
+        with self.open(path) as handle, pq.ParquetFile(handle) as parquet:
+            yield from parquet.iter_batches(batch_size=rows)
+
+
+class ParquetSink:
+    """Writes one Parquet file; equal rows give equal bytes, however they are cut into batches.
+
+    A context manager: the file appears when the block ends without an exception. ``rows`` and
+    ``bytes`` (of the finished file) are known then.
+    """
+
+    def __init__(
+        self, store: Store, path: str, schema: pa.Schema, *, row_group_rows: int = ROW_GROUP_ROWS
+    ) -> None:
+        self.path = path
+        self.rows = 0
+        self.bytes = 0
+        self._store = store
+        self._schema = schema
+        self._group = row_group_rows
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
+        self._opened = store.write_atomic(path)
+
+    def __enter__(self) -> Self:
+        import pyarrow.parquet as pq
+
+        self._handle = self._opened.__enter__()
+        try:
+            self._writer = pq.ParquetWriter(
+                self._handle,
+                self._schema,
+                compression=_COMPRESSION,
+                compression_level=_COMPRESSION_LEVEL,
+                store_schema=True,
+            )
+        except BaseException as error:
+            self._opened.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def write(self, table: pa.Table) -> None:
+        """Append rows. Raises AtdmError STORE_FAILED; ValueError when the columns differ."""
+        if table.schema.names != self._schema.names:
+            raise ValueError(f"columns {table.schema.names}, expected {self._schema.names}")
+        self._waiting.append(table)
+        self._waiting_rows += table.num_rows
+        while self._waiting_rows >= self._group:
+            self._write_group(self._group)
+
+    def _write_group(self, rows: int) -> None:
+        import pyarrow as pa
+
+        waiting = pa.concat_tables(self._waiting)
+        # One chunk a column: where chunks end would show in the pages.
+        group = waiting.slice(0, rows).combine_chunks()
+        rest = waiting.slice(rows)
+        self._waiting = [rest] if rest.num_rows else []
+        self._waiting_rows = rest.num_rows
+        with _failing(self._store.uri(self.path)):
+            self._writer.write_table(group, row_group_size=rows)
+        self.rows += rows
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            try:
+                if self._waiting_rows:
+                    self._write_group(self._waiting_rows)
+                with _failing(self._store.uri(self.path)):
+                    self._writer.close()
+                    self.bytes = self._handle.tell()
+            except BaseException as problem:
+                self._abandon(problem)
+                raise
+            self._opened.__exit__(None, None, None)
+        else:
+            self._abandon(error)
+
+    def _abandon(self, error: BaseException) -> None:
+        # The writer wants to finish its file when it is closed, into a handle that is discarded.
+        with suppress(Exception):
+            self._writer.close()
+        with suppress(type(error), AtdmError):
+            self._opened.__exit__(type(error), error, error.__traceback__)
+
+
+@contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """Turn what a file system raises into STORE_FAILED with the file and the reason."""
+    try:
+        yield
+    except AtdmError:
+        raise
+    except (OSError, ImportError) as error:
+        reason = _reason(error)
+        raise AtdmError(
+            ErrorCode.STORE_FAILED, f"{what}: {reason}", {"path": what, "reason": reason}
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "this user may not write there"
+    if number == errno.ENOENT:
+        return "no such file"
+    return str(error) or type(error).__name__
+
+
+def _checked(path: str) -> str:
+    """``path`` if it stays below the store's URL."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
+        raise AtdmError(
+            ErrorCode.STORE_FAILED,
+            f"{path!r} is no path inside the store",
+            {"path": path},
+        )
+    return str(PurePosixPath(path))

@@ -1,0 +1,60 @@
+"""Requests whose process is gone: found, rolled back, their files deleted.
+
+Belongs here: telling the dead from the living and clearing up after them. Does not belong here:
+reporting their Dagster runs as failed, which the caller does with what this returns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from atdm_resources import catalog
+from atdm_resources.store import Store
+
+REASON = "the process that worked on it is gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """A request that was rolled back because nobody was working on it any more."""
+
+    request_id: str
+    label: str
+    domain: str
+    scenario_id: str
+    dagster_run_id: str | None
+
+
+def reconcile(conn: psycopg.Connection[Any], store: Store | None = None) -> list[Reconciled]:
+    """Roll back every pending request whose lock is free (see ``request_lock``).
+
+    Status rolled_back, audit event seed_failed; its staged files are deleted when ``store`` is
+    given. Its rows never were visible: they were in a transaction that died with its process.
+    ``conn`` must be in autocommit mode. Safe when several callers do it at once.
+    """
+    pending = conn.execute(
+        "SELECT request_id, label, domain, scenario_id, dagster_run_id FROM atdm.request"
+        " WHERE status = 'pending' ORDER BY created_at"
+    ).fetchall()
+    found = []
+    for row in pending:
+        dead = Reconciled(*row)
+        with conn.transaction():
+            free = conn.execute(
+                "SELECT pg_try_advisory_xact_lock(atdm.request_lock_key(%s))", (dead.request_id,)
+            ).fetchone()
+            if free is None or not free[0]:
+                continue
+            if not catalog.rollback_request(
+                conn, dead.request_id, message=REASON, step="reconcile"
+            ):
+                continue
+            if store is not None:
+                store.delete_prefix(
+                    catalog.request_folder(dead.domain, dead.scenario_id, dead.request_id)
+                )
+        found.append(dead)
+    return found

@@ -1,0 +1,147 @@
+"""PostgreSQL for every test that needs it: one server a session, a database of its own a test.
+
+Belongs here: the server, databases and the shipped registry. Does not belong here: rows, Dagster
+instances, expectations.
+
+All pytest-xdist workers share one embedded server, which the controlling process stops at the end.
+ATDM_TEST_DATABASE_URL names another server to use (a database its user may connect to, and the right
+to create databases).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+from psycopg import sql
+
+from atdm_engine.registry import Registry
+from atdm_resources import embedded
+from atdm_resources.bundle import read_bundle, shipped_root
+from atdm_resources.connection import connect
+
+_HOME_VARIABLE = "ATDM_TEST_SESSION_HOME"
+_PREFIX = "atdm-tests-"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the session's folder. Workers inherit it through the environment."""
+    if hasattr(config, "workerinput") or _HOME_VARIABLE in os.environ:
+        return
+    _remove_leftovers()
+    # Short, because a socket's path may have 107 characters; readable by the server's own user.
+    home = Path(tempfile.gettempdir()) / f"{_PREFIX}{os.getpid()}"
+    home.mkdir(mode=0o755)
+    os.environ[_HOME_VARIABLE] = str(home)
+    config.add_cleanup(lambda: _remove(home))
+
+
+def _remove_leftovers() -> None:
+    """Stop the servers of sessions that were killed."""
+    for home in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        owner = home.name.removeprefix(_PREFIX)
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc").exists():
+            _remove(home)
+
+
+def _remove(home: Path) -> None:
+    embedded.stop(home)
+    shutil.rmtree(home, ignore_errors=True)
+    if os.environ.get(_HOME_VARIABLE) == str(home):
+        del os.environ[_HOME_VARIABLE]
+
+
+@pytest.fixture(scope="session")
+def session_home() -> Path:
+    """A folder that all workers of this test session share."""
+    return Path(os.environ[_HOME_VARIABLE])
+
+
+@pytest.fixture(scope="session")
+def postgres_server_url(session_home: Path) -> str:
+    """The URL of a database on the session's server from which others can be made."""
+    given = os.environ.get("ATDM_TEST_DATABASE_URL")
+    return given or embedded.start(session_home, "postgres")
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    """The registry of the shipped specification files."""
+    return Registry.build(read_bundle([shipped_root()]))
+
+
+@pytest.fixture
+def empty_database(postgres_server_url: str) -> Iterator[str]:
+    """The URL of a new, empty database."""
+    with _new_database(postgres_server_url, f"t_{uuid.uuid4().hex[:12]}") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def target_template(postgres_server_url: str, session_home: Path, registry: Registry) -> str:
+    """The name of a database that is initialised with the shipped domains, to be copied from."""
+    from atdm_resources.target import initialise
+
+    name = f"t_template_{session_home.name.rpartition('-')[2]}"
+    with (session_home / "template.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with connect(postgres_server_url) as admin:
+            there = admin.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone()
+            if there is None:
+                admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+                with connect(with_database(postgres_server_url, name)) as conn:
+                    initialise(conn, registry)
+    return name
+
+
+@pytest.fixture
+def target(postgres_server_url: str, target_template: str) -> Iterator[str]:
+    """The URL of a new database that is initialised with the shipped domains."""
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    with _new_database(postgres_server_url, name, template=target_template) as url:
+        with connect(url) as conn:
+            # The mark names the database it was made for; a copy has to be marked itself.
+            conn.execute("UPDATE atdm.target SET database_name = current_database()")
+        yield url
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _drop_template(request: pytest.FixtureRequest, session_home: Path) -> Iterator[None]:
+    """On a server that outlives the session, leave nothing behind."""
+    yield
+    given = os.environ.get("ATDM_TEST_DATABASE_URL")
+    if given and not hasattr(request.config, "workerinput"):
+        name = f"t_template_{session_home.name.rpartition('-')[2]}"
+        with connect(given) as admin:
+            admin.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
+
+
+def with_database(url: str, database: str) -> str:
+    """``url`` with another database."""
+    parts = urlsplit(url)
+    # urlunsplit drops the empty authority of socket URLs unless there is a user in it.
+    return urlunsplit(parts._replace(path=f"/{database}"))
+
+
+@contextmanager
+def _new_database(server: str, name: str, template: str | None = None) -> Iterator[str]:
+    create = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
+    if template is not None:
+        create += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
+    with connect(server) as admin:
+        admin.execute(create)
+    try:
+        yield with_database(server, name)
+    finally:
+        with connect(server) as admin:
+            admin.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+            )

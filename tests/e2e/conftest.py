@@ -1,0 +1,146 @@
+"""The command line as its users run it: processes against a real PostgreSQL.
+
+Belongs here: homes with an embedded server and a way to run ``atdm`` in them. Does not belong here:
+expectations.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import psycopg.sql
+import pytest
+
+from atdm_resources import embedded
+
+ATDM = Path(sys.executable).with_name("atdm")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command gave back."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def code(self) -> str:
+        return str(self.json["error"]["code"])
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Runs ``atdm`` in one home, in a working folder of its own."""
+
+    home: Path
+    folder: Path
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("ATDM_", "DAGSTER_", "PG"))
+        }
+        return {
+            **kept,
+            "ATDM_HOME": str(self.home),
+            "ATDM_INVOKER": "human:tester",
+            **self.variables,
+            **variables,
+        }
+
+    def run(self, *arguments: str, timeout: float = 120, **variables: str) -> Answer:
+        done = subprocess.run(
+            [str(ATDM), *arguments],
+            cwd=self.folder,
+            env=self.environment(**variables),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    def json(self, *arguments: str, **variables: str) -> Any:
+        """The payload of a command that must succeed, in JSON mode."""
+        answer = self.run("-o", "json", *arguments, **variables)
+        assert answer.status == 0, (answer.out, answer.err)
+        return answer.json
+
+    def refused(self, *arguments: str, **variables: str) -> dict[str, Any]:
+        """The error object of a command that must fail with exit status 1, in JSON mode."""
+        answer = self.run("-o", "json", *arguments, **variables)
+        assert answer.status == 1, (answer.out, answer.err)
+        assert "Traceback" not in answer.err
+        error: dict[str, Any] = answer.json["error"]
+        assert set(error) == {"code", "message", "details"}
+        assert error["message"]
+        return error
+
+    @property
+    def url(self) -> str:
+        return embedded.start(self.home)
+
+    def connect(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.url, autocommit=True)
+
+    def rows_by_table(self, run: str | None = None) -> dict[str, int]:
+        """Rows of test runs (of one, or of all) in every domain table."""
+        counts: dict[str, int] = {}
+        with self.connect() as connection:
+            tables = connection.execute(
+                "SELECT schema_name, table_name FROM atdm.domain_table"
+            ).fetchall()
+            for schema, name in tables:
+                query = psycopg.sql.SQL(
+                    "SELECT count(*) FROM {} WHERE test_run_id IS NOT NULL"
+                    " AND (%(run)s::text IS NULL OR test_run_id = %(run)s)"
+                ).format(psycopg.sql.Identifier(schema, name))
+                row = connection.execute(query, {"run": run}).fetchone()
+                assert row is not None
+                counts[f"{schema}.{name}"] = row[0]
+        return counts
+
+    def total_rows(self, run: str | None = None) -> int:
+        return sum(self.rows_by_table(run).values())
+
+
+@pytest.fixture(scope="session")
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home whose server runs and whose target is initialised."""
+    home = tmp_path_factory.mktemp("home")
+    shell = Shell(home, home)
+    answer = shell.run("init")
+    assert answer.status == 0, answer.err
+    yield home
+    shell.run("down")
+
+
+@pytest.fixture
+def shell(shared_home: Path, tmp_path: Path) -> Shell:
+    """``atdm`` in the shared home, in an empty folder."""
+    return Shell(shared_home, tmp_path)
+
+
+@pytest.fixture
+def fresh_shell(tmp_path: Path) -> Iterator[Shell]:
+    """``atdm`` in a home that nobody has used yet."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    fresh = Shell(tmp_path / "home", folder)
+    yield fresh
+    fresh.run("down")

@@ -1,0 +1,129 @@
+"""The pytest plugin against a real target: leased, made, used, given back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Shell
+
+SUITE = """
+import os
+import psycopg
+import pytest
+from atdm.pytest import atdm_scenario
+
+def claims(run):
+    with psycopg.connect(os.environ["ATDM_DATABASE_URL"]) as connection:
+        return connection.execute(
+            "SELECT status FROM healthcare.claim WHERE test_run_id = %s", (run,)
+        ).fetchall()
+
+@pytest.mark.atdm_scenario("active_member_clean")
+def test_leased(atdm_data, record_property):
+    record_property("run", atdm_data["test_run_id"])
+    assert claims(atdm_data["test_run_id"]) == [("paid",)]
+
+@atdm_scenario("active_member_clean", {"claim_status": "pending"})
+def test_made(atdm_data):
+    assert claims(atdm_data["test_run_id"]) == [("pending",)]
+
+@atdm_scenario("claim_denial_active_member", seed=3, as_of="2026-01-31")
+def test_pinned_and_failing(atdm_data):
+    assert atdm_data["seed"] == 3
+    assert claims(atdm_data["test_run_id"]) == []
+
+@atdm_scenario("no_such_scenario")
+def test_unknown(atdm_data):
+    pass
+"""
+
+
+def pytest_run(
+    shell: Shell, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+        cwd=shell.folder,
+        env=shell.environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+
+def test_a_suite_gets_its_data_and_leaves_nothing(shell: Shell) -> None:
+    shell.json("request", "active_member_clean", "--no-lease")
+    before = shell.total_rows()
+    (shell.folder / "test_suite.py").write_text(SUITE, encoding="utf-8")
+
+    done = pytest_run(shell, "-v", "--showlocals", ATDM_DATABASE_URL=shell.url)
+
+    assert "2 passed, 1 failed, 1 error" in done.stdout.replace("1 failed, 2 passed", "2 passed, 1 failed"), done.stdout
+    assert "SCENARIO_NOT_FOUND" in done.stdout
+    assert "the same data again: atdm request healthcare/claim_denial_active_member" in done.stdout
+    assert "--seed 3 --as-of 2026-01-31T00:00:00" in done.stdout
+    assert "atdm_" not in _token_like(done.stdout)
+    # One ready run was leased and given back; those made on the way are gone as well.
+    assert shell.total_rows() == before - 5
+    with shell.connect() as connection:
+        events = connection.execute(
+            "SELECT action, count(*) FROM atdm.audit_event WHERE source = 'pytest' GROUP BY 1"
+        ).fetchall()
+    assert dict(events)["leased"] == 3
+    assert dict(events)["reset_completed"] == 3
+
+
+def _token_like(text: str) -> str:
+    """The words of a text that are long enough to be a token."""
+    return " ".join(word for word in text.replace("'", " ").split() if len(word) == 48)
+
+
+def test_an_unreachable_target_fails_and_does_not_skip(shell: Shell) -> None:
+    (shell.folder / "test_suite.py").write_text(SUITE, encoding="utf-8")
+    done = pytest_run(shell, ATDM_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nothing")
+    assert done.returncode == 1
+    assert "4 errors" in done.stdout
+    assert "skipped" not in done.stdout
+    assert done.stdout.count("TARGET_UNREACHABLE") >= 4
+
+
+def test_an_example_suite_reads_a_fixture_file(shell: Shell) -> None:
+    """The way without the plugin: a file by ATDM_FIXTURE_FILE (requirement A-FIX-06)."""
+    answer = shell.json("request", "active_member_clean", "--pytest")
+    (shell.folder / "test_file.py").write_text(
+        "import os, runpy\n"
+        "def test_data():\n"
+        "    module = runpy.run_path(os.environ['ATDM_FIXTURE_FILE'])\n"
+        "    assert module['scenario_data']()['data']['member_id'].startswith('m-')\n",
+        encoding="utf-8",
+    )
+    done = pytest_run(shell, "-q", ATDM_FIXTURE_FILE=answer["fixtures"]["pytest"])
+    assert done.returncode == 0, done.stdout
+    shell.json("reset", answer["test_run_id"], "-t", answer["cleanup"]["cleanup_token"])
+
+
+@pytest.mark.slow
+def test_parallel_workers_get_runs_of_their_own(shell: Shell, tmp_path: Path) -> None:
+    shell.json("request", "active_member_clean", "--no-lease", "--runs", "4")
+    (shell.folder / "test_parallel.py").write_text(
+        "import json, os, pathlib, time, pytest\n"
+        "@pytest.mark.parametrize('n', range(4))\n"
+        "@pytest.mark.atdm_scenario('active_member_clean')\n"
+        "def test_one(atdm_data, n):\n"
+        "    pathlib.Path(os.environ['SEEN'], str(n)).write_text(atdm_data['test_run_id'])\n"
+        "    time.sleep(0.3)\n",
+        encoding="utf-8",
+    )
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    done = pytest_run(shell, "-q", "-n", "2", SEEN=str(seen))
+    assert done.returncode == 0, done.stdout
+    runs = {path.read_text(encoding="utf-8") for path in seen.iterdir()}
+    assert len(runs) == 4, json.dumps(sorted(runs))
+    assert sum(shell.total_rows(run) for run in runs) == 0

@@ -1,0 +1,160 @@
+"""Requests made and loaded without Dagster, for tests of what happens to their runs.
+
+Belongs here: the shortest way from a scenario to ready runs. Does not belong here: expectations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+
+from atdm_engine import generation, planning, run_ids
+from atdm_engine.content_hash import ContentHash, combined
+from atdm_engine.registry import Registry
+from atdm_engine.request_spec import RequestSpec
+from atdm_resources import catalog, seeding
+from atdm_resources.catalog import RequestRecord
+from atdm_resources.store import ParquetSink, Store
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A request whose runs are in the target."""
+
+    spec: RequestSpec
+    record: RequestRecord
+    result: seeding.SeedResult
+    content_hash: str
+
+    @property
+    def request_id(self) -> str:
+        return self.record.request_id
+
+    def run(self, number: int) -> str:
+        return run_ids.run_id(self.request_id, number)
+
+
+def fresh_request_id() -> str:
+    """The id of a request that nobody has made yet."""
+    return run_ids.new_request_id(datetime.now(UTC), secrets.token_bytes(run_ids.ENTROPY_BYTES))
+
+
+def new_id() -> str:
+    """A request id of this moment."""
+    return run_ids.new_request_id(datetime.now(UTC), secrets.token_bytes(run_ids.ENTROPY_BYTES))
+
+
+def recorded(
+    conn: psycopg.Connection[Any],
+    registry: Registry,
+    scenario: str = "active_member_clean",
+    *,
+    runs: int = 1,
+    constraints: Mapping[str, Any] | None = None,
+    pooled: bool = True,
+    label: str | None = None,
+    **options: Any,
+) -> tuple[RequestSpec, RequestRecord]:
+    """A pending request and its spec."""
+    spec = planning.resolve(
+        registry, scenario, constraints or {}, runs=runs, request_id=fresh_request_id()
+    )
+    record = catalog.create_request(
+        conn,
+        spec,
+        numbers=planning.numbers_needed(spec),
+        pooled=pooled,
+        label=label,
+        invoker="human:tester",
+        source="test",
+        **options,
+    )
+    return dataclasses.replace(spec, number_base=record.number_base), record
+
+
+def staged(
+    store: Store, spec: RequestSpec, batch_runs: int = 10_000
+) -> tuple[dict[str, seeding.StagedTable], str | None, str]:
+    """The request's rows in the store, the path of its exposed values, its content hash."""
+    folder = catalog.request_folder(spec.domain.name, spec.scenario.name, spec.request_id)
+    sinks: dict[str, ParquetSink] = {}
+    hashes = {
+        table: ContentHash(spec.domain, table, spec.request_id, spec.number_base)
+        for table in spec.scenario.tables
+    }
+    exposed: list[pa.Table] = []
+    for batch in generation.batches(spec, batch_runs):
+        for table, rows in batch.items():
+            if table not in sinks:
+                sink = ParquetSink(store, f"{folder}/{table}.parquet", rows.schema)
+                sinks[table] = sink.__enter__()
+            sinks[table].write(rows)
+            hashes[table].add(rows)
+        numbers, data = generation.exposed_data(spec, batch)
+        if numbers:
+            ids = [run_ids.run_id(spec.request_id, number) for number in numbers]
+            texts = [json.dumps(catalog.plain(values)) for values in data]
+            exposed.append(pa.table({"test_run_id": ids, "data": texts}))
+    for sink in sinks.values():
+        sink.__exit__(None, None, None)
+    path = None
+    if exposed:
+        path = f"{folder}/exposed.parquet"
+        with ParquetSink(store, path, exposed[0].schema) as exposed_sink:
+            for part in exposed:
+                exposed_sink.write(part)
+    digests = {table: digest.hexdigest() for table, digest in hashes.items()}
+    files = {
+        table: seeding.StagedTable(sink.path, sink.rows, sink.bytes, digests[table])
+        for table, sink in sinks.items()
+    }
+    return files, path, combined(digests)
+
+
+def seeded(
+    conn: psycopg.Connection[Any],
+    folder: Path,
+    registry: Registry,
+    scenario: str = "active_member_clean",
+    **options: Any,
+) -> Made:
+    """A request with its runs in the target and its files under ``folder``."""
+    store = Store(folder.as_uri())
+    spec, record = recorded(conn, registry, scenario, **options)
+    files, exposed, content_hash = staged(store, spec)
+    result = seeding.seed(
+        conn,
+        store,
+        record,
+        spec.domain,
+        spec.scenario,
+        files,
+        content_hash=content_hash,
+        exposed=exposed,
+    )
+    return Made(spec, record, result, content_hash)
+
+
+def rows_left(conn: psycopg.Connection[Any], test_run_id: str) -> dict[str, int]:
+    """How many rows of a run are in each table of its domain."""
+    from psycopg import sql
+
+    counts = {}
+    for schema, table in conn.execute(
+        "SELECT schema_name, table_name FROM atdm.domain_table ORDER BY load_order"
+    ).fetchall():
+        query = sql.SQL("SELECT count(*) FROM {} WHERE test_run_id = %s").format(
+            sql.Identifier(schema, table)
+        )
+        row = conn.execute(query, (test_run_id,)).fetchone()
+        assert row is not None
+        counts[table] = int(row[0])
+    return counts
