@@ -42,7 +42,7 @@ def _raising(
     method: Callable[Concatenate[AtdmClient, P], T],
 ) -> Callable[Concatenate[AtdmClient, P], T]:
     @wraps(method)
-    def call(self: AtdmClient, *args: P.args, **kwargs: P.kwargs) -> T:
+    def call(self: AtdmClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return method(self, *args, **kwargs)
         except AtdmClientError:

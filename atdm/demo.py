@@ -64,7 +64,7 @@ class Demonstration:
         self.output = output
         self._started = time.monotonic()
         self._step = 0
-        self._console: Console = console()
+        self._console: Console = console(width=None if sys.stdout.isatty() else 120)
         if output.is_json:
             self._console.quiet = True
         self._say(
@@ -122,20 +122,30 @@ class Demonstration:
         self, connection: psycopg.Connection[Any], environment: Mapping[str, str]
     ) -> RequestRecord:
         """Execute job request_data as a process, as anybody with Dagster would."""
-        config = {
-            "ops": {
-                "request_data": {
-                    "config": {"scenario": SCENARIO, "runs": 1, "reason": "demonstration"}
-                }
-            }
-        }
-        before = {row["request_id"] for row in reports.requests(connection, limit=1)}
-        command = [
-            str(Path(sys.executable).with_name("dagster")),
-            *("job", "execute", "-m", CODE_LOCATION, "-j", "request_data"),
-            *("--config-json", json.dumps(config)),
+        with server_part("running the main job"):
+            from atdm_assets import names
+
+        config = self.settings.home / "demo" / "request.json"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        asked = {"scenario": SCENARIO, "runs": 1, "reason": "demonstration"}
+        config.write_text(
+            json.dumps({"ops": {names.REQUEST_STEP: {"config": asked}}}) + "\n", encoding="utf-8"
+        )
+        newest = reports.requests(connection, scenario_id=SCENARIO, limit=1)
+        before = {row["request_id"] for row in newest}
+        arguments = [
+            "job",
+            "execute",
+            "-m",
+            CODE_LOCATION,
+            "-j",
+            names.REQUEST_JOB,
+            "-c",
+            str(config),
         ]
-        self._say("$ " + " ".join(["dagster", *command[1:-1], f"'{command[-1]}'"]))
+        command = [str(Path(sys.executable).with_name("dagster")), *arguments]
+        self._say("$ cat request.json", config.read_text(encoding="utf-8").rstrip())
+        self._say(f"$ dagster {' '.join(arguments[:-1])} request.json")
         with self.output.working("running the job"):
             done = subprocess.run(
                 command, env=dict(environment), capture_output=True, text=True, check=False

@@ -183,12 +183,13 @@ def write_line(stream: Any, text: str) -> None:
     stream.flush()
 
 
-def console() -> Console:
+def console(width: int | None = None) -> Console:
     """A rich console on stdout, made when it is needed: importing rich costs 50 ms."""
     from rich.console import Console
 
-    # Output that a program reads is not wrapped at a width that nobody chose.
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+    if width is None and not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        # Output that goes into a file is not wrapped at the 80 columns that nobody chose.
+        width = 200
     return Console(file=sys.stdout, highlight=False, width=width)
 
 

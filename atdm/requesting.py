@@ -146,21 +146,26 @@ def emit_fixtures(
     pytest: bool,
     source: str,
 ) -> None:
-    """Write the fixture files of every leased run in ``answer``, name them there, record them."""
-    for run in answer.get("runs", [answer]):
-        if run["cleanup"] is None:
-            continue
-        run["fixtures"] = write_fixtures(
-            run, settings.fixture_dir, playwright=playwright, pytest=pytest
-        )
-        leasing.record_fixtures(
-            connection,
-            run["test_run_id"],
-            run["cleanup"]["cleanup_token"],
-            run["fixtures"],
-            invoker=settings.invoker,
-            source=source,
-        )
+    """Write the fixture files of every leased run in ``answer``, name them there, record them.
+
+    When a file cannot be written the runs are given back before the error is raised: nobody would
+    have their tokens.
+    """
+    runs = [run for run in answer.get("runs", [answer]) if run["cleanup"] is not None]
+    who = {"invoker": settings.invoker, "source": source}
+    try:
+        for run in runs:
+            run["fixtures"] = write_fixtures(
+                run, settings.fixture_dir, playwright=playwright, pytest=pytest
+            )
+            token = run["cleanup"]["cleanup_token"]
+            leasing.record_fixtures(connection, run["test_run_id"], token, run["fixtures"], **who)
+    except BaseException:
+        for run in runs:
+            leasing.reset_run(
+                connection, run["test_run_id"], run["cleanup"]["cleanup_token"], **who
+            )
+        raise
 
 
 def _left_ready(request_id: str, scenario: Any, wish: Wish) -> dict[str, Any]:

@@ -49,17 +49,20 @@ def build_defs(
     assets = [asset for domain in registry.domains.values() for asset in reference_assets(domain)]
     for scenario in known:
         assets += scenario_assets(registry, scenario)
-    defs = dg.Definitions(
+    location = dg.Definitions(
         assets=assets,
         jobs=[
             *(scenario_job(scenario) for scenario in known),
-            request_job(registry, lambda name: defs.resolve_job_def(name)),
+            request_job(registry, lambda name: location.resolve_job_def(name)),
         ],
         resources=resources,
         # The lock on a request is held by the process that executes it, so all steps run in one.
         executor=dg.in_process_executor,
     )
-    return defs
+    return location
 
 
-defs = build_defs()
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What Dagster loads. Lazy, so that the command line can import this module for less."""
+    return build_defs()

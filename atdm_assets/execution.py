@@ -27,6 +27,7 @@ from atdm_engine.generation import batches, plan_of
 from atdm_engine.planning import RequestSpec, numbers_needed, resolve
 from atdm_resources import catalog, seeding
 from atdm_resources.catalog import RequestRecord
+from atdm_resources.settings import is_invoker
 from atdm_resources.store import ParquetSink
 
 if TYPE_CHECKING:
@@ -73,6 +74,12 @@ def plan(work: RequestWork, asked: Asked) -> Planned:
             values or is leased, cleaned or expired; BUSY, another process is at it.
     """
     catalog.check_label(asked.partition_key)
+    if asked.invoker is not None and not is_invoker(asked.invoker):
+        raise AtdmError(
+            ErrorCode.REQUEST_INVALID,
+            f"invoker is {asked.invoker!r}; allowed: human:<name> or agent:<id>",
+            {"field": "invoker", "found": asked.invoker},
+        )
     recorded = work.recorded(asked.partition_key)
     planned = _new(work, asked) if recorded is None else _replayed(work, asked, recorded)
     work.planned = planned
@@ -107,7 +114,8 @@ def _new(work: RequestWork, asked: Asked) -> Planned:
         reason=asked.reason or "",
         dagster_run_id=asked.dagster_run_id,
     )
-    return Planned(dataclasses.replace(spec, number_base=record.number_base), record, False)
+    reserved = dataclasses.replace(spec, number_base=record.number_base)
+    return Planned(reserved, record, False, record.invoker, record.source)
 
 
 def _replayed(work: RequestWork, asked: Asked, recorded: RequestRecord) -> Planned:
@@ -122,14 +130,15 @@ def _replayed(work: RequestWork, asked: Asked, recorded: RequestRecord) -> Plann
             message="the process that worked on it is gone",
             step="reconcile",
         )
+    invoker = asked.invoker or work.invoker
     record = catalog.reopen_request(
         work.connection,
         recorded.request_id,
-        invoker=asked.invoker or work.invoker,
+        invoker=invoker,
         source=asked.source,
         dagster_run_id=asked.dagster_run_id,
     )
-    return Planned(spec, record, True)
+    return Planned(spec, record, True, invoker, asked.source)
 
 
 def _recorded_spec(work: RequestWork, recorded: RequestRecord) -> RequestSpec:
@@ -228,6 +237,8 @@ def generate_and_check(
         except _NotAcceptedError:
             # Leaving the block by an exception is what keeps the files from appearing.
             tables: dict[str, TableResult] = {}
+            if planned.record.status == "pending":
+                work.store.delete_prefix(work.folder)
         else:
             tables = writing.results()
         checked = Checked(

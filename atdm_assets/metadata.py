@@ -249,8 +249,16 @@ def records_table(rows: Sequence[Mapping[str, Any]]) -> MetadataValue[Any]:
 
 def profile_table(profile: Mapping[str, Any]) -> MetadataValue[Any]:
     """A column profile as a table, one line a column."""
-    columns = profile.get("columns", {})
-    return records_table([{"column": name, **dict(values)} for name, values in columns.items()])
+    return records_table(
+        [
+            {"column": name, **values, "top": _most_frequent(values["top"])}
+            for name, values in profile["columns"].items()
+        ]
+    )
+
+
+def _most_frequent(top: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{_cell(item['value'])} ({item['rows']})" for item in top)
 
 
 def _cell(value: Any) -> str | int | float | bool | None:

@@ -15,6 +15,8 @@ REQUEST: Final = "request"
 SEEDED: Final = "seeded"
 REFERENCE: Final = "reference"
 REQUEST_JOB: Final = "request_data"
+REQUEST_STEP: Final = "request"
+"""The one step of ``request_data``: a step and a job cannot share a name."""
 
 REQUEST_ID_TAG: Final = "atdm/request_id"
 INVOKER_TAG: Final = "atdm/invoker"

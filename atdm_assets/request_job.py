@@ -195,7 +195,7 @@ def request_job(registry: Registry, resolve_job: ResolveJob) -> dg.JobDefinition
     example = min(accepted or [scenario.name for scenario in every], default="")
 
     @dg.op(
-        name=names.REQUEST_JOB,
+        name=names.REQUEST_STEP,
         description="Mint a request, register its partition, run its scenario's job in process.",
         config_schema=request_schema([scenario.key for scenario in every]),
         out=dg.Out(dg.Nothing),
@@ -226,7 +226,7 @@ def request_job(registry: Registry, resolve_job: ResolveJob) -> dg.JobDefinition
         executor_def=dg.in_process_executor,
         config={
             "ops": {
-                names.REQUEST_JOB: {"config": {"scenario": example, "constraints": {}, "runs": 1}}
+                names.REQUEST_STEP: {"config": {"scenario": example, "constraints": {}, "runs": 1}}
             }
         },
     )

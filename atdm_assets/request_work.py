@@ -48,11 +48,16 @@ class Asked:
 
 @dataclass(frozen=True)
 class Planned:
-    """A resolved and recorded request. ``replayed``: it was recorded before this run."""
+    """A resolved and recorded request. ``replayed``: it was recorded before this run.
+
+    ``invoker`` and ``source`` are this run's; the record's are those of the first one.
+    """
 
     spec: RequestSpec
     record: RequestRecord
     replayed: bool
+    invoker: str
+    source: str
 
     @property
     def request_id(self) -> str:

@@ -15,7 +15,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from atdm_assets import execution, metadata, names
 from atdm_assets.config_schema import as_of, scenario_schema
-from atdm_assets.request_work import Asked
+from atdm_assets.request_work import Asked, Planned
 from atdm_assets.requests_resource import RequestsResource
 from atdm_engine.check_results import CheckId, check_ids
 from atdm_engine.model import Domain, Scenario
@@ -39,6 +39,14 @@ def scenario_job(scenario: Scenario) -> UnresolvedAssetJobDefinition:
         names.job_name(scenario.domain, scenario.name),
         selection=dg.AssetSelection.assets(*keys),
         description=f"{scenario.spec.description}\n\nOne partition is one request.".strip(),
+        # The place of the form's fields, so that the launchpad opens with it.
+        config={
+            "ops": {
+                names.step_name(scenario.domain, scenario.name, names.REQUEST): {
+                    "config": {"constraints": {}}
+                }
+            }
+        },
         executor_def=dg.in_process_executor,
         metadata=metadata.scenario_metadata(scenario),
     )
@@ -70,12 +78,19 @@ def _request_asset(registry: Registry, scenario: Scenario) -> dg.AssetsDefinitio
         config: Mapping[str, Any] = context.op_execution_context.op_config or {}
         with metadata.reported_failures():
             planned = execution.plan(requests.work(registry, scenario), _asked(context, config))
-            context.instance.add_run_tags(
-                context.run.run_id, {names.REQUEST_ID_TAG: planned.request_id}
-            )
+            context.instance.add_run_tags(context.run.run_id, _run_tags(planned))
         return dg.MaterializeResult(metadata=metadata.request_metadata(planned))
 
     return request
+
+
+def _run_tags(planned: Planned) -> dict[str, str]:
+    """What finds the run again; a run that a person started does not have them before."""
+    return {
+        names.REQUEST_ID_TAG: planned.request_id,
+        names.INVOKER_TAG: planned.invoker,
+        names.SOURCE_TAG: planned.source,
+    }
 
 
 def _asked(context: dg.AssetExecutionContext, config: Mapping[str, Any]) -> Asked:

@@ -10,6 +10,7 @@ over rows or between tables (``validation``), the same rules as DDL (``atdm_reso
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -59,7 +60,7 @@ def column_checks(
     if spec.values is not None:
         allowed = pa.array([parse_value(spec.type, value) for value in spec.values], dtype)
         described = "one of " + ", ".join(spec.values)
-        yield ColumnCheck("allowed_values", described, lambda a: pc.is_in(a, value_set=allowed))
+        yield ColumnCheck("allowed_values", described, lambda a: _is_in(a, allowed))
     if spec.min is not None:
         low = pa.scalar(parse_value(spec.type, spec.min), dtype)
         yield ColumnCheck("minimum", f"at least {spec.min}", lambda a: _at_least(a, low))
@@ -171,6 +172,11 @@ def _at_least(array: pa.Array, low: pa.Scalar) -> pa.Array:
     return pc.or_(holds, pc.is_nan(array)) if pa.types.is_floating(array.type) else holds
 
 
+def _is_in(array: pa.Array, allowed: pa.Array) -> pa.Array:
+    # Arrow answers false for NULL, SQL's IN answers NULL.
+    return pc.or_(pc.is_in(array, value_set=allowed), pc.is_null(array))
+
+
 def _all_true(array: pa.Array) -> pa.Array:
     return pa.repeat(pa.scalar(True), len(array))
 
@@ -200,17 +206,34 @@ def _is_text(value: bytes) -> bool:
 
 
 def json_holds(array: pa.Array) -> pa.Array:
-    """Whether each text is JSON that jsonb takes: it refuses NUL and halves of surrogate pairs."""
-    connection = duck.connect()
+    """Whether each text is JSON that jsonb takes: strict, without NUL or half surrogate pairs."""
+    reader = duck.cursor()
     try:
-        # An escaped backslash before u0000 is text, not an escape: \\\\ is taken away first.
-        rows = connection.register("given", pa.table({"value": array})).execute(
-            "SELECT value IS NULL OR (json_valid(value) "
-            r"AND NOT contains(replace(value, '\\', ''), '\u0000')) AS holds FROM given"
-        )
-        return pa.array(rows.fetchnumpy()["holds"])
+        reader.register("given", pa.table({"value": array}))
+        found = reader.execute(
+            "SELECT coalesce(json_valid(value), true) AS valid, "
+            r"coalesce(regexp_matches(value, '(?i)nan|inf|\\u|,\s*[\]}]'), false) AS doubtful "
+            "FROM given"
+        ).fetchnumpy()
     finally:
-        connection.close()
+        reader.close()
+    holds = np.array(found["valid"], bool)
+    # DuckDB also takes NaN, Infinity and trailing commas: the few such texts are read strictly.
+    for row in np.flatnonzero(holds & np.asarray(found["doubtful"], bool)).tolist():
+        holds[row] = _is_strict_json(array[row].as_py())
+    return pa.array(holds)
+
+
+def _is_strict_json(text: str) -> bool:
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    try:
+        json.dumps(json.loads(text, parse_constant=refuse), ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError):
+        return False
+    # An escaped backslash before u0000 is text, not an escape: those are taken away first.
+    return "\\u0000" not in text.replace("\\\\", "")
 
 
 def luhn_holds(array: pa.Array) -> pa.Array:

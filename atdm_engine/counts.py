@@ -83,12 +83,15 @@ def _distribution(count: Count) -> tuple[NDArray[np.int64], NDArray[np.float64]]
 @lru_cache(maxsize=32)
 def _poisson(mean: float, most: int) -> NDArray[np.float64]:
     """Running shares of 0..most; all beyond count as ``most``."""
-    # Through logarithms: mean ** most alone overflows.
-    logs = np.cumsum(np.log(mean) - np.log(np.arange(1, most + 1)))
-    weights = np.exp(np.concatenate([[0.0], logs]) - mean)
-    running: NDArray[np.float64] = np.minimum(np.cumsum(weights), 1.0)
-    running[-1] = 1.0
-    return running
+    # Multiplication and division alone, which every machine rounds alike; exp and log it does not.
+    weights = [1.0]
+    while len(weights) <= most or len(weights) <= mean or weights[-1] > 1e-20 * max(weights):
+        weights.append(weights[-1] * mean / len(weights))
+        if weights[-1] > 1e250:
+            weights = [weight * 1e-250 for weight in weights]
+    shares = cumulative(weights)[: most + 1].copy()
+    shares[-1] = 1.0
+    return shares
 
 
 def max_rows(scenario: Scenario, constraints: Mapping[str, TypedScalar]) -> dict[str, int]:

@@ -78,10 +78,19 @@ def connect(*, threads: int = 1) -> duckdb.DuckDBPyConnection:
             "temp_directory": "",
         },
     )
-    connection.execute("SET TimeZone = 'UTC'")
-    connection.execute("SET integer_division = true")
+    # GLOBAL: a cursor is a session of its own and would otherwise start with the machine's zone.
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")
+    connection.execute("SET GLOBAL integer_division = true")
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+def cursor() -> duckdb.DuckDBPyConnection:
+    """A connection of its own (close it) on the process's one guarded database.
+
+    What is registered in it is seen by it alone. Cheaper than ``connect`` by some milliseconds.
+    """
+    return _reader().cursor()
 
 
 def quoted(name: str) -> str:
@@ -132,13 +141,13 @@ def inspect_expression(sql: str) -> InspectedQuery:
 
 
 def _parse(sql: str) -> dict[str, Any]:
-    cursor = _reader().cursor()
+    reader = cursor()
     try:
-        row = cursor.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
+        row = reader.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
     except duckdb.Error as error:
         raise SqlProblem(first_line(error)) from error
     finally:
-        cursor.close()
+        reader.close()
     assert row is not None
     try:
         parsed: dict[str, Any] = json.loads(row[0])
@@ -161,12 +170,12 @@ def _reader() -> duckdb.DuckDBPyConnection:
 @lru_cache(maxsize=1)
 def _functions() -> tuple[frozenset[str], frozenset[str]]:
     """The functions of this DuckDB whose results the arguments do not give, and its aggregates."""
-    cursor = _reader().cursor()
-    rows = cursor.execute(
+    reader = cursor()
+    rows = reader.execute(
         "SELECT function_name, function_type, bool_and(coalesce(stability = 'CONSISTENT', false)) "
         "FROM duckdb_functions() GROUP BY ALL"
     ).fetchall()
-    cursor.close()
+    reader.close()
     unstable = set(_UNSTABLE_AGGREGATES)
     for name, kind, consistent in rows:
         pure = kind in ("scalar", "aggregate", "window") and consistent

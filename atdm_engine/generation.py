@@ -56,7 +56,7 @@ def exposed_data(
     lists are empty when all are. A run without the row has None.
     """
     moving = [exposure for exposure in spec.scenario.exposes if exposure.row is None]
-    if not moving:
+    if not moving or not any(table.num_rows for table in batch.values()):
         return [], []
     first = min(_first_run(table) for table in batch.values() if table.num_rows)
     last = max(_last_run(table) for table in batch.values() if table.num_rows)

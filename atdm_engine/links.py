@@ -99,7 +99,8 @@ def _picked(
         shares = _zipf(most, choice.exponent)
         # The first so many ranks of one long distribution are the distribution of so many.
         part = unit(cells.bits()) * shares[np.maximum(sizes, 1) - 1]
-        return np.minimum(pick(shares, part), np.maximum(sizes, 1) - 1)
+        ranks: NDArray[np.int64] = np.minimum(pick(shares, part), np.maximum(sizes, 1) - 1)
+        return ranks
     return cells.below(np.maximum(sizes, 1))
 
 

@@ -151,7 +151,7 @@ def json_value(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, Decimal):
         return format(value, "f")
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [json_value(item) for item in value]
     if isinstance(value, dict):
         return {str(name): json_value(item) for name, item in value.items()}

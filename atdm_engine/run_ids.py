@@ -13,7 +13,7 @@ the standard library alone, so that a lease does not pay for numpy.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ MAX_RUNS = 32**RUN_DIGITS - 1
 
 _ID = re.compile(rf"[0-7][{ALPHABET}]{{25}}\Z")
 _HEAD = 26 - RUN_DIGITS
-
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 ENTROPY_BYTES = 10
 """Random bytes that a new id takes; the last 30 bits give way to the run number."""
@@ -49,7 +49,8 @@ def new_request_id(now: datetime, entropy: bytes) -> str:
         raise ValueError("a request's time needs a time zone")
     if len(entropy) != ENTROPY_BYTES:
         raise ValueError(f"a request id needs {ENTROPY_BYTES} random bytes, not {len(entropy)}")
-    milliseconds = int(now.timestamp() * 1000).to_bytes(6, "big")
+    # Whole numbers: a timestamp() times 1000 falls short of some milliseconds.
+    milliseconds = ((now - _EPOCH) // timedelta(milliseconds=1)).to_bytes(6, "big")
     return str(ULID.from_bytes(milliseconds + entropy))[:_HEAD] + "0" * RUN_DIGITS
 
 
@@ -166,7 +167,8 @@ def _row_suffixes(rows: NDArray[Any]) -> NDArray[Any]:
     if most < 100_000:
         # Few distinct numbers: format each once.
         table = np.array([b"", *(b"-%d" % number for number in range(1, most + 1))], "S")
-        return table[rows]
+        suffixes: NDArray[Any] = table[rows]
+        return suffixes
     distinct, index = np.unique(rows, return_inverse=True)
     table = np.array([b"-%d" % number if number else b"" for number in distinct.tolist()], "S")
     return table[index]

@@ -10,8 +10,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
-from atdm_engine.errors import nearest_spelling
 from atdm_engine.model import Scenario, scalar_text
 
 
@@ -163,7 +163,7 @@ def _wanted(text: str, known: Mapping[str, int]) -> dict[str, str]:
             stems = [stem]
             if stem not in known and len(stem) >= 4:
                 begins = sorted(other for other in known if other.startswith(stem))
-                stems = begins or [nearest_spelling(stem, sorted(known)) or stem]
+                stems = begins or get_close_matches(stem, known, n=1, cutoff=0.8) or [stem]
             for other in stems:
                 found.setdefault(other, part)
     return found

@@ -65,10 +65,10 @@ def _hashes(
         if table.column(name).null_count:
             kept &= ~table.column(name).is_null().to_numpy()
     names = ", ".join(duck.quoted(name) for name in group)
-    connection = duck.connect()
+    reader = duck.cursor()
     try:
-        connection.register("given", table.select(list(group)))
-        rows = connection.execute(f"SELECT hash({names}) AS h FROM given").fetchnumpy()
+        reader.register("given", table.select(list(group)))
+        rows = reader.execute(f"SELECT hash({names}) AS h FROM given").fetchnumpy()
     finally:
-        connection.close()
+        reader.close()
     return np.asarray(rows["h"], np.uint64), kept

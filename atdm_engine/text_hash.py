@@ -97,7 +97,7 @@ def _hash_alike(
     words[:, :place] = matrix[:, :place]
     words[:, place] = STAND_IN[0]
     words[:, place + 1 : length] = matrix[:, after:]
-    state = np.full(len(matrix), _SEED * np.uint64(length + 1), np.uint64)
+    state = np.full(len(matrix), (int(_SEED) * (length + 1)) % 2**64, np.uint64)
     for word in words.view("<u8").T:
         state = mix(state ^ word)
     hashes[rows] = state

@@ -62,7 +62,7 @@ class Settings:
         if not store_url.startswith(_STORES):
             raise _refused("ATDM_STORE_URL", store_url, "a URL that starts with file:// or s3://")
         invoker = read("ATDM_INVOKER") or f"human:{_user_name()}"
-        if not _INVOKER.match(invoker):
+        if not is_invoker(invoker):
             raise _refused("ATDM_INVOKER", invoker, "human:<name> or agent:<id>")
         planner = read("ATDM_PLANNER") or "deterministic"
         if planner not in _PLANNERS:
@@ -84,6 +84,11 @@ class Settings:
             planner=planner,
             output=output,
         )
+
+
+def is_invoker(text: str) -> bool:
+    """Whether ``text`` says who is asking: ``human:<name>`` or ``agent:<id>``."""
+    return bool(_INVOKER.match(text))
 
 
 def _user_name() -> str:

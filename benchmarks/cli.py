@@ -1,9 +1,9 @@
 """How long the commands take as processes, and where the time goes.
 
-Run: python benchmarks/cli.py [--rounds N] [--output FILE]. Makes a home of its own with an embedded
-PostgreSQL, asks for a leased and for a materialised run as `atdm request` processes, and times
-`atdm --help`, `atdm scenarios`, `python -c pass` and `python -c "import dagster"` in turn with them,
-so that all see the same machine. Targets: 0.3 s leased, 3 s materialised.
+Run: python benchmarks/cli.py [--rounds N] [--output FILE]. Makes a home of its own with an
+embedded PostgreSQL, asks for a leased and for a materialised run as `atdm request` processes, and
+times `atdm --help`, `atdm scenarios`, `python -c pass` and `python -c "import dagster"` in turn
+with them, so that all see the same machine. Targets: 0.3 s leased, 3 s materialised.
 
 Belongs here: timing processes. Does not belong here: timing functions inside one.
 """
@@ -102,7 +102,9 @@ def measure(environment: Mapping[str, str], rounds: int) -> dict[str, Any]:
         },
         "imports": {
             "atdm request, leased": imports(request, environment),
-            "atdm request, materialised": imports(commands["atdm request, materialised"], environment),
+            "atdm request, materialised": imports(
+                commands["atdm request, materialised"], environment
+            ),
         },
     }
 

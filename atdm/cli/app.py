@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Concatenate, ParamSpec, TypeAlias
+from typing import Annotated, Concatenate, ParamSpec, TypeAlias, cast
 
 import typer
 
@@ -62,7 +62,7 @@ def command(group: typer.Typer, name: str) -> Callable[[Command[P]], Command[P]]
             raise typer.Exit(status or 0)
 
         group.command(name)(run)
-        return run
+        return cast(Command[P], run)
 
     return register
 

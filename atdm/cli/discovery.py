@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from atdm.arguments import constraints_of
 from atdm.extras import server_part
@@ -45,7 +45,7 @@ def scenarios(output: Output, words: Sequence[str], constraint: Sequence[str]) -
 
 def schema(output: Output, kind: str) -> int:
     """Print a JSON Schema; JSON in both modes, since editors read it."""
-    from atdm_engine.registry import json_schema
+    from atdm_engine.json_schema import json_schema
     from atdm_engine.spec.scenario import SchemaKind
 
     kinds = get_args(SchemaKind)
@@ -57,7 +57,7 @@ def schema(output: Output, kind: str) -> int:
             + (f"; did you mean {nearest}?" if nearest else ""),
             {"found": kind, "allowed": list(kinds)},
         )
-    write_json(json_schema(kind))
+    write_json(json_schema(cast(SchemaKind, kind)))
     return 0
 
 

@@ -6,6 +6,7 @@ references, and the modifiers (``generators.make``).
 
 from __future__ import annotations
 
+from decimal import ROUND_CEILING, ROUND_FLOOR
 from decimal import Decimal as Exact
 from functools import lru_cache
 from typing import Any
@@ -110,7 +111,7 @@ def scaled_bounds(generator: Decimal, scale: int) -> tuple[int, int]:
     """The range in units of 10 ** -scale, inwards where a bound lies between two units."""
     low = Exact(repr(generator.decimal.min)).scaleb(scale)
     high = Exact(repr(generator.decimal.max)).scaleb(scale)
-    return -int((-low) // 1), int(high // 1)
+    return int(low.to_integral_value(ROUND_CEILING)), int(high.to_integral_value(ROUND_FLOOR))
 
 
 def exact(units: NDArray[np.int64], column_type: str) -> pa.Array:

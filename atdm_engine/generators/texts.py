@@ -29,7 +29,7 @@ NPI_SUM = 24
 SUFFIX_DIGITS = 7
 """Base 36 digits that make a word unique."""
 
-TEXT_WORDS = (
+TEXT_WORDS = (  # noqa: SIM905 (two hundred quoted words would not read better)
     "able account after again agree along always among answer area around arrive away base before "
     "begin behind between board bring build call carry case cause center change check choose clear "
     "close common consider contact continue cost course cover create current daily deal decide "
@@ -47,7 +47,7 @@ TEXT_WORDS = (
     "street strong study such support sure system table take talk team tell test think time today "
     "together total toward train travel true turn type under unit until usual value various visit "
     "wait walk want watch week well whole wide wonder word work world write year young"
-).split()  # noqa: SIM905 (two hundred quoted words are no better to read)
+).split()
 """Words of running text; append only, or texts of a seed change."""
 
 

@@ -140,9 +140,8 @@ class Unique:
             return self._numbers_of_words(values)
         bare = values
         if self.generator.prefix:
-            size = len(self.generator.prefix.encode())
             starts = pc.starts_with(values, self.generator.prefix)
-            cut = pc.binary_slice(values.cast(pa.binary()), size).cast(pa.string())
+            cut = pc.utf8_slice_codeunits(values, len(self.generator.prefix))
             bare = pc.if_else(starts, cut, pa.scalar(None, pa.string()))
         ranks = self._ranks(bare)
         numbers = np.full(len(values), -1, np.int64)

@@ -53,7 +53,7 @@ class Shell:
         kept = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("ATDM_", "DAGSTER_", "PG"))
+            if not name.startswith(("ATDM_", "DAGSTER_", "PG", "PYTHONDONTWRITEBYTECODE"))
         }
         return {
             **kept,

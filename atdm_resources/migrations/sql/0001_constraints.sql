@@ -30,6 +30,7 @@ BEGIN
             WHEN 'TOKEN_MISMATCH' THEN 'AT008'
             WHEN 'RESET_FAILED' THEN 'AT009'
             WHEN 'REQUEST_CONFLICT' THEN 'AT010'
+            WHEN 'TARGET_NOT_INITIALISED' THEN 'AT011'
             ELSE 'AT000'
         END,
         MESSAGE = fail.message,

@@ -1,53 +1,40 @@
 -- Handing out test runs.
 
--- Mint a token for a run that the caller holds a row lock on, record the lease, return what the
--- consumer gets. The token is 256 bits of a hash over 366 random ones and is stored as its sha256.
-CREATE FUNCTION atdm.hand_out(
-    run atdm.test_run,
-    domain text,
-    scenario text,
-    exposes jsonb,
-    owner text,
-    ttl interval,
-    owner_secret_sha256 bytea,
-    invoker text,
-    source text
+-- 256 bits of a hash over 366 random ones, in a form that can be searched for and put in a URL.
+CREATE FUNCTION atdm.new_token() RETURNS text
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 'atdm_' || translate(encode(sha256(
+        uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
+        || uuid_send(gen_random_uuid())), 'base64'), '+/=', '-_')
+$$;
+
+-- Record that `run` was leased just now, return what its consumer gets.
+CREATE FUNCTION atdm.lease_answer(
+    run atdm.test_run, wanted atdm.scenario, token text, invoker text, source text
 ) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    token text := 'atdm_' || translate(encode(sha256(
-        uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
-        || uuid_send(gen_random_uuid())), 'base64'), '+/=', '-_');
-    moment timestamptz := clock_timestamp();
-    request_seed bigint;
 BEGIN
-    UPDATE atdm.test_run AS r
-    SET status = 'leased',
-        token_sha256 = sha256(convert_to(token, 'UTF8')),
-        owner = hand_out.owner,
-        owner_secret_sha256 = hand_out.owner_secret_sha256,
-        leased_at = moment,
-        expires_at = moment + ttl
-    WHERE r.test_run_id = run.test_run_id;
     INSERT INTO atdm.audit_event
         (action, domain, scenario_id, request_id, test_run_id, invoker, source, inputs, outputs)
     VALUES
-        ('leased', domain, scenario, run.request_id, run.test_run_id, invoker, source,
-         jsonb_build_object('owner', owner), jsonb_build_object('expires_at', moment + ttl));
-    SELECT q.seed INTO request_seed FROM atdm.request AS q WHERE q.request_id = run.request_id;
+        ('leased', wanted.domain, wanted.scenario_id, run.request_id, run.test_run_id,
+         invoker, source, jsonb_build_object('owner', run.owner),
+         jsonb_build_object('expires_at', run.expires_at));
     RETURN jsonb_build_object(
         'test_run_id', run.test_run_id,
         'request_id', run.request_id,
-        'domain', domain,
-        'scenario_id', scenario,
+        'domain', wanted.domain,
+        'scenario_id', wanted.scenario_id,
         'token', token,
-        'data', replace(exposes::text, '{run}', run.test_run_id)::jsonb
+        'data', replace(wanted.exposes::text, '{run}', run.test_run_id)::jsonb
             || coalesce(run.data, '{}'),
-        'owner', owner,
-        'expires_at', moment + ttl,
-        'seed', request_seed,
+        'owner', run.owner,
+        'expires_at', run.expires_at,
+        'seed', (SELECT q.seed FROM atdm.request AS q WHERE q.request_id = run.request_id),
         'as_of', run.as_of);
 END;
 $$;
@@ -81,10 +68,15 @@ BEGIN
            EXISTS (SELECT FROM atdm.target AS t WHERE t.database_name = current_database())
     INTO draining, marked
     FROM atdm.domain AS d WHERE d.domain = enter_domain.domain;
-    IF NOT FOUND OR NOT marked THEN
+    IF NOT FOUND THEN
+        PERFORM atdm.fail('TARGET_NOT_INITIALISED',
+            format('domain %s is not set up in database %s; run atdm init',
+                enter_domain.domain, current_database()),
+            jsonb_build_object('domain', enter_domain.domain));
+    ELSIF NOT marked THEN
         PERFORM atdm.fail('TARGET_NOT_DISPOSABLE',
-            format('database %s is not marked disposable for domain %s; run atdm init',
-                current_database(), enter_domain.domain));
+            format('database %s is not marked disposable; run atdm init', current_database()),
+            jsonb_build_object('database', current_database()));
     END IF;
     IF draining > clock_timestamp()
         OR NOT pg_try_advisory_xact_lock_shared(atdm.domain_lock_key(enter_domain.domain))
@@ -122,7 +114,10 @@ DECLARE
     run atdm.test_run;
     key uuid;
     oldest timestamptz;
+    moment timestamptz := clock_timestamp();
     start real := random();
+    token text := atdm.new_token();
+    hashed bytea;
 BEGIN
     SELECT s.* INTO wanted
     FROM atdm.scenario AS s
@@ -150,28 +145,41 @@ BEGIN
         key := atdm.pool_key(wanted.domain, wanted.scenario_id, wanted.version,
             atdm.effective_constraints(wanted.parameters, wanted.defaults, constraints));
     END IF;
+    owner := coalesce(owner, session_user);
     ttl := atdm.lease_ttl(ttl, wanted.lease_ttl);
-    oldest := clock_timestamp() - coalesce(lease.max_age, wanted.max_age);
-    SELECT r.* INTO run
-    FROM atdm.test_run AS r
-    WHERE r.status = 'ready' AND r.pool_key = key AND r.pick >= start AND r.as_of >= oldest
-    ORDER BY r.pick LIMIT 1
-    FOR UPDATE SKIP LOCKED;
+    oldest := moment - coalesce(lease.max_age, wanted.max_age);
+    hashed := sha256(convert_to(token, 'UTF8'));
+    -- From a random place to the end, then from the beginning: clients do not meet at one row, and
+    -- none of them walks over the runs that were leased before.
+    UPDATE atdm.test_run AS r
+    SET status = 'leased', token_sha256 = hashed, owner = lease.owner,
+        owner_secret_sha256 = lease.owner_secret_sha256, leased_at = moment,
+        expires_at = moment + ttl
+    WHERE r.ctid = (
+        SELECT p.ctid FROM atdm.test_run AS p
+        WHERE p.status = 'ready' AND p.pool_key = key AND p.pick >= start AND p.as_of >= oldest
+        ORDER BY p.pick LIMIT 1
+        FOR UPDATE SKIP LOCKED)
+    RETURNING r.* INTO run;
     IF NOT FOUND THEN
-        SELECT r.* INTO run
-        FROM atdm.test_run AS r
-        WHERE r.status = 'ready' AND r.pool_key = key AND r.pick < start AND r.as_of >= oldest
-        ORDER BY r.pick LIMIT 1
-        FOR UPDATE SKIP LOCKED;
+        UPDATE atdm.test_run AS r
+        SET status = 'leased', token_sha256 = hashed, owner = lease.owner,
+            owner_secret_sha256 = lease.owner_secret_sha256, leased_at = moment,
+            expires_at = moment + ttl
+        WHERE r.ctid = (
+            SELECT p.ctid FROM atdm.test_run AS p
+            WHERE p.status = 'ready' AND p.pool_key = key AND p.pick < start AND p.as_of >= oldest
+            ORDER BY p.pick LIMIT 1
+            FOR UPDATE SKIP LOCKED)
+        RETURNING r.* INTO run;
     END IF;
-    IF run.test_run_id IS NULL THEN
+    IF NOT FOUND THEN
         PERFORM atdm.fail('NONE_READY',
             format('no ready test run of %s/%s with these constraints',
                 wanted.domain, wanted.scenario_id),
             jsonb_build_object('domain', wanted.domain, 'scenario', wanted.scenario_id));
     END IF;
-    RETURN atdm.hand_out(run, wanted.domain, wanted.scenario_id, wanted.exposes,
-        coalesce(owner, session_user), ttl, owner_secret_sha256,
+    RETURN atdm.lease_answer(run, wanted, token,
         coalesce(invoker, 'human:' || session_user), coalesce(source, 'sql'));
 END;
 $$;
@@ -194,6 +202,8 @@ DECLARE
     asked atdm.request;
     wanted atdm.scenario;
     run atdm.test_run;
+    moment timestamptz := clock_timestamp();
+    token text;
     result jsonb[] := '{}';
 BEGIN
     SELECT q.* INTO asked FROM atdm.request AS q WHERE q.request_id = lease_request.request_id;
@@ -214,8 +224,15 @@ BEGIN
         LIMIT lease_request.count
         FOR UPDATE SKIP LOCKED
     LOOP
-        result := result || atdm.hand_out(run, asked.domain, asked.scenario_id, wanted.exposes,
-            coalesce(owner, session_user), ttl, owner_secret_sha256,
+        token := atdm.new_token();
+        UPDATE atdm.test_run AS r
+        SET status = 'leased', token_sha256 = sha256(convert_to(token, 'UTF8')),
+            owner = coalesce(lease_request.owner, session_user),
+            owner_secret_sha256 = lease_request.owner_secret_sha256, leased_at = moment,
+            expires_at = moment + ttl
+        WHERE r.test_run_id = run.test_run_id
+        RETURNING r.* INTO run;
+        result := result || atdm.lease_answer(run, wanted, token,
             coalesce(invoker, 'human:' || session_user), coalesce(source, 'sql'));
     END LOOP;
     IF result = '{}' THEN

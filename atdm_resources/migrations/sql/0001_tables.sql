@@ -119,8 +119,7 @@ CREATE TABLE atdm.test_run (
 ) WITH (fillfactor = 80);
 CREATE INDEX ix_test_run_ready ON atdm.test_run (pool_key, pick)
     WHERE status = 'ready' AND pool_key IS NOT NULL;
-CREATE INDEX ix_test_run_owner ON atdm.test_run (owner) WHERE status = 'leased';
-CREATE INDEX ix_test_run_expires_at ON atdm.test_run (expires_at) WHERE status = 'leased';
+CREATE INDEX ix_test_run_leased ON atdm.test_run (owner, expires_at) WHERE status = 'leased';
 COMMENT ON COLUMN atdm.test_run.pool_key IS
     'Domain, scenario, version and effective constraints as one value; NULL: never leased from a pool.';
 
@@ -142,6 +141,5 @@ CREATE TABLE atdm.audit_event (
     schema_version integer NOT NULL DEFAULT 1,
     CONSTRAINT pk_audit_event PRIMARY KEY (event_id)
 );
-CREATE INDEX ix_audit_event_request_id ON atdm.audit_event (request_id);
-CREATE INDEX ix_audit_event_test_run_id ON atdm.audit_event (test_run_id)
-    WHERE test_run_id IS NOT NULL;
+-- Who looks for a run knows its request: it follows from the run's id.
+CREATE INDEX ix_audit_event_request_id ON atdm.audit_event (request_id, test_run_id);

@@ -101,7 +101,7 @@ def test_the_read_model_has_every_field() -> None:
     assert trail["plan"]["steps"] == [{"generator": "t"}]
     assert trail["duration_ms"] == 90.0
     assert trail["reset_status"] == "cleaned"
-    assert [event["action"] for event in trail["events"]][0] == "request_received"
+    assert trail["events"][0]["action"] == "request_received"
 
 
 def test_a_run_has_its_own_records_and_a_request_all() -> None:

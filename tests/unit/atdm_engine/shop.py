@@ -1,4 +1,4 @@
-"""A small domain for the engine's tests: customers, their orders and lines, every kind of column."""
+"""A small domain for the engine's tests: customers, orders, lines, every kind of column."""
 
 from __future__ import annotations
 
@@ -105,7 +105,11 @@ TABLES: dict[str, Any] = {
             "reason": {
                 "type": "text",
                 "nullable": True,
-                "generate": {"case": "state", "paid": {"pattern": "OK-[0-9]{3}"}, "void": "cancelled"},
+                "generate": {
+                    "case": "state",
+                    "paid": {"pattern": "OK-[0-9]{3}"},
+                    "void": "cancelled",
+                },
             },
             "total": {
                 "type": "numeric(12,2)",
@@ -139,7 +143,11 @@ TABLES: dict[str, Any] = {
 
 ROWS: dict[str, Any] = {
     "customer": 1,
-    "friend": {"table": "customer", "count": {"uniform": [0, 2]}, "with": {"customer_status": "loyal"}},
+    "friend": {
+        "table": "customer",
+        "count": {"uniform": [0, 2]},
+        "with": {"customer_status": "loyal"},
+    },
     "purchase": {"per": "customer", "count": {"poisson": {"mean": 1.5, "max": 4}}},
     "line": {"per": "purchase", "count": {"weights": {1: 2, 2: 1, 3: 1}}},
     "void": {"table": "purchase", "per": "friend", "count": 1, "set": {"state": "void"}},
@@ -156,9 +164,7 @@ CONSTRAINTS: dict[str, Constraint] = {
     "purchase_state": Constraint(
         "purchase_state", "text", values=("open", "paid", "void"), sets=(("purchase", "state"),)
     ),
-    "category": Constraint(
-        "category", "text", sets=(("line", "category"),), reference="category"
-    ),
+    "category": Constraint("category", "text", sets=(("line", "category"),), reference="category"),
     "vip": Constraint("vip", "boolean", sets=(("customer", "vip"),)),
     "lines": Constraint("lines", "integer", min=0, max=5, default=2),
 }

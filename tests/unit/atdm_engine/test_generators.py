@@ -135,26 +135,30 @@ def test_after_and_before() -> None:
         },
     }
 
-    def pairs(kind: str, generate: Any) -> list[tuple[Any, Any]]:
-        base = "day" if "day" in str(generate) else "moment"
-        made = one_column({"type": kind, "nullable": True, "generate": generate}, 500, others=others)
-        source = one_column(others[base], 500, others={})
-        del source
-        return [(value, None) for value in made.to_pylist()]
+    def made(kind: str, generate: Any) -> list[Any]:
+        spec = {"type": kind, "nullable": True, "generate": generate}
+        return list(one_column(spec, 500, others=others).to_pylist())
 
-    fixed = pairs("date", {"after": {"column": "day", "min": "365d", "max": "365d"}})
-    assert all(date(2027, 1, 10) <= value <= date(2027, 2, 10) for value, _ in fixed)
-    before = pairs("date", {"before": {"column": "day", "min": "1d", "max": "3d"}})
-    assert all(date(2026, 1, 7) <= value <= date(2026, 2, 9) for value, _ in before)
-    hours = pairs("timestamptz", {"after": {"column": "day", "max": "36h"}})
-    assert all(
-        datetime(2026, 1, 10, tzinfo=UTC) <= value <= datetime(2026, 2, 11, 12, tzinfo=UTC)
-        for value, _ in hours
-    )
-    moments = pairs("timestamptz", {"after": {"column": "moment", "min": "1s", "max": "2s"}})
-    assert 50 < sum(value is None for value, _ in moments) < 150
-    days = pairs("date", {"before": {"column": "moment", "min": "1h", "max": "1h"}})
-    assert all(value is None or value <= date(2026, 1, 31) for value, _ in days)
+    fixed = made("date", {"after": {"column": "day", "min": "365d", "max": "365d"}})
+    assert all(date(2027, 1, 10) <= value <= date(2027, 2, 10) for value in fixed)
+    before = made("date", {"before": {"column": "day", "min": "1d", "max": "3d"}})
+    assert all(date(2026, 1, 7) <= value <= date(2026, 2, 9) for value in before)
+    day_after = made("date", {"after": {"column": "day", "min": "36h", "max": "36h"}})
+    bare = made("date", {"after": {"column": "day", "max": "0s"}})
+    assert {one - other for one, other in zip(day_after, bare, strict=True)} == {timedelta(days=1)}
+    hours = made("timestamptz", {"after": {"column": "day", "max": "36h"}})
+    for value, day in zip(hours, bare, strict=True):
+        midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        assert timedelta(0) <= value - midnight <= timedelta(hours=36)
+    moments = made("timestamptz", {"after": {"column": "moment", "min": "1s", "max": "2s"}})
+    base = made("timestamptz", {"before": {"column": "moment", "max": "0s"}})
+    assert 50 < base.count(None) < 150
+    for value, other in zip(moments, base, strict=True):
+        assert (value is None) == (other is None)
+        assert value is None or timedelta(seconds=1) <= value - other <= timedelta(seconds=2)
+    days = made("date", {"before": {"column": "moment", "min": "1h", "max": "1h"}})
+    for value, other in zip(days, base, strict=True):
+        assert value == (other and (other - timedelta(hours=1)).date())
 
 
 def test_pattern_and_luhn() -> None:
@@ -247,7 +251,9 @@ def test_arrays() -> None:
     assert {len(value) for value in values} == {1, 2, 3, 4}
     pairs = [value[:2] for value in values if len(value) > 1]
     assert sum(one == two for one, two in pairs) < 40
-    longer = column("integer[]", {"array": {"of": {"integer": {"max": 99}}, "min": 1, "max": 4}}, 10)
+    longer = column(
+        "integer[]", {"array": {"of": {"integer": {"max": 99}}, "min": 1, "max": 4}}, 10
+    )
     assert longer == values[:10]
 
 
@@ -258,7 +264,11 @@ def test_case_on_columns_of_any_type() -> None:
     generate = {"case": "flag", "true": "yes", "null": "unknown", "else": {"pattern": "[a-c]"}}
     values = column("text", generate, others=others)
     assert set(values) == {"yes", "unknown", "a", "b", "c"}
-    nested = {"case": "flag", "true": {"case": "flag", "true": "deep", "else": "never"}, "else": "no"}
+    nested = {
+        "case": "flag",
+        "true": {"case": "flag", "true": "deep", "else": "never"},
+        "else": "no",
+    }
     assert set(column("text", nested, others=others)) == {"deep", "no"}
 
 
@@ -273,7 +283,12 @@ def test_case_on_columns_of_any_type() -> None:
         ("integer", {"integer": {"max": 2, "weights": [1, 1, 1, 1]}}, {}, "4 weights for 3 values"),
         ("bigint", {"integer": {"max": 10**7, "distribution": "zipf"}}, {}, "at most 1000000"),
         ("numeric(4,2)", {"decimal": {"max": 100.0}}, {}, "column cannot"),
-        ("numeric(4,1)", {"decimal": {"min": 0.01, "max": 0.02}}, {}, "no value of the column's scale"),
+        (
+            "numeric(4,1)",
+            {"decimal": {"min": 0.01, "max": 0.02}},
+            {},
+            "no value of the column's scale",
+        ),
         ("integer", {"choice": [1, "x"]}, {}, "not a valid integer"),
         ("date", {"constant": "2026-02-30"}, {}, "not a valid date"),
         ("text", {"constant": None}, {}, "not nullable"),
@@ -305,4 +320,6 @@ def test_what_cannot_be_made_is_a_clear_error(
 
 
 def test_cells_are_arrow_arrays_of_the_columns_type() -> None:
-    assert one_column({"type": "numeric(9,3)", "generate": {"integer": {}}}).type == pa.decimal128(9, 3)
+    assert one_column({"type": "numeric(9,3)", "generate": {"integer": {}}}).type == pa.decimal128(
+        9, 3
+    )

@@ -1,7 +1,7 @@
 """Statistical quality and stability of the random source.
 
-Thresholds: a p-value below 1e-4 fails. Every test runs over fixed seeds, so it either always passes or
-never does; the positive controls show that each test can fail.
+Thresholds: a p-value below 1e-4 fails. Every test runs over fixed seeds, so it either always passes
+or never does; the positive controls show that each test can fail.
 """
 
 from __future__ import annotations
@@ -71,10 +71,13 @@ def test_a_cell_depends_on_its_place_alone() -> None:
 
 
 def test_the_bits_are_the_same_for_ever() -> None:
-    assert stream_key(7, "shop/sale", "claim", "status") == (
-        GOLDEN_KEY if GOLDEN_KEY else stream_key(7, "shop/sale", "claim", "status")
-    )
-    assert [int(bits) for bits in stream(7).u64(np.array([1, 2, 10**9]), 3, 4)] == GOLDEN_BITS
+    key = (14355182210166117350, 9787197803840387454)
+    assert stream_key(7, "shop/sale", "claim", "status") == key
+    assert stream(7).u64(np.array([1, 2, 10**9]), 3, 4).tolist() == [
+        16800537535985807555,
+        4829017637899738492,
+        11376406769372904802,
+    ]
 
 
 def test_streams_of_different_places_differ() -> None:
@@ -106,7 +109,10 @@ PAIRS: dict[str, Pair] = {
         stream(seed, "column_1").uniform(RUNS),
         stream(seed, "column_2").uniform(RUNS),
     ),
-    "neighbouring rows": lambda seed: (stream(seed).uniform(RUNS, 0), stream(seed).uniform(RUNS, 1)),
+    "neighbouring rows": lambda seed: (
+        stream(seed).uniform(RUNS, 0),
+        stream(seed).uniform(RUNS, 1),
+    ),
     "neighbouring runs": lambda seed: (stream(seed).uniform(RUNS), stream(seed).uniform(RUNS + 1)),
     "neighbouring seeds": lambda seed: (
         stream(seed).uniform(RUNS),
@@ -145,10 +151,10 @@ def test_every_output_bit_depends_on_every_counter_bit(seed: int) -> None:
 
 
 def test_a_bad_generator_fails_the_same_tests() -> None:
-    """Positive controls: a counter without mixing, a multiplier alone, one stream for two columns."""
+    """Positive controls: an unmixed counter, a slight bias, two columns of one stream."""
     counter = (RUNS * 2654435761 % 2**32) / 2**32
     assert uniformity_p(counter) < LEAST_P, "too even"
-    biased = stream(1).uniform(RUNS) ** 1.02
+    biased = stream(1).uniform(RUNS) ** 1.05
     assert uniformity_p(biased) < LEAST_P
     assert pairs_p(counter[:-1], counter[1:]) < LEAST_P
     same = stream(1).uniform(RUNS)
@@ -208,7 +214,3 @@ def test_zipf_falls_with_the_rank() -> None:
     picked = np.bincount(pick(zipf_shares(50, 1.2), stream(1).uniform(RUNS)), minlength=50)
     weights = np.arange(1, 51) ** -1.2
     assert np.allclose(picked / COUNT, weights / weights.sum(), atol=0.004)
-
-
-GOLDEN_KEY: tuple[int, int] | None = None
-GOLDEN_BITS: list[int] = []

@@ -15,7 +15,7 @@ class TestWords:
     @pytest.mark.parametrize(
         ("words", "first"),
         [
-            ("open purchase of an active customer", "first_purchase"),
+            ("the first purchase of an active customer", "first_purchase"),
             ("paid", "open_and_paid"),
             ("a closed customer who is still buying", "closed_but_buying"),
             ("basket", "first_purchase"),

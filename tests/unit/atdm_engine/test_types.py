@@ -39,9 +39,7 @@ from atdm_engine.types import (
         ("numeric(5,1)[]", pa.list_(pa.decimal128(5, 1))),
     ],
 )
-def test_every_type_has_an_arrow_and_a_pandas_type(
-    column_type: str, expected: pa.DataType
-) -> None:
+def test_every_type_has_an_arrow_and_a_pandas_type(column_type: str, expected: pa.DataType) -> None:
     assert arrow_type(column_type) == expected
     assert pandas_type(column_type) == pd.ArrowDtype(expected)
 

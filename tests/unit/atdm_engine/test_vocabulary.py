@@ -45,7 +45,9 @@ def test_odd_words_are_refused(words: tuple[str, ...], found: str) -> None:
 def test_an_unknown_pool_names_those_there_are() -> None:
     pools = {("en_US", "city"): ("A",), ("en_US", "first_name"): ("B",), ("fr_FR", "job"): ("C",)}
     assert pool_words(pools, "en_US", "city") == ("A",)
-    with pytest.raises(ValueError, match=r"there are: city, first_name\); did you mean 'first_name'"):
+    with pytest.raises(
+        ValueError, match=r"there are: city, first_name\); did you mean 'first_name'"
+    ):
         pool_words(pools, "en_US", "firstname")
     with pytest.raises(ValueError, match="there are: none"):
         pool_words(pools, "de_DE", "city")

@@ -1,0 +1,98 @@
+"""Making runs and bringing them into a target, timed.
+
+Belongs here: what the database benchmarks need to have rows. Does not belong here: comparisons.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from atdm_engine import generation, planning, run_ids
+from atdm_engine.registry import Registry
+from atdm_engine.request_spec import RequestSpec
+from atdm_resources import catalog, seeding
+from atdm_resources.catalog import RequestRecord
+from atdm_resources.seeding import SeedResult, StagedTable
+from atdm_resources.store import ParquetSink, Store
+
+
+@dataclasses.dataclass(frozen=True)
+class StagedRequest:
+    """A recorded request with its rows in the store."""
+
+    spec: RequestSpec
+    record: RequestRecord
+    store: Store
+    tables: dict[str, StagedTable]
+    seconds: float
+
+    @property
+    def rows(self) -> int:
+        return sum(table.rows for table in self.tables.values())
+
+
+def stage_runs(
+    conn: psycopg.Connection[Any], registry: Registry, scenario: str, runs: int, folder: Path
+) -> StagedRequest:
+    """Record a request and write its rows as Parquet."""
+    spec = planning.resolve(
+        registry,
+        scenario,
+        {},
+        runs=runs,
+        request_id=run_ids.new_request_id(
+            datetime.now(UTC), secrets.token_bytes(run_ids.ENTROPY_BYTES)
+        ),
+    )
+    record = catalog.create_request(
+        conn,
+        spec,
+        numbers=planning.numbers_needed(spec),
+        pooled=True,
+        invoker="human:benchmark",
+        source="benchmark",
+    )
+    spec = dataclasses.replace(spec, number_base=record.number_base)
+    store = Store(folder.as_uri())
+    place = catalog.request_folder(spec.domain.name, spec.scenario.name, spec.request_id)
+    started = time.perf_counter()
+    sinks: dict[str, ParquetSink] = {}
+    for batch in generation.batches(spec):
+        for name, rows in batch.items():
+            if name not in sinks:
+                sink = ParquetSink(store, f"{place}/{name}.parquet", rows.schema)
+                sinks[name] = sink.__enter__()
+            sinks[name].write(rows)
+    for sink in sinks.values():
+        sink.__exit__(None, None, None)
+    tables = {
+        name: StagedTable(sink.path, sink.rows, sink.bytes, "") for name, sink in sinks.items()
+    }
+    return StagedRequest(spec, record, store, tables, time.perf_counter() - started)
+
+
+def seed_staged(conn: psycopg.Connection[Any], staged: StagedRequest) -> SeedResult:
+    """Load a staged request."""
+    return seeding.seed(
+        conn,
+        staged.store,
+        staged.record,
+        staged.spec.domain,
+        staged.spec.scenario,
+        staged.tables,
+        content_hash="",
+    )
+
+
+def seed_runs(
+    conn: psycopg.Connection[Any], registry: Registry, scenario: str, runs: int, folder: Path
+) -> SeedResult:
+    """Make and load ``runs`` ready runs."""
+    return seed_staged(conn, stage_runs(conn, registry, scenario, runs, folder))
