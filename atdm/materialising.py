@@ -7,6 +7,7 @@ graph (``atdm_assets``), leasing. Importing this costs what Dagster and pandas c
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ with server_part("making a test run"):
     from atdm_assets.requests_resource import RequestsResource
     from atdm_resources.bundle import load_registry
     from atdm_resources.configurable import StoreResource, TargetResource
+
+# The command line switches it off for its imports; from here on there is garbage.
+gc.enable()
 
 if TYPE_CHECKING:
     import psycopg

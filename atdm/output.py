@@ -63,7 +63,7 @@ ADVICE: Mapping[ErrorCode, str] = {
         "Put the tables back as the table files say, or `atdm init --rebuild` (drops their rows)."
     ),
     ErrorCode.STORE_FAILED: "Check ATDM_STORE_URL, its permissions and the space left.",
-    ErrorCode.LLM_MODE_NOT_ENABLED: "Unset ATDM_PLANNER, or set it to rule.",
+    ErrorCode.LLM_MODE_NOT_ENABLED: "Unset ATDM_PLANNER.",
     ErrorCode.CONFIRM_REQUIRED: "Say --confirm when you mean it.",
 }
 """What to do about an error, for people; the code says the same to programs."""

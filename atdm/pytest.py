@@ -93,7 +93,8 @@ def atdm_data(
     try:
         data = atdm_client.request_scenario(**wanted, reason=request.node.nodeid)
     except AtdmClientError as error:
-        message = f"atdm {error.code}: {error.message}"
+        hint = error.details.get("hint")
+        message = f"atdm {error.code}: {error.message}" + (f"\n{hint}" if hint else "")
         if error.code == "TARGET_UNREACHABLE":
             # The next test would wait for the same time-out; it fails at once instead.
             request.config.stash[_UNREACHABLE] = message

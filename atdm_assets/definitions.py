@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from atdm_assets import names
 from atdm_assets.reference_assets import reference_assets
 from atdm_assets.request_job import request_job
 from atdm_assets.requests_resource import RequestsResource
@@ -33,6 +34,7 @@ def build_defs(
 
     Raises:
         SpecError: a specification file is wrong.
+        AtdmError: SPEC_INVALID, a scenario or table has a name that the graph needs itself.
     """
     registry = scenarios or load_registry(Settings.from_environment())
     target = TargetResource(database_url=None)
@@ -46,6 +48,7 @@ def build_defs(
     known = [
         scenario for domain in registry.domains.values() for scenario in domain.scenarios.values()
     ]
+    names.require_free(known)
     assets = [asset for domain in registry.domains.values() for asset in reference_assets(domain)]
     for scenario in known:
         assets += scenario_assets(registry, scenario)

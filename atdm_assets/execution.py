@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from atdm_assets.request_files import RequestFiles
 from atdm_assets.request_work import Asked, Checked, Planned, RequestWork, Seeded, TableResult
 from atdm_engine import run_ids
 from atdm_engine.check_results import verdict
@@ -210,6 +209,8 @@ def generate_and_check(
         AtdmError: REQUEST_INVALID, nothing is recorded under the partition key; STORE_FAILED; those
             of ``plan``.
     """
+    # Here and not above: pandas and pandera are for those who make data, not for loading the graph.
+    from atdm_assets.request_files import RequestFiles
     from atdm_engine.validation import Validator
 
     planned = work.planned or _taken_up(work, partition_key, dagster_run_id)

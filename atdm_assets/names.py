@@ -7,9 +7,13 @@ belong here: names of files, tables or catalog entries.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Final
 
 import dagster as dg
+
+from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_engine.model import Scenario
 
 REQUEST: Final = "request"
 SEEDED: Final = "seeded"
@@ -61,6 +65,28 @@ def partitions_name(domain: str, scenario: str) -> str:
 
 def partitions(domain: str, scenario: str) -> dg.DynamicPartitionsDefinition:
     return dg.DynamicPartitionsDefinition(name=partitions_name(domain, scenario))
+
+
+def require_free(scenarios: Collection[Scenario]) -> None:
+    """Refuse scenarios and tables whose assets would have the keys of others.
+
+    Raises:
+        AtdmError: SPEC_INVALID, naming them.
+    """
+    taken = [scenario.key for scenario in scenarios if scenario.name == REFERENCE]
+    taken += [
+        f"table {table} of {scenario.key}"
+        for scenario in scenarios
+        for table in scenario.tables
+        if table in (REQUEST, SEEDED)
+    ]
+    if taken:
+        raise AtdmError(
+            ErrorCode.SPEC_INVALID,
+            f"names that assets of every scenario have already: {', '.join(taken)}; "
+            f"no scenario may be called {REFERENCE}, no table {REQUEST} or {SEEDED}",
+            {"taken": taken},
+        )
 
 
 def safe_tag(text: str) -> str:

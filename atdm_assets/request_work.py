@@ -25,6 +25,10 @@ from atdm_resources.connection import connect
 from atdm_resources.request_lock import RequestLock
 from atdm_resources.seeding import StagedTable
 from atdm_resources.store import Store
+from atdm_resources.target import ensure_disposable
+
+END: Final = "end"
+"""The step that a request is given up in when its run ends too early."""
 
 LISTED_CASES: Final = 3
 """Failing rows of each rule that an error names; the check's metadata and quarantine have more."""
@@ -180,27 +184,20 @@ class RequestWork:
         """The connection to the target, in autocommit mode; opened again when it was lost.
 
         Raises:
-            AtdmError: TARGET_UNREACHABLE.
+            AtdmError: TARGET_UNREACHABLE; TARGET_NOT_INITIALISED, TARGET_NOT_DISPOSABLE: the
+                database must not be written to.
         """
         if self._connection is None or self._connection.broken or self._connection.closed:
-            self._connection = connect(self._url, application_name="atdm request")
+            opened = connect(self._url, application_name="atdm request")
+            self._connection = opened
+            ensure_disposable(opened)
         return self._connection
 
     def recorded(self, partition_key: str) -> RequestRecord | None:
-        """The request that a partition key names, None when there is none yet.
-
-        Raises:
-            AtdmError: TARGET_UNREACHABLE; TARGET_NOT_INITIALISED, there is no catalog.
-        """
-        try:
-            return catalog.request_by_label(
-                self.connection, self.scenario.domain, self.scenario.name, partition_key
-            )
-        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
-            raise AtdmError(
-                ErrorCode.TARGET_NOT_INITIALISED,
-                f"database {self.connection.info.dbname} has no ATDM catalog; run atdm init",
-            ) from error
+        """The request that a partition key names, None when there is none yet."""
+        return catalog.request_by_label(
+            self.connection, self.scenario.domain, self.scenario.name, partition_key
+        )
 
     def hold(self, request_id: str) -> None:
         """Take the request's lock, to be held until ``close``.
@@ -242,9 +239,17 @@ class RequestWork:
                 code=code,
                 details={key: value for key, value in details.items() if key != "step"},
             )
-            # A request that was ready before keeps its rows, so it keeps its files too.
             if undone:
                 self.store.delete_prefix(self.folder)
+            elif step != END:
+                # A request that was ready before keeps its rows and its files.
+                catalog.add_event(
+                    self.connection,
+                    "seed_failed",
+                    self.planned.record,
+                    status=self.planned.record.status,
+                    outputs={"step": step, "downstream_status": str(code), "message": str(error)},
+                )
         except (AtdmError, psycopg.Error) as problem:
             # The first error is the one to report. The request has no rows, and once this process
             # is gone its lock is free: the next sweep finds it.
@@ -267,4 +272,4 @@ class RequestWork:
         unfinished = AtdmError(
             ErrorCode.SEED_FAILED, "the run ended before the request was seeded", {}
         )
-        self._undo("end", unfinished)
+        self._undo(END, unfinished)

@@ -18,6 +18,7 @@ from atdm_resources import sweep
 from atdm_resources.catalog import RequestRecord
 from atdm_resources.configurable import StoreResource, TargetResource
 from atdm_resources.settings import Settings
+from atdm_resources.target import ensure_disposable
 
 
 class RequestsResource(dg.ConfigurableResource[Any]):
@@ -69,4 +70,5 @@ class RequestsResource(dg.ConfigurableResource[Any]):
     def reconcile(self) -> list[sweep.Reconciled]:
         """Roll back the requests whose process is gone."""
         with self.target.connection() as connection:
+            ensure_disposable(connection)
             return sweep.reconcile(connection, self.store.store())

@@ -7,7 +7,6 @@ generators (``generation_plan``), SQL expressions (``rows_sql``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +25,7 @@ from atdm_engine.randomness import stream_for
 from atdm_engine.request_spec import RequestSpec
 from atdm_engine.row_layout import GroupRows, Positions, lay_out
 from atdm_engine.run_ids import key_array, run_id_array
-from atdm_engine.spec.generators import GeneratorModel, ReferenceChoice, References
+from atdm_engine.spec.generators import ReferenceChoice, References
 from atdm_engine.types import arrow_type, repeated
 
 RUN_COLUMN = "test_run_id"
@@ -287,11 +286,3 @@ class GroupView:
 
 def _taken(column: pa.Array, places: Positions) -> pa.Array:
     return column if places is None else column.take(pa.array(places))
-
-
-def generated(value: object) -> bool:
-    """Whether a value is a generator, not a scalar."""
-    return isinstance(value, GeneratorModel)
-
-
-Columns = Mapping[str, pa.Array]

@@ -207,19 +207,9 @@ def _is_text(value: bytes) -> bool:
 
 def json_holds(array: pa.Array) -> pa.Array:
     """Whether each text is JSON that jsonb takes: strict, without NUL or half surrogate pairs."""
-    reader = duck.cursor()
-    try:
-        reader.register("given", pa.table({"value": array}))
-        found = reader.execute(
-            "SELECT coalesce(json_valid(value), true) AS valid, "
-            r"coalesce(regexp_matches(value, '(?i)nan|inf|\\u|,\s*[\]}]'), false) AS doubtful "
-            "FROM given"
-        ).fetchnumpy()
-    finally:
-        reader.close()
-    holds = np.array(found["valid"], bool)
+    holds, doubtful = duck.json_verdicts(array)
     # DuckDB also takes NaN, Infinity and trailing commas: the few such texts are read strictly.
-    for row in np.flatnonzero(holds & np.asarray(found["doubtful"], bool)).tolist():
+    for row in np.flatnonzero(holds & doubtful).tolist():
         holds[row] = _is_strict_json(array[row].as_py())
     return pa.array(holds)
 

@@ -272,7 +272,9 @@ def _domain_problems(spec: Loaded[DomainSpec], listing: DomainTables) -> Iterato
         path = ("markers", place)
         loaded = listing.tables.get(table)
         if table not in listing.known:
-            places = [f"{t}.{c}" for t, found in listing.tables.items() for c in found.model.columns]
+            places = [
+                f"{t}.{c}" for t, found in listing.tables.items() for c in found.model.columns
+            ]
             listed = "a column of a table: " + ", ".join(sorted(listing.known))
             yield spec.problem(path, repr(place), listed, places)
         elif loaded is not None and column not in loaded.model.columns:

@@ -1,8 +1,8 @@
 """Guarded DuckDB: the one way in which SQL of specification files is read and run.
 
-Belongs here: opening a connection that reaches nothing outside the process, and reading a query's
-text for what it uses. Does not belong here: what a rule, a row check or a generated column means
-(``rules``, ``validation``, ``rows_sql``).
+Belongs here: opening a connection that reaches nothing outside the process, reading a query's text
+for what it uses, and the few statements that checks run over Arrow tables. Does not belong here:
+what a rule, a row check or a generated column means (``rules``, ``table_schemas``, ``rows_sql``).
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from functools import lru_cache
 from typing import Any
 
 import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 _TABLE_FUNCTIONS = frozenset(
     {"generate_series", "range", "unnest", "repeat", "json_each", "json_tree"}
@@ -273,3 +276,61 @@ def _aggregates(tree: Any) -> bool:
         node.get("class") == "WINDOW" or str(node.get("function_name")).lower() in aggregates
         for node in _nodes(tree)
     )
+
+
+def condition_type(connection: duckdb.DuckDBPyConnection, table: str, condition: str) -> str:
+    """The type of an expression over a table that is registered; duckdb.Error when it has none."""
+    bound = connection.execute(
+        f"DESCRIBE SELECT ({condition}\n) AS holds FROM {quoted(table)}"
+    ).fetchall()
+    return str(bound[0][1])
+
+
+def condition_holds(rows: pa.Table, condition: str) -> NDArray[np.bool_] | None:
+    """For each row, in order, whether ``condition`` is true or NULL; None when it is for all.
+
+    duckdb.Error when it cannot be computed for some row, a division by zero for instance.
+    """
+    reader = cursor()
+    try:
+        reader.register("given", rows)
+        # fetchall: a result fetched in part keeps the connection busy.
+        counted = reader.execute(f"SELECT count(*) FROM given WHERE NOT ({condition}\n)").fetchall()
+        if counted[0][0] == 0:
+            return None
+        holds = reader.execute(
+            f"SELECT coalesce(({condition}\n), true) AS holds FROM given"
+        ).fetchnumpy()["holds"]
+        return np.asarray(holds, bool)
+    finally:
+        reader.close()
+
+
+def row_hashes(rows: pa.Table) -> NDArray[np.uint64]:
+    """A 64-bit hash of each row."""
+    names = ", ".join(quoted(name) for name in rows.column_names)
+    reader = cursor()
+    try:
+        reader.register("given", rows)
+        found = reader.execute(f"SELECT hash({names}) AS hashed FROM given").fetchnumpy()
+        return np.asarray(found["hashed"], np.uint64)
+    finally:
+        reader.close()
+
+
+def json_verdicts(texts: pa.Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether DuckDB reads each text as JSON, and whether it holds what only DuckDB may accept.
+
+    That is NaN, Infinity, trailing commas, and escapes that stand for no character. NULL is JSON.
+    """
+    reader = cursor()
+    try:
+        reader.register("given", pa.table({"value": texts}))
+        found = reader.execute(
+            "SELECT coalesce(json_valid(value), true) AS valid, "
+            r"coalesce(regexp_matches(value, '(?i)nan|inf|\\u|,\s*[\]}]'), false) AS doubtful "
+            "FROM given"
+        ).fetchnumpy()
+        return np.array(found["valid"], bool), np.asarray(found["doubtful"], bool)
+    finally:
+        reader.close()

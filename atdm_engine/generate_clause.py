@@ -7,7 +7,7 @@ a scenario's ``set``. Does not belong here: whether it can make rows under a req
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,8 +43,10 @@ _FITS: Mapping[type[g.GeneratorModel], tuple[str, ...]] = {
 class GeneratorCheck:
     """Checks a generator of one column, in a table file or in a scenario's ``set``.
 
-    ``problem`` makes a problem at a path below the column. ``parent`` is the table of the row group
-    named by ``per``, where there is one.
+    ``problem`` makes a problem at a path below the column. In a scenario, ``above`` are the tables
+    of the rows that its rows are made for, by the names they go by (``parent`` is the nearest),
+    ``groups`` those of all row groups, and ``subjects`` the scenario's constraints with their
+    values.
     """
 
     domain: DomainTables
@@ -52,7 +54,9 @@ class GeneratorCheck:
     column: str
     spec: ColumnSpec
     problem: Callable[..., Problem]
-    parent: str | None = None
+    in_scenario: bool = False
+    above: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
     subjects: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def check(self, path: Sequence[object], value: Any, column_type: str) -> list[Problem]:
@@ -167,10 +171,10 @@ class GeneratorCheck:
         columns = self.domain.tables[self.table].model.columns
         subjects = {**self.domain.subjects, **self.subjects}
         allowed: Collection[str] = ()
-        if value.case in columns:
-            allowed = columns[value.case].values or ()
-            if columns[value.case].type == "boolean":
-                allowed = ("true", "false")
+        if value.case in columns or "." in value.case:
+            column = yield from self._column_named((*path, "case"), value.case)
+            if column is not None:
+                allowed = ("true", "false") if column.type == "boolean" else column.values or ()
         elif value.case in subjects:
             allowed = subjects[value.case]
         else:
@@ -178,7 +182,7 @@ class GeneratorCheck:
             listed = "a column of the table or a constraint: " + ", ".join(known)
             yield self.problem((*path, "case"), repr(value.case), listed, known)
         for name, branch in value.branches.items():
-            if allowed and name not in allowed:
+            if allowed and name not in allowed and name != "null":
                 words = sorted(allowed)
                 listed = f"a value of {value.case}: " + ", ".join(words)
                 yield self.problem((*path, name), repr(name), listed, words)
@@ -192,32 +196,35 @@ class GeneratorCheck:
             yield self.problem(path, found, "else, or every value: the column is not nullable")
 
     def _check_time_column(self, path: Sequence[object], name: str) -> Iterator[Problem]:
-        table, _, column = name.rpartition(".")
-        target = self.table
-        if table == "parent":
-            if self.parent is None:
-                # In a table file the parent is whatever row group a scenario names by `per`.
-                return
-            target = self.parent
-        elif table:
-            columns = self.domain.tables[self.table].model.columns
-            parents = {c.references for c in columns.values() if c.references}
-            if table not in parents:
-                known = sorted(parents)
-                listed = "a column of the row, of parent, or of a table it refers to: "
-                yield self.problem(path, repr(name), listed + ", ".join(known), known)
-                return
-            target = table
-        spec = self.domain.spec(target)
-        if spec is None:
-            return
-        found = spec.columns.get(column)
-        if found is None:
-            known = list(spec.columns)
-            listed = f"a column of {target}: " + ", ".join(known)
-            yield self.problem(path, repr(name), listed, known)
-        elif found.type not in ("date", "timestamptz"):
+        found = yield from self._column_named(path, name)
+        if found is not None and found.type not in ("date", "timestamptz"):
             yield self.problem(path, f"{name!r}, a {found.type}", "a date or timestamptz column")
+
+    def _column_named(
+        self, path: Sequence[object], name: str
+    ) -> Generator[Problem, None, ColumnSpec | None]:
+        """The column of the row, or of a row above it (``order.created_at``), that is meant."""
+        table, _, column = name.rpartition(".")
+        columns = self.domain.tables[self.table].model.columns
+        rows = {c.references: c.references for c in columns.values() if c.references}
+        rows.update(self.above)
+        if table == "parent" and not self.in_scenario:
+            # In a table file the parent is whatever row group a scenario names by `per`.
+            return None
+        known = list(columns)
+        for called, row_table in rows.items():
+            spec = self.domain.spec(row_table)
+            known.extend(f"{called}.{other}" for other in (spec.columns if spec else ()))
+        if table and table not in rows:
+            listed = "a column of the row, of parent, or of a table it refers to: "
+            yield self.problem(path, repr(name), listed + ", ".join(sorted(rows)), known)
+            return None
+        target = rows[table] if table else self.table
+        spec = self.domain.spec(target)
+        if spec is not None and column not in spec.columns:
+            listed = f"a column of {target}: " + ", ".join(spec.columns)
+            yield self.problem(path, repr(name), listed, known)
+        return spec.columns.get(column) if spec else None
 
     def _check_choice_of_row(
         self, path: Sequence[object], value: g.References
@@ -225,10 +232,11 @@ class GeneratorCheck:
         wanted = value.references
         target = wanted if isinstance(wanted, str) else wanted.table
         where = (*path, "references") if isinstance(wanted, str) else (*path, "references", "table")
-        if target not in self.domain.known:
-            known = sorted(self.domain.known)
+        table = self.groups.get(target, target)
+        if table not in self.domain.known:
+            known = sorted({*self.domain.known, *self.groups})
             yield self.problem(where, repr(target), "a table: " + ", ".join(known), known)
-        elif self.spec.references is not None and target != self.spec.references:
+        elif self.spec.references is not None and table != self.spec.references:
             yield self.problem(where, repr(target), f"{self.spec.references}, as the column says")
 
     def _check_vocabulary(self, path: Sequence[object], value: g.Faker) -> Iterator[Problem]:

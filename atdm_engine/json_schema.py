@@ -27,7 +27,7 @@ _MODELS: dict[str, tuple[type[SpecModel], str]] = {
 
 
 class _EditorSchema(GenerateJsonSchema):
-    """Schemas as an editor sees YAML: dates and timestamps are scalars, exactly one branch is meant."""
+    """Schemas as an editor sees YAML: dates and timestamps are texts, and one branch is meant."""
 
     def tagged_union_schema(self, schema: core_schema.TaggedUnionSchema) -> JsonSchemaValue:
         # anyOf: editors complete the union of all branches, and a scalar such as 2026-01-01 is a

@@ -35,9 +35,9 @@ class _Column:
 class ColumnProfile:
     """Accumulates the profile of one table over its batches.
 
-    ``rows``, ``nulls``, ``min`` and ``max`` are of all rows (texts: of the sample). ``distinct`` and
-    ``top`` are of the first ``sample_rows`` rows, which is all of them while the table is no larger;
-    the result says which.
+    ``rows``, ``nulls``, ``min`` and ``max`` are of all rows (texts: of the sample). ``distinct``
+    and ``top`` are of the first ``sample_rows`` rows, which is all of them while the table is no
+    larger; the result says which.
     """
 
     def __init__(self, spec: TableSpec, *, sample_rows: int = SAMPLE_ROWS) -> None:

@@ -256,7 +256,7 @@ class ScenarioBuilder:
             key: frozenset(scalar_text(value) for value in constraint.values)
             for key, constraint in self.constraints.items()
         }
-        parent = str(self.groups[group.per].table) if group.per else None
+        tables = {other: str(found.table) for other, found in self.groups.items()}
         for column, generator in group.set.items():
             path = ("rows", name, "set", column)
             if column not in spec.columns:
@@ -270,10 +270,21 @@ class ScenarioBuilder:
                 checker = GeneratorCheck(
                     self.tables, table, column, spec.columns[column],
                     lambda below, *rest, _path=path: self.loaded.problem((*_path, *below), *rest),
-                    parent, subjects,
+                    in_scenario=True, above=self._above(group), groups=tables, subjects=subjects,
                 )  # fmt: skip
                 self.problems.extend(checker.check((), generator, spec.columns[column].type))
         self._check_count(name, group)
+
+    def _above(self, group: RowGroup) -> dict[str, str]:
+        """The tables of the rows that a group's rows are made for, by the names they go by."""
+        found: dict[str, str] = {}
+        name = group.per
+        while name is not None:
+            table = str(self.groups[name].table)
+            for called in (name, table) if found else ("parent", name, table):
+                found.setdefault(called, table)
+            name = self.groups[name].per
+        return found
 
     def _check_count(self, name: str, group: RowGroup) -> None:
         path = ("rows", name, "count")

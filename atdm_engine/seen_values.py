@@ -64,11 +64,4 @@ def _hashes(
     for name in group:
         if table.column(name).null_count:
             kept &= ~table.column(name).is_null().to_numpy()
-    names = ", ".join(duck.quoted(name) for name in group)
-    reader = duck.cursor()
-    try:
-        reader.register("given", table.select(list(group)))
-        rows = reader.execute(f"SELECT hash({names}) AS h FROM given").fetchnumpy()
-    finally:
-        reader.close()
-    return np.asarray(rows["h"], np.uint64), kept
+    return duck.row_hashes(table.select(list(group))), kept

@@ -56,14 +56,12 @@ def row_condition_problem(
         inspected = duck.inspect_expression(condition)
         if inspected.tables or inspected.aggregates:
             return "it sees one row only: no subqueries, aggregates or windows"
-        bound = connection.execute(
-            f"DESCRIBE SELECT ({condition}\n) AS holds FROM {duck.quoted(table)}"
-        ).fetchall()
+        found = duck.condition_type(connection, table, condition)
     except duck.SqlProblem as error:
         return error.message
     except duckdb.Error as error:
         return duck.first_line(error)
-    return None if bound[0][1] == "BOOLEAN" else f"it gives {bound[0][1]}, not true or false"
+    return None if found == "BOOLEAN" else f"it gives {found}, not true or false"
 
 
 def _check_keys(loaded: Loaded[TableSpec]) -> Iterator[Problem]:

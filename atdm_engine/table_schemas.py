@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import duckdb
 import numpy as np
 import pandas as pd
 import pandera.pandas as pandera
@@ -182,12 +181,8 @@ def _surely_distinct(array: pa.Array) -> bool:
 
 def _row_check(name: str, condition: str, findings: Findings) -> pandera.Check:
     def run(frame: pd.DataFrame) -> bool | pd.Series:
-        reader = duck.cursor()
-        try:
-            reader.register("rows_to_check", pa.Table.from_pandas(frame, preserve_index=False))
-            holds = row_condition(reader, "rows_to_check", condition)
-        finally:
-            reader.close()
+        rows = pa.Table.from_pandas(frame, preserve_index=False)
+        holds = duck.condition_holds(rows, condition)
         if holds is None:
             return True
         findings.masks[name, "row_check"] = ~holds
@@ -196,21 +191,6 @@ def _row_check(name: str, condition: str, findings: Findings) -> pandera.Check:
     return pandera.Check(
         run, name=name, error=condition, n_failure_cases=MAX_CASES, ignore_na=False
     )
-
-
-def row_condition(connection: duckdb.DuckDBPyConnection, table: str, condition: str) -> Mask | None:
-    """For each row of ``table``, in order, whether ``condition`` is true or NULL; None: for all."""
-    source = duck.quoted(table)
-    # fetchall: a result fetched in part keeps the connection busy.
-    counted = connection.execute(
-        f"SELECT count(*) FROM {source} WHERE NOT ({condition}\n)"
-    ).fetchall()
-    if counted[0][0] == 0:
-        return None
-    holds = connection.execute(
-        f"SELECT coalesce(({condition}\n), true) AS holds FROM {source}"
-    ).fetchnumpy()["holds"]
-    return np.asarray(holds, bool)
 
 
 def _read_report(report: SchemaErrors, table: pa.Table, findings: Findings) -> None:

@@ -202,7 +202,7 @@ def _resolve_drift(
         if name in domain.tables
         and RUN_COLUMN in shape.columns
         and conn.execute(
-            sql.SQL("SELECT FROM {} WHERE {} IS NOT NULL LIMIT 1").format(
+            sql.SQL("SELECT 1 FROM {} WHERE {} IS NOT NULL LIMIT 1").format(
                 sql.Identifier(domain.name, name), sql.Identifier(RUN_COLUMN)
             )
         ).fetchone()

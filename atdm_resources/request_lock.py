@@ -45,10 +45,6 @@ class RequestLock:
     def __enter__(self) -> Self:
         conn = connect(self._url, autocommit=False, application_name="atdm request lock")
         try:
-            for statement in _NEVER_CUT_OFF:
-                conn.execute(statement.encode())
-            if conn.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
-                conn.execute("SET LOCAL transaction_timeout = 0")
             conn.execute("SELECT atdm.enter_domain(%s)", (self._domain,))
             row = conn.execute(
                 "SELECT pg_try_advisory_xact_lock(atdm.request_lock_key(%s))", (self.request_id,)
@@ -59,6 +55,12 @@ class RequestLock:
                     f"another process is working on request {self.request_id}",
                     {"request_id": self.request_id},
                 )
+            # Last, because a statement without parameters also drops the snapshot of the one before
+            # it, which would keep vacuum from its work for as long as the lock is held.
+            for statement in _NEVER_CUT_OFF:
+                conn.execute(statement.encode())
+            if conn.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
+                conn.execute("SET LOCAL transaction_timeout = 0")
         except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction) as error:
             conn.close()
             raise AtdmError(

@@ -111,7 +111,7 @@ def seed(
                         {"table": current},
                     )
             current = RUN_TABLE
-            batches = _run_batches(conn, record, store, exposed)
+            batches = run_batches(conn, record, store, exposed)
             done[current] = RunColumn().load(
                 conn, "atdm", current, batches, _named(progress, current)
             )
@@ -176,7 +176,7 @@ def _clear_earlier(
     )
 
 
-def _run_batches(
+def run_batches(
     conn: psycopg.Connection[Any], record: RequestRecord, store: Store, exposed: str | None
 ) -> Iterator[pa.RecordBatch]:
     """The rows of ``atdm.test_run`` for every run of the request."""

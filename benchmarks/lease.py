@@ -19,13 +19,13 @@ import psycopg
 
 from atdm_resources import leasing
 from atdm_resources.connection import connect
-from benchmarks.database import (
+from _database import (
     initialised_database,
     latency_line,
     percentile,
     shipped_registry,
 )
-from benchmarks.loading import seed_runs
+from _loading import seed_runs
 
 SCENARIO = "active_member_clean"
 OTHER_SCENARIO = "expired_eligibility"

@@ -28,7 +28,14 @@ DEFAULT_PORT = 3000
 WEBSERVER = "webserver"
 DAEMON = "daemon"
 _ANSWER_SECONDS = 90.0
-_CODE_LOCATION = ("-m", "atdm_assets.definitions")
+_WORKSPACE = """\
+load_from:
+  - python_module:
+      module_name: atdm_assets.definitions
+      location_name: atdm
+"""
+"""As the project's workspace.yaml, which an installed package does not have. The location's name is
+part of how Dagster remembers sensors and schedules."""
 
 
 def up(output: Output, *, port: int | None) -> int:
@@ -39,6 +46,9 @@ def up(output: Output, *, port: int | None) -> int:
     with target_access.connected(settings, output) as connection:
         target_access.initialise(settings, output, connection)
 
+    workspace = home / "run" / "workspace.yaml"
+    workspace.parent.mkdir(parents=True, exist_ok=True)
+    workspace.write_text(_WORKSPACE, encoding="utf-8")
     started = []
     webserver = processes.running(home, WEBSERVER)
     if webserver is None:
@@ -46,7 +56,7 @@ def up(output: Output, *, port: int | None) -> int:
         webserver = processes.start(
             home,
             WEBSERVER,
-            [_tool("dagster-webserver"), "-h", HOST, "-p", str(chosen), *_CODE_LOCATION],
+            [_tool("dagster-webserver"), "-h", HOST, "-p", str(chosen), "-w", str(workspace)],
             environment=environment,
             port=chosen,
         )
@@ -62,7 +72,7 @@ def up(output: Output, *, port: int | None) -> int:
         daemon = processes.start(
             home,
             DAEMON,
-            [_tool("dagster-daemon"), "run", *_CODE_LOCATION],
+            [_tool("dagster-daemon"), "run", "-w", str(workspace)],
             environment=environment,
         )
         started.append(DAEMON)

@@ -40,7 +40,7 @@ from atdm_engine.spec.generators import (
     Timestamp,
     Uuid,
 )
-from atdm_engine.types import arrow_type, parse_value, repeated
+from atdm_engine.types import repeated
 
 __all__ = ["branches_of", "make"]
 
@@ -152,9 +152,3 @@ def branches_of(
 def branch_for(case: Case, subject: TypedScalar) -> Any:
     """The branch for one value of the subject."""
     return case.branches.get(scalar_text(subject), case.otherwise)
-
-
-def check_constant(column_type: str, value: TypedScalar) -> None:
-    """ValueError unless a scalar is a value of the column type."""
-    parse_value(column_type, value)
-    arrow_type(column_type)

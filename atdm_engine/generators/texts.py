@@ -29,24 +29,23 @@ NPI_SUM = 24
 SUFFIX_DIGITS = 7
 """Base 36 digits that make a word unique."""
 
-TEXT_WORDS = (  # noqa: SIM905 (two hundred quoted words would not read better)
-    "able account after again agree along always among answer area around arrive away base before "
-    "begin behind between board bring build call carry case cause center change check choose clear "
-    "close common consider contact continue cost course cover create current daily deal decide "
-    "detail develop direct discuss early easy effect enough enter even event exact example expect "
-    "explain fact field final find first follow form full further general give good great group "
-    "grow half hand happen hard head help high hold hour house idea important include inform issue "
-    "join keep kind know large last later lead learn leave level light line list little local long "
-    "look main make many matter mean measure member middle mind minute month more morning most "
-    "move much name near need never next night note notice number offer office often open order "
-    "other over page paper part pass past pattern people perhaps person place plan point position "
-    "possible present price problem process produce program provide public question quick raise "
-    "range rate reach ready real reason receive recent record reduce remain report request require "
-    "rest result return review right rule same school second send serve service several short show "
-    "side simple since size small sort sound speak special stand start state step still story "
-    "street strong study such support sure system table take talk team tell test think time today "
-    "together total toward train travel true turn type under unit until usual value various visit "
-    "wait walk want watch week well whole wide wonder word work world write year young"
+TEXT_WORDS = (  # noqa: SIM905 (so many quoted words would not read better)
+    "able after again agree along always among answer area around arrive away base before begin "
+    "behind between board bring build call carry case cause center change check choose clear "
+    "close common consider continue cost course cover create current daily deal decide detail "
+    "develop direct discuss early easy effect enough enter even exact example expect explain "
+    "fact field final find first follow form full further general give good great grow half "
+    "hand happen hard head help high hold hour house idea important include inform join keep "
+    "kind know large last later lead learn leave level light line list little local long look "
+    "main make many matter mean measure middle mind minute month more morning most move much "
+    "name near need never next night notice number offer often open other over page part pass "
+    "past pattern perhaps place plan point possible present price problem process produce "
+    "provide public question quick raise range rate reach ready real reason receive recent "
+    "reduce remain require rest result return right rule same second send serve several short "
+    "show side simple since size small sort sound speak special stand start state step still "
+    "story street strong study such support sure system table take talk tell test think time "
+    "today together total toward train travel true turn type under unit until usual value "
+    "various wait walk want watch week well whole wide wonder word work world write year young"
 ).split()
 """Words of running text; append only, or texts of a seed change."""
 
@@ -77,7 +76,9 @@ def pattern(source: str, luhn: Luhn | None, cells: Cells) -> pa.Array:
     spec = parse(source)
     if luhn is not None:
         head = spec.without_last()
-        return with_check_digit(head, _drawn(head, cells), luhn, cells.derive("digit").bits())
+        return with_check_digit(
+            head, cells.below(head.capacity), luhn, cells.derive("digit").bits()
+        )
     if len(spec.pieces) == 1:
         return spec.unrank(cells.below(spec.capacity))
     parts = [
@@ -85,10 +86,6 @@ def pattern(source: str, luhn: Luhn | None, cells: Cells) -> pa.Array:
         for number, piece in enumerate(spec.pieces)
     ]
     return pc.binary_join_element_wise(*parts, "")
-
-
-def _drawn(spec: PatternSpec, cells: Cells) -> NDArray[np.int64]:
-    return cells.below(spec.capacity)
 
 
 def with_check_digit(

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.e2e.conftest import ATDM, Shell
@@ -170,6 +171,28 @@ def test_an_owner_gives_everything_back(shell: Shell) -> None:
     assert shell.total_rows(other["test_run_id"]) == 5
     assert shell.json("reset", *owner, **secret)["runs"] == []
     shell.json("reset", other["test_run_id"], "-t", other["cleanup"]["cleanup_token"])
+
+
+def test_a_role_that_may_only_lease(shell: Shell) -> None:
+    """A CI job's user can call what a lease and a reset need, and read or write nothing else."""
+    shell.json("request", SCENARIO, "--no-lease", "-c", "coverage_type=epo")
+    with shell.connect() as connection:
+        connection.execute("CREATE ROLE ci LOGIN IN ROLE atdm_client")
+    url = {"ATDM_DATABASE_URL": shell.url.replace("postgres@", "ci@", 1)}
+
+    answer = shell.json("request", SCENARIO, "-c", "coverage_type=epo", "--pytest", **url)
+    assert shell.total_rows(answer["test_run_id"]) == 5
+    with psycopg.connect(url["ATDM_DATABASE_URL"]) as connection:
+        for query in ("SELECT * FROM atdm.test_run", "SELECT * FROM healthcare.member"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(query)
+            connection.rollback()
+    done = shell.json(
+        "reset", answer["test_run_id"], "-t", answer["cleanup"]["cleanup_token"], **url
+    )
+    assert done["status"] == "cleaned"
+    trail = shell.json("audit", answer["test_run_id"])
+    assert [fixture["kind"] for fixture in trail["fixtures_emitted"]] == ["pytest"]
 
 
 def test_reset_all_needs_confirmation_and_respects_leases(shell: Shell) -> None:

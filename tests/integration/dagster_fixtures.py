@@ -1,34 +1,39 @@
-"""Fixtures of the Dagster tests: an instance over a new database, and a whole world to ask in.
+"""Fixtures of the Dagster tests: instances over new databases, and a world to ask in.
 
-Belongs here: instances and worlds that several test modules use. Does not belong here:
-expectations.
+Belongs here: what is made before a test and dropped after it. Does not belong here: expectations.
+A plugin (``pytest_plugins``) and not a conftest: only the Dagster tests pay for loading Dagster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
-import psycopg
 import pytest
+from psycopg import sql
 
-from atdm_assets import names
-from atdm_assets.definitions import build_defs
 from atdm_assets.instance import shipped_config
-from atdm_assets.request_job import Outcome, RequestedData, materialise_request
-from atdm_assets.requests_resource import RequestsResource
 from atdm_assets.storage import close_pools
 from atdm_engine.registry import Registry
-from atdm_resources import catalog, reports
-from atdm_resources.catalog import RequestRecord
-from atdm_resources.configurable import StoreResource, TargetResource
 from atdm_resources.connection import connect
+from tests.conftest import with_database
+from tests.integration.dagster_world import World
 
-QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
+
+@contextmanager
+def opened_instance(url: str, home: Path) -> Iterator[dg.DagsterInstance]:
+    """An instance over the project's own dagster.yaml."""
+    home.mkdir()
+    (home / "dagster.yaml").write_text(shipped_config(), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATDM_DAGSTER_DATABASE_URL", url)
+        patch.setenv("DAGSTER_HOME", os.fspath(home))
+        with dg.DagsterInstance.from_config(os.fspath(home)) as instance:
+            yield instance
 
 
 @pytest.fixture
@@ -39,110 +44,33 @@ def database(empty_database: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def dagster_instance(
-    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[dg.DagsterInstance]:
-    """An instance over the project's own dagster.yaml and a new database."""
-    home = tmp_path / "dagster"
-    home.mkdir()
-    monkeypatch.setenv("ATDM_DAGSTER_DATABASE_URL", database)
-    (home / "dagster.yaml").write_text(shipped_config(), encoding="utf-8")
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+def dagster_instance(database: str, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """An instance of the test's own."""
+    with opened_instance(database, tmp_path / "dagster") as instance:
         yield instance
 
 
-@dataclass
-class World:
-    """A target, a store, a Dagster instance and the definitions of a registry over them."""
-
-    target_url: str
-    store: Path
-    instance: dg.DagsterInstance
-    registry: Registry
-
-    @cached_property
-    def resources(self) -> Mapping[str, Any]:
-        target = TargetResource(database_url=self.target_url)
-        store = StoreResource(store_url=self.store.as_uri(), endpoint_url=None)
-        requests = RequestsResource(target=target, store=store)
-        return {"target": target, "store": store, "requests": requests}
-
-    @cached_property
-    def defs(self) -> dg.Definitions:
-        return build_defs(scenarios=self.registry, resource_overrides=self.resources)
-
-    def ask(self, scenario: str, **asked: Any) -> Outcome:
-        return materialise_request(
-            RequestedData(scenario, **asked),
-            registry=self.registry,
-            instance=self.instance,
-            resolve_job=self.defs.resolve_job_def,
-            requests=self.resources["requests"],
-            log_level="CRITICAL",
-        )
-
-    def run(
-        self, scenario: str, key: str, config: Mapping[str, Any] | None = None, **options: Any
-    ) -> dg.ExecuteInProcessResult:
-        """The scenario's own job on a partition, as the UI launches it."""
-        found = self.registry.scenario(scenario)
-        partitions = names.partitions_name(found.domain, found.name)
-        if not self.instance.has_dynamic_partition(partitions, key):
-            self.instance.add_dynamic_partitions(partitions, [key])
-        step = names.step_name(found.domain, found.name, names.REQUEST)
-        return self.defs.resolve_job_def(
-            names.job_name(found.domain, found.name)
-        ).execute_in_process(
-            instance=self.instance,
-            partition_key=key,
-            run_config={
-                **({"ops": {step: {"config": config}}} if config is not None else {}),
-                "loggers": QUIET,
-            },
-            raise_on_error=False,
-            **options,
-        )
-
-    def recorded(self, scenario: str, key: str) -> RequestRecord | None:
-        found = self.registry.scenario(scenario)
-        with connect(self.target_url) as conn:
-            return catalog.request_by_label(conn, found.domain, found.name, key)
-
-    def request(self, request_id: str) -> RequestRecord:
-        with connect(self.target_url) as conn:
-            return catalog.get_request(conn, request_id)
-
-    def actions(self, request_id: str) -> list[str]:
-        """The request's audit trail, in order, by name."""
-        with connect(self.target_url) as conn:
-            return [event["action"] for event in reports.events(conn, request_id)]
-
-    def rows(self, request_id: str, domain: str = "healthcare") -> dict[str, int]:
-        """How many rows every table of the domain and the run table have for the request."""
-        tables = {f"{domain}.{table}": table for table in self.registry.domains[domain].tables}
-        tables["atdm.test_run"] = "test_run"
-        with connect(self.target_url) as conn:
-            return {name: _count(conn, qualified, request_id) for qualified, name in tables.items()}
-
-    def files(self) -> list[str]:
-        """Every file in the store."""
-        return sorted(
-            str(path.relative_to(self.store)) for path in self.store.rglob("*") if path.is_file()
-        )
-
-
-def _count(conn: psycopg.Connection[Any], table: str, request_id: str) -> int:
-    query = f"SELECT count(*) FROM {table} WHERE left(test_run_id, 20) = left(%s, 20)"
-    row = conn.execute(query.encode(), (request_id,)).fetchone()
-    assert row is not None
-    return int(row[0])
+@pytest.fixture(scope="module")
+def shared_instance(
+    postgres_server_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dg.DagsterInstance]:
+    """An instance that the tests of a module share: making its tables takes longer than a test."""
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    with connect(postgres_server_url) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    home = tmp_path_factory.mktemp("instance") / "dagster"
+    with opened_instance(with_database(postgres_server_url, name), home) as instance:
+        yield instance
+    close_pools()
+    with connect(postgres_server_url) as admin:
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.fixture
 def world(
-    target: str, dagster_instance: dg.DagsterInstance, registry: Registry, tmp_path: Path
+    target: str, shared_instance: dg.DagsterInstance, registry: Registry, tmp_path: Path
 ) -> World:
-    """Everything a request needs, empty."""
+    """Everything a request needs; the target and the store are empty."""
     store = tmp_path / "store"
     store.mkdir()
-    return World(target, store, dagster_instance, registry)
+    return World(target, store, shared_instance, registry)

@@ -61,6 +61,7 @@ def recorded(
     constraints: Mapping[str, Any] | None = None,
     pooled: bool = True,
     label: str | None = None,
+    numbers: int | None = None,
     **options: Any,
 ) -> tuple[RequestSpec, RequestRecord]:
     """A pending request and its spec."""
@@ -70,7 +71,7 @@ def recorded(
     record = catalog.create_request(
         conn,
         spec,
-        numbers=planning.numbers_needed(spec),
+        numbers=planning.numbers_needed(spec) if numbers is None else numbers,
         pooled=pooled,
         label=label,
         invoker="human:tester",

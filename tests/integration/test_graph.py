@@ -12,17 +12,17 @@ import psycopg
 import pyarrow.parquet as pq
 import pytest
 
-from atdm_assets import execution, metadata
+from atdm_assets import execution
 from atdm_assets.request_job import Outcome
 from atdm_engine.content_hash import ContentHash, combined
-from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_engine.errors import ErrorCode
 from atdm_engine.registry import Registry, SpecFile
 from atdm_resources import leasing, read_back, seeding
 from atdm_resources.bundle import read_bundle, shipped_root
 from atdm_resources.connection import connect
 from atdm_resources.initialising import initialise
 from atdm_resources.request_lock import RequestLock
-from tests.integration.dagster_fixtures import World
+from tests.integration.dagster_world import World, error_of, materialised
 
 pytest_plugins = ["tests.integration.dagster_fixtures"]
 
@@ -46,27 +46,6 @@ NOTHING = {
     "diagnosis_code": 0,
     "test_run": 0,
 }
-
-
-def error_of(result: dg.ExecuteInProcessResult) -> AtdmError:
-    """The error with a code that a step of a failed run reported."""
-    for event in result.all_events:
-        if event.is_step_failure:
-            given = event.step_failure_data.user_failure_data
-            assert given is not None, event.step_failure_data.error
-            values = {name: value.value for name, value in given.metadata.items()}
-            error = metadata.error_in(given.description or "", values)
-            assert error is not None
-            return error
-    raise AssertionError("no step failed")
-
-
-def materialised(result: dg.ExecuteInProcessResult) -> list[str]:
-    return [
-        event.asset_key.path[-1]
-        for event in result.all_events
-        if event.is_step_materialization and event.asset_key
-    ]
 
 
 def read_back_hash(world: World, request_id: str) -> str:
@@ -173,7 +152,7 @@ def test_replaying_makes_the_same_rows_again_under_the_same_ids(world: World) ->
     assert world.actions(first.request_id) == [
         *TRAIL,
         "request_received",
-        *[action for action in TRAIL[2:]],
+        *TRAIL[2:],
     ]
 
 
@@ -364,6 +343,7 @@ def test_a_replay_that_fails_leaves_the_ready_request_as_it_was(
     assert world.rows(outcome.request_id)["claim"] == 2
     assert world.files() == files
     assert read_back_hash(world, outcome.request_id) == before.content_hash
+    assert world.actions(outcome.request_id)[-1] == "seed_failed"
 
 
 def test_a_store_that_refuses_is_reported_with_its_code(world: World, tmp_path: Path) -> None:
@@ -441,8 +421,7 @@ def test_reference_assets_verify_the_rows_in_the_database(world: World) -> None:
     assert found.metadata["dagster/row_count"].value == expected
     with connect(world.target_url) as conn:
         conn.execute(
-            "UPDATE healthcare.procedure_code SET description = 'changed'"
-            " WHERE procedure_code_id = '99213'"
+            "UPDATE healthcare.procedure_code SET description = 'changed' WHERE code = '99213'"
         )
     error = error_of(check())
     assert error.code == ErrorCode.TARGET_DRIFT

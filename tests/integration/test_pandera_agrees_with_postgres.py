@@ -1,7 +1,8 @@
 """pandera and PostgreSQL give the same verdict on the same values, odd ones included.
 
 Both are made from one table file: what pandera accepts is loaded without an error, and what
-PostgreSQL would refuse never reaches it. Patterns that are forbidden in a domain are pandera's alone.
+PostgreSQL would refuse never reaches it. Patterns that are forbidden in a domain are pandera's
+alone.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ markers:
 SCENARIO = "scenario_id: one\nlinked_requirement_ids: []\nrows: {thing: 1}\n"
 
 ODD_TEXTS = (
-    "", " ", "12345", "12345\n", "\n12345", "1234", "١٢٣٤٥", "a", "A", "ab", "abc", "abcd",  # noqa: RUF001
+    "", " ", "12345", "12345\n", "\n12345", "1234", "١٢٣٤٥", "a", "A", "ab", "abc", "abcd",
     "ab-a", "ab-bc", "ab-", "é", "ä", "a\u0308", "äöü", "äöüß", "\U0001f600", "a\0b", "\0",
     "FAKE_", "FAKE", "fake_x", "FAKE_x\n", "ZZ", "ZZ ", "zz", "ZZ\0", "0", "00", "18", "18 ",
     "79927398713", "79927398710", "١٨", "b", "x", "z", "za", "z%", "\\", "\\N", "'", '"', "%", "_",
@@ -85,9 +86,19 @@ ODD_JSON = (
     "{", "", " ", "{'a':1}", "NaN", "[1,]", "Infinity", '"\\u0000"', '"\\\\u0000"', '"\\ud800"',
     '"\\ud83d\\ude00"', "01", "+1", "1e5", "tru", '"a\tb"', '"\x1f"', "// x", "[1] 2", '"nan"',
 )  # fmt: skip
-UUIDS = ("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a1", "", "x" * 36)
+UUIDS = (
+    "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+    "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a1",
+    "",
+    "x" * 36,
+)
 
-texts = st.sampled_from(ODD_TEXTS) | st.text(max_size=6) | st.text("0123456789", max_size=7)
+texts = (
+    st.sampled_from(ODD_TEXTS)
+    | st.text(max_size=6)
+    | st.text("0123456789", min_size=4, max_size=6)
+    | st.just("12345")
+)
 reals = st.sampled_from([float("nan"), float("inf"), float("-inf"), -0.0, 0.1, 10.0, 5e-324]) | (
     st.floats()
 )
@@ -100,9 +111,11 @@ moments = st.sampled_from(
 ) | st.integers(-(2**63), 2**63 - 1)  # fmt: skip
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(
-        ("digits", "word", "any", "short", "marked", "same", "choice", "luhn", "no_luhn", "free"),
+        ("digits", "word", "any", "short", "marked", "same", "choice", "free"),
         texts,
     ),
+    "luhn": texts | st.sampled_from(["0", "18", "79927398713", "79927398710"]),
+    "no_luhn": texts | st.sampled_from(["0", "18", "79927398713", "79927398710"]),
     "small": st.integers(-(2**15), 2**15 - 1) | st.integers(-1, 8),
     "whole": st.integers(-(2**31), 2**31 - 1) | st.integers(-5, 7),
     "big": st.integers(-(2**63), 2**63 - 1) | st.just(-(2**63)),
@@ -172,11 +185,12 @@ class Judges:
                 columns[name] = pa.array(cells, wanted)
         return pa.table({**columns, "test_run_id": pa.nulls(len(rows), pa.string())})
 
-    def _kind(self, name: str) -> str:
+    def kind(self, name: str) -> str:
+        """The type of a column."""
         return self.domain.tables["thing"].columns[name].type
 
     def _literal(self, name: str) -> sql.Composable:
-        kind, place = self._kind(name), sql.Placeholder(name)
+        kind, place = self.kind(name), sql.Placeholder(name)
         if kind == "date":
             return sql.SQL("DATE '1970-01-01' + {}::integer").format(place)
         if kind == "timestamptz":
@@ -189,7 +203,7 @@ class Judges:
         return sql.SQL("{}::{}::{}").format(place, sql.SQL(cast), sql.SQL(name_of_type))
 
     def _parameter(self, name: str, value: Any) -> Any:
-        kind = self._kind(name)
+        kind = self.kind(name)
         if kind == "timestamptz":
             return list(divmod(value, DAY))
         return value if kind in ("date", "text[]", "text") else str(value)
@@ -211,11 +225,12 @@ def judges(empty_database: str) -> Iterator[Judges]:
         yield Judges(registry.domains["odd"], connection)
 
 
+@pytest.mark.slow
 def test_single_values(judges: Judges) -> None:
     seen: dict[str, set[bool]] = {}
 
     @settings(
-        max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+        max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
     )
     @given(st.data())
     def agree(data: st.DataObject) -> None:
@@ -231,7 +246,8 @@ def test_single_values(judges: Judges) -> None:
             seen.setdefault(next(iter(row)), set()).add(accepted)
 
     agree()
-    for name in set(VALUES) - {"flag", "free_real"}:
+    # Texts that pass are rare here; test_odd_texts has both kinds for every column.
+    for name in {name for name in VALUES if judges.kind(name) != "text"} - {"flag", "free_real"}:
         assert seen[name] == {True, False}, f"{name} was only ever {seen[name]}"
 
 
@@ -246,15 +262,18 @@ def test_odd_texts(judges: Judges) -> None:
     wanted = [judges.postgres(row) for row in rows]
     differing = [row for row, a, b in zip(rows, found, wanted, strict=True) if a != b]
     assert differing == []
-    assert {True, False} <= set(found)
+    for name in names:
+        verdicts = {found[place] for place, row in enumerate(rows) if name in row}
+        assert verdicts == {True, False}, f"{name} was only ever {verdicts}"
 
 
+@pytest.mark.slow
 def test_rows(judges: Judges) -> None:
     """Row checks: three-valued logic, integer division, errors while judging."""
     seen: set[bool] = set()
 
     @settings(
-        max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+        max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
     )
     @given(
         st.fixed_dictionaries(

@@ -1,4 +1,4 @@
-"""A small bundle in memory, of another domain than the shipped one, for the tests of this folder."""
+"""A small bundle in memory, of another domain than the shipped one, for tests of this folder."""
 
 from __future__ import annotations
 

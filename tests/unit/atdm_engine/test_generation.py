@@ -223,19 +223,8 @@ def _without_total() -> dict[str, Any]:
     [("uniform", {0, 1, 2}), ("zipf", {0, 1, 2}), ("round_robin", {0, 1, 2})],
 )
 def test_references_pick_among_the_rows_of_the_run(distribution: str, expected: set[int]) -> None:
-    table = {
-        "description": "A visit.",
-        "key": "visit_id",
-        "columns": {
-            "visit_id": {"type": "text", "generate": {"id": "v"}},
-            "customer_id": {
-                "type": "text",
-                "references": "customer",
-                "generate": {"references": {"table": "customer", "distribution": distribution}},
-            },
-        },
-    }
-    registry = shop({"customer": 3, "visit": 6}, {"visit": table})
+    picked = {"references": {"table": "customer", "distribution": distribution}}
+    registry = shop({"customer": 3, "visit": 6}, _visit(generate=picked))
     visits = generate(request(registry, runs=500), 1, 500)["visit"]
     places = []
     for row in visits.to_pylist():
@@ -263,6 +252,91 @@ def test_a_row_group_can_be_referred_to_by_name() -> None:
     }
     made = generate(request(shop(rows, {"purchase": _without_total()})), 1, 40)
     assert all(key.count("-") == 2 for key in made["purchase"]["customer_id"].to_pylist())
+
+
+def _visit(**column: Any) -> dict[str, Any]:
+    return {
+        "visit": {
+            "description": "A visit.",
+            "key": "visit_id",
+            "columns": {
+                "visit_id": {"type": "text", "generate": {"id": "v"}},
+                "customer_id": {"type": "text", "references": "customer", **column},
+            },
+        }
+    }
+
+
+def test_a_run_without_a_row_to_refer_to_has_null_or_is_refused() -> None:
+    rows = {"friend": {"table": "customer", "count": {"uniform": [0, 2]}}, "visit": 2}
+    made = generate(request(shop(rows, _visit(nullable=True))), 1, 40)
+    with_friends = set(made["customer"]["test_run_id"].to_pylist())
+    assert 10 < len(with_friends) < 40
+    for row in made["visit"].to_pylist():
+        assert (row["customer_id"] is not None) == (row["test_run_id"] in with_friends)
+    with pytest.raises(AtdmError, match=r"visit\.customer_id: a run may have no row of customer"):
+        request(shop(rows, _visit()))
+
+
+def test_a_run_without_rows_of_its_own_refers_to_shared_ones() -> None:
+    rows = {**ROWS, "category": {"count": {"uniform": [0, 1]}}}
+    made = generate(request(shop(rows)), 1, 40)
+    own = set(made["category"]["test_run_id"].to_pylist())
+    for row in made["line"].to_pylist():
+        assert row["category"].startswith("cat-") == (row["test_run_id"] in own)
+        assert row["vat"] is not None
+    assert {row["category"] for row in made["line"].to_pylist()} >= {"food", "toys", "books"}
+
+
+def test_sql_may_use_constraints_and_rows_above_by_the_name_of_their_group() -> None:
+    columns = {
+        **_without_total()["columns"],
+        "reason": {"type": "text", "generate": {"sql": "friend.status || lines || parent.vip"}},
+    }
+    rows = {
+        "customer": 1,
+        "friend": {"table": "customer", "with": {"customer_status": "loyal"}},
+        "purchase": {"per": "friend"},
+    }
+    table = {**TABLES["purchase"], "columns": columns}
+    spec = request(shop(rows, {"purchase": table}), {"lines": 4, "vip": False})
+    assert set(generate(spec, 1, 40)["purchase"]["reason"].to_pylist()) == {"loyal4false"}
+    rows["purchase"] = {"count": 1}
+    with pytest.raises(AtdmError, match="does not refer to friend"):
+        generate(request(shop(rows, {"purchase": table})), 1, 1)
+
+
+def test_a_key_of_several_columns_cannot_be_referred_to() -> None:
+    customer = {**TABLES["customer"], "key": ["customer_id", "login"]}
+    with pytest.raises(AtdmError, match="key of several columns"):
+        generate(
+            request(shop({"customer": 1, "visit": 1}, {"customer": customer, **_visit()})), 1, 1
+        )
+
+
+def test_sql_may_use_a_column_named_like_a_table() -> None:
+    """``category`` is a column of ``line`` and the table it refers to."""
+    columns = {
+        **TABLES["line"]["columns"],
+        "who": {"type": "text", "generate": {"sql": "category || ':' || category.vat"}},
+    }
+    made = generate(request(shop(tables={"line": {**TABLES["line"], "columns": columns}})), 1, 40)
+    for row in made["line"].to_pylist():
+        assert row["who"] == f"{row['category']}:{row['vat']}"
+
+
+def test_an_expression_that_gives_several_values_a_row_is_refused() -> None:
+    with pytest.raises(AtdmError, match="one value a row"):
+        one_column({"type": "integer", "generate": {"sql": "unnest([1, 2])"}}, 3)
+
+
+def test_integer_division_and_times_are_those_of_postgresql_in_utc() -> None:
+    assert set(one_column({"type": "integer", "generate": {"sql": "7 / 2"}}, 3).to_pylist()) == {3}
+    others = {"moment": {"type": "timestamptz", "generate": {"constant": "2026-01-01T23:30:00Z"}}}
+    day = {"type": "date", "generate": {"sql": "CAST(moment AS date)"}}
+    assert {str(value) for value in one_column(day, 3, others=others)} == {"2026-01-01"}
+    json = {"type": "jsonb", "generate": {"sql": "json_object('b', 1, 'a', 'x')"}}
+    assert set(one_column(json, 3).to_pylist()) == {'{"a":"x","b":1}'}
 
 
 def test_reference_rows_and_rows_of_the_run_stand_side_by_side() -> None:

@@ -112,7 +112,9 @@ class TestScenario:
         assert scenario.rules == ("relational.closed_customers_buy_nothing",)
 
     def test_rules_whose_tables_are_not_there_do_not_run(self) -> None:
-        text = FILES["shop/first_purchase.yaml"].replace("  purchase: {per: customer, count: 1}\n", "")
+        text = FILES["shop/first_purchase.yaml"].replace(
+            "  purchase: {per: customer, count: 1}\n", ""
+        )
         text = text.split("validators")[0]
         assert shop({"shop/first_purchase.yaml": text}).scenario("first_purchase").rules == ()
 
@@ -262,7 +264,8 @@ class TestProblems:
             (PURCHASE, "{constant: open}", "{constant: opne}", 7,
              "columns.state.generate.constant", "open"),
             (PURCHASE, "state <> 'paid'", "stat <> 'paid'", 18, "checks.paid_has_time", None),
-            (PURCHASE, "state <> 'paid' OR paid_at IS NOT NULL", "state", 18, "checks.paid_has_time", None),
+            (PURCHASE, "state <> 'paid' OR paid_at IS NOT NULL", "state", 18,
+             "checks.paid_has_time", None),
             (PURCHASE, "state <> 'paid' OR", "now() > paid_at OR", 18, "checks.paid_has_time",
              None),
             (PURCHASE, "state <> 'paid' OR", "count(*) > 1 OR", 18, "checks.paid_has_time", None),
@@ -279,7 +282,7 @@ class TestProblems:
             (CUSTOMER, "{constant: false}", "{faker: name}", 8, "columns.vip.generate", None),
             (CUSTOMER, "min: 2020-01-01", "min: yesterday", 7, "columns.joined.min", None),
             (CUSTOMER, "to: as_of", "to: as_off", 7, "columns.joined.generate.date.to", None),
-            ("shop/tables/country.yaml", 'pattern: "[A-Z]{2}", generate', 'pattern: "[^A]", generate',
+            ("shop/tables/country.yaml", 'pattern: "[A-Z]{2}", gen', 'pattern: "[^A]", gen',
              4, "columns.code.pattern", None),
             ("shop/domain.yaml", "customer.name", "customer.nam", 3, "markers.customer.nam",
              "customer.name"),
@@ -308,6 +311,42 @@ class TestProblems:
         assert (named[0].line, named[0].nearest) == (line, nearest), named
         assert named[0].found
         assert named[0].allowed
+
+    @pytest.mark.parametrize(
+        ("generate", "key", "nearest"),
+        [
+            ("paid_at: {after: {column: parent.joined, max: 2d}}", None, None),
+            ("paid_at: {after: {column: customer.joined, max: 2d}}", None, None),
+            (
+                "paid_at: {after: {column: parent.joind, max: 2d}}",
+                "paid_at.after.column",
+                "parent.joined",
+            ),
+            (
+                "paid_at: {after: {column: custmer.joined, max: 2d}}",
+                "paid_at.after.column",
+                "customer.joined",
+            ),
+            ("paid_at: {after: {column: parent.name, max: 2d}}", "paid_at.after.column", None),
+            ("note: {case: parent.status, active: a, closed: b}", None, None),
+            ("note: {case: parent.status, actve: a}", "note.actve", "active"),
+            ("note: {case: parent.vip, true: a, false: b, null: c}", None, None),
+            ("note: {case: customer_status, active: a}", None, None),
+            ("customer_id: {references: buyer}", None, None),
+            ("customer_id: {references: country}", "customer_id.references", None),
+            ("customer_id: {references: byer}", "customer_id.references", "buyer"),
+        ],
+    )
+    def test_set_may_name_rows_above_and_row_groups(
+        self, generate: str, key: str | None, nearest: str | None
+    ) -> None:
+        text = (
+            "scenario_id: first_purchase\nlinked_requirement_ids: []\nrows:\n"
+            "  buyer: {table: customer}\n"
+            "  purchase:\n    per: buyer\n    set:\n      %s\n"
+        )
+        found = [(p.key, p.nearest) for p in problems({FIRST: text % generate})]
+        assert found == ([(f"rows.purchase.set.{key}", nearest)] if key else [])
 
     def test_problems_of_several_files_come_together(self) -> None:
         changes = {

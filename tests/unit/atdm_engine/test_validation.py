@@ -204,9 +204,7 @@ class TestSchema:
         _, outcomes = validated(first, second, changes=unique)
         assert failed(outcomes) == {"purchase.schema": 1}
         assert outcomes["purchase.schema"].cases[0]["note"] == "a"
-        _, outcomes = validated(
-            batch(domain, purchase={"note": ["a", "a", None]}), changes=unique
-        )
+        _, outcomes = validated(batch(domain, purchase={"note": ["a", "a", None]}), changes=unique)
         assert failed(outcomes) == {"purchase.schema": 1}
 
     @pytest.mark.parametrize(
@@ -364,9 +362,7 @@ class TestRules:
             f"shop/rules/{RULE}.sql": "SELECT purchase_id, CAST(note AS INTEGER) > 0 AS holds "
             "FROM purchase"
         }
-        _, outcomes = validated(
-            batch(domain, purchase={"note": ["1", "x", "2"]}), changes=changes
-        )
+        _, outcomes = validated(batch(domain, purchase={"note": ["1", "x", "2"]}), changes=changes)
         assert not outcomes[RULE].passed
         assert "ConversionException" in str(outcomes[RULE].error)
 
@@ -407,16 +403,12 @@ class TestVerdict:
     def test_violates_means_exactly_these(
         self, domain: Domain, changes: dict[str, str], expected: bool
     ) -> None:
-        validator, _ = validated(
-            batch(domain, customer=changes), scenario="closed_but_buying"
-        )
+        validator, _ = validated(batch(domain, customer=changes), scenario="closed_but_buying")
         found = verdict(self.scenario("closed_but_buying"), validator.outcomes())
         assert not found.accepted
         assert found.expected_violation is expected
 
-    def test_a_rule_that_could_not_be_judged_is_no_expected_violation(
-        self, domain: Domain
-    ) -> None:
+    def test_a_rule_that_could_not_be_judged_is_no_expected_violation(self, domain: Domain) -> None:
         one = batch(domain)
         one["customer"] = one["customer"].rename_columns(
             ["customer_id", "name", "state", "joined", "vip", "test_run_id"]

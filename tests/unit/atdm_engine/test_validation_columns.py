@@ -120,9 +120,28 @@ class TestOtherTypes:
             assert failing([bad], type="uuid") == {"uuid"}, bad
 
     def test_json(self) -> None:
-        good = ['{"a":1}', "1", '"x"', "null", "[]", json.dumps("\\u0000"), '"nan"', '"\\ud83d\\ude00"']
+        good = [
+            '{"a":1}',
+            "1",
+            '"x"',
+            "null",
+            "[]",
+            json.dumps("\\u0000"),
+            '"nan"',
+            '"\\ud83d\\ude00"',
+        ]
         assert failing([*good, None], type="jsonb") == set()
-        for bad in ("{", "", "{'a': 1}", '"\\u0000"', "NaN", "[1,]", "[Infinity]", '{"a":"\\u0000"}', '"\\ud800"'):
+        for bad in (
+            "{",
+            "",
+            "{'a': 1}",
+            '"\\u0000"',
+            "NaN",
+            "[1,]",
+            "[Infinity]",
+            '{"a":"\\u0000"}',
+            '"\\ud800"',
+        ):
             assert failing([bad], type="jsonb") == {"json"}, bad
 
     def test_arrays_are_judged_by_their_elements(self) -> None:
