@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from atdm import target_access
 from atdm.environment import with_target
 from atdm.extras import server_part
+from atdm_engine.errors import AtdmError
 
 with server_part("making a test run"):
     from dagster import DagsterExecutionInterruptedError
@@ -49,10 +50,11 @@ def materialise(
     log_level = "DEBUG" if output.debug else "CRITICAL"
     runs = "a test run" if wish.runs == 1 else f"{wish.runs:,} test runs"
     with output.working(f"making {runs} of {wish.scenario}") as step:
-        outcome = _made(resolved, wish, step, log_level)
-        if outcome.error is not None and target_access.initialised_on_first_use(
-            settings, output, connection, outcome.error
-        ):
+        try:
+            outcome = _made(resolved, wish, step, log_level)
+        except AtdmError as error:
+            if not target_access.initialised_on_first_use(settings, output, connection, error):
+                raise
             outcome = _made(resolved, wish, step, log_level)
     if outcome.error is not None:
         if DagsterExecutionInterruptedError.__name__ in outcome.error.message:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from atdm_engine.validation import Validator
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many runs of it are done, and of how many."""
+"""Called with what is being done, how many runs or rows of it are done, and of how many."""
 
 BATCH_ROWS: Final = 250_000
 """About so many rows are in memory at once, whatever the number of runs."""
@@ -321,7 +321,7 @@ def seed(work: RequestWork, partition_key: str) -> Seeded:
             "materialise them in the same run",
             {"partition_key": partition_key},
         )
-    total = sum(result.file.rows for result in checked.tables.values())
+    totals = {table: made.file.rows for table, made in checked.tables.items()}
     with work.undone_on_error("seed"):
         result = seeding.seed(
             work.connection,
@@ -332,7 +332,9 @@ def seed(work: RequestWork, partition_key: str) -> Seeded:
             {table: made.file for table, made in checked.tables.items()},
             content_hash=checked.content_hash,
             exposed=checked.exposed,
-            progress=lambda table, rows: _report(f"loaded {table}", rows, total),
+            progress=lambda table, rows: _report(
+                f"loaded {table}", rows, totals.get(table, checked.spec.runs)
+            ),
         )
     return Seeded(
         request_id=checked.request_id,

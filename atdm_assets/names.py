@@ -25,6 +25,8 @@ REQUEST_STEP: Final = "request"
 REQUEST_ID_TAG: Final = "atdm/request_id"
 INVOKER_TAG: Final = "atdm/invoker"
 SOURCE_TAG: Final = "atdm/source"
+PARENT_TAG: Final = "atdm/parent_run"
+"""On a scenario's run: the run of ``request_data`` that started it in its own process."""
 
 _TAG_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 

@@ -41,6 +41,7 @@ class RequestedData:
     invoker: str | None = None
     source: str = "dagster"
     reason: str | None = None
+    parent_run_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -129,11 +130,16 @@ def report_dead_requests(instance: dg.DagsterInstance, requests: RequestsResourc
     reported = []
     for dead in requests.reconcile():
         run = instance.get_run_by_id(dead.dagster_run_id) if dead.dagster_run_id else None
-        if run is not None and not run.is_finished:
-            instance.report_run_failed(
-                run, "The process that executed this run is gone; its request was rolled back."
-            )
-            reported.append(run.run_id)
+        if run is None:
+            continue
+        # A run of request_data shares its process with the run that it started.
+        parent = run.tags.get(names.PARENT_TAG)
+        for gone in (run, instance.get_run_by_id(parent) if parent else None):
+            if gone is not None and not gone.is_finished:
+                instance.report_run_failed(
+                    gone, "The process that executed this run is gone; its request was rolled back."
+                )
+                reported.append(gone.run_id)
     return reported
 
 
@@ -160,6 +166,8 @@ def _tags(asked: RequestedData) -> dict[str, str]:
     tags = {names.SOURCE_TAG: asked.source}
     if asked.invoker:
         tags[names.INVOKER_TAG] = asked.invoker
+    if asked.parent_run_id:
+        tags[names.PARENT_TAG] = asked.parent_run_id
     return tags
 
 
@@ -204,7 +212,7 @@ def request_job(registry: Registry, resolve_job: ResolveJob) -> dg.JobDefinition
         config = context.op_config
         with metadata.reported_failures():
             outcome = materialise_request(
-                _requested(config, context.run.tags),
+                _requested(config, context.run),
                 registry=registry,
                 instance=context.instance,
                 resolve_job=resolve_job,
@@ -236,7 +244,7 @@ def request_job(registry: Registry, resolve_job: ResolveJob) -> dg.JobDefinition
     return job
 
 
-def _requested(config: Mapping[str, Any], tags: Mapping[str, str]) -> RequestedData:
+def _requested(config: Mapping[str, Any], run: dg.DagsterRun) -> RequestedData:
     return RequestedData(
         scenario=config["scenario"],
         constraints=dict(config.get("constraints") or {}),
@@ -245,7 +253,8 @@ def _requested(config: Mapping[str, Any], tags: Mapping[str, str]) -> RequestedD
         as_of=as_of(config),
         label=config.get("label"),
         pooled=config.get("pooled"),
-        invoker=config.get("invoker") or tags.get(names.INVOKER_TAG),
-        source=tags.get(names.SOURCE_TAG, "dagster"),
+        invoker=config.get("invoker") or run.tags.get(names.INVOKER_TAG),
+        source=run.tags.get(names.SOURCE_TAG, "dagster"),
         reason=config.get("reason"),
+        parent_run_id=run.run_id,
     )

@@ -437,6 +437,7 @@ def version_of(domain: Domain, scenario: Scenario) -> str:
         ]
         tables[name] = body
         waiting.extend(column.references for column in spec.columns.values() if column.references)
+    providers = _providers(tables, scenario)
     shape = {
         "engine": ENGINE_VERSION,
         "scenario": scenario.spec.model_dump(mode="json", by_alias=True, exclude=_SHAPELESS),
@@ -452,7 +453,7 @@ def version_of(domain: Domain, scenario: Scenario) -> str:
         "vocabularies": [
             [*key, hashlib.sha256("\n".join(words).encode()).hexdigest()]
             for key, words in sorted(domain.vocabularies.items())
-            if key[1] in _providers(tables, scenario)
+            if key[1] in providers
         ],
     }
     text = json.dumps(shape, sort_keys=True, default=str, ensure_ascii=False)

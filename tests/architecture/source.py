@@ -1,4 +1,4 @@
-"""The project's own sources, as the architecture tests read them: what git tracks or would track."""
+"""The project's own sources as the architecture tests read them: what git tracks or would."""
 
 from __future__ import annotations
 

@@ -10,7 +10,17 @@ import pytest
 
 from tests.architecture.source import FLOORS, imported_names, modules
 
-HEAVY = ("dagster", "pandas", "pandera", "pyarrow", "duckdb", "numpy", "sqlalchemy", "alembic", "faker")
+HEAVY = (
+    "dagster",
+    "pandas",
+    "pandera",
+    "pyarrow",
+    "duckdb",
+    "numpy",
+    "sqlalchemy",
+    "alembic",
+    "faker",
+)
 
 
 def top(name: str) -> str:
@@ -43,7 +53,15 @@ def test_the_engine_does_no_input_or_output() -> None:
         "dagster", "psycopg", "psycopg2", "sqlalchemy", "alembic", "fsspec", "s3fs", "socket",
         "subprocess", "requests", "httpx", "urllib", "http", "shutil", "tempfile", "os",
     }  # fmt: skip
-    banned_calls = {"open", "print", "input", "read_text", "write_text", "read_bytes", "write_bytes"}
+    banned_calls = {
+        "open",
+        "print",
+        "input",
+        "read_text",
+        "write_text",
+        "read_bytes",
+        "write_bytes",
+    }
     found = []
     for path, tree in modules("atdm_engine"):
         found += [f"{path}: {name}" for name in imported_names(tree) if top(name) in banned_modules]
@@ -65,11 +83,17 @@ def test_the_engine_does_no_input_or_output() -> None:
 def test_the_engine_reads_no_clock_and_no_global_randomness() -> None:
     found = []
     for path, tree in modules("atdm_engine"):
-        found += [f"{path}: {n}" for n in imported_names(tree) if top(n) in {"random", "secrets", "time"}]
+        found += [
+            f"{path}: {n}" for n in imported_names(tree) if top(n) in {"random", "secrets", "time"}
+        ]
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and node.attr in {"now", "utcnow", "today"}:
                 found.append(f"{path}:{node.lineno}: .{node.attr}")
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "hash":
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id == "hash"
+            ):
                 found.append(f"{path}:{node.lineno}: hash() is salted by the process")
     assert found == []
 

@@ -1,4 +1,4 @@
-"""SQL lives with the resources, and the audit trail can only grow (A-QLT-04, A-QLT-05, A-QLT-07)."""
+"""SQL lives with the resources; the audit trail only grows (A-QLT-04, A-QLT-05, A-QLT-07)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ DUCKDB_MODULES = {"atdm_engine/duck.py", "atdm_engine/rules.py", "atdm_engine/ro
 
 
 def test_the_pattern_finds_sql() -> None:
-    statements = ["INSERT INTO t", "delete from x", "UPDATE a SET b", "SELECT a\nFROM b", "drop table x"]
+    statements = [
+        "INSERT INTO t",
+        "delete from x",
+        "UPDATE a SET b",
+        "SELECT a\nFROM b",
+        "drop table x",
+    ]
     assert all(SQL.search(text) for text in statements)
     assert not SQL.search("updated the settings")
 
@@ -50,7 +56,9 @@ def test_no_driver_above_the_resources_opens_a_connection() -> None:
 
 
 def test_no_function_changes_or_removes_an_audit_event() -> None:
-    mutator = re.compile(r"^(delete|update|mutate|set|edit|modify|remove|purge)_\w*event", re.IGNORECASE)
+    mutator = re.compile(
+        r"^(delete|update|mutate|set|edit|modify|remove|purge)_\w*event", re.IGNORECASE
+    )
     found = [
         f"{path}:{node.lineno}: {node.name}"
         for path, tree in modules(*FLOORS)
@@ -62,10 +70,13 @@ def test_no_function_changes_or_removes_an_audit_event() -> None:
 
 def test_no_statement_changes_or_removes_an_audit_event() -> None:
     statement = re.compile(
-        r"\b(update|delete\s+from|truncate(\s+table)?)\s+(only\s+)?(atdm\.)?audit_event\b", re.IGNORECASE
+        r"\b(update|delete\s+from|truncate(\s+table)?)\s+(only\s+)?(atdm\.)?audit_event\b",
+        re.IGNORECASE,
     )
     texts = [
-        (f"{path}:{line}", text) for path, tree in modules(*FLOORS) for line, text in string_literals(tree)
+        (f"{path}:{line}", text)
+        for path, tree in modules(*FLOORS)
+        for line, text in string_literals(tree)
     ]
     texts += [
         (str(path), (ROOT / path).read_text(encoding="utf-8"))

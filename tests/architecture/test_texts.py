@@ -1,4 +1,4 @@
-"""What no committed text may hold: emoji, addresses of registries, paths of a machine (A-QLT-06)."""
+"""What no text may hold: emoji, addresses of registries, paths of a machine (A-QLT-06)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from pathlib import Path
 
 import yaml
 
-from tests.architecture.source import FLOORS, ROOT, modules, project_files, string_literals, text_files
+from tests.architecture.source import (
+    FLOORS,
+    ROOT,
+    modules,
+    project_files,
+    string_literals,
+    text_files,
+)
 
 EMOJI = re.compile("[\U0001f300-\U0001faff\u2600-\u27bf\U0001f1e6-\U0001f1ff]")
 
@@ -18,7 +25,15 @@ def test_no_emoji() -> None:
 
 
 def test_lock_and_configuration_name_no_registry_host() -> None:
-    names = ("requirements.lock", "pyproject.toml", "Makefile", "uv.toml", "pip.conf", ".npmrc", "run")
+    names = (
+        "requirements.lock",
+        "pyproject.toml",
+        "Makefile",
+        "uv.toml",
+        "pip.conf",
+        ".npmrc",
+        "run",
+    )
     address = re.compile(r"https?://|--(extra-)?index-url|files\.pythonhosted|pypi\.org")
     found = [
         f"{path}: {line}"
@@ -35,7 +50,9 @@ def test_the_lock_pins_every_requirement_by_hash() -> None:
     pins = re.findall(r"^[a-z0-9][^ \n]*==[^ \n]+", text, re.MULTILINE)
     assert len(pins) > 100
     blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)
-    unhashed = [block.split()[0] for block in blocks if "==" in block and "--hash=sha256:" not in block]
+    unhashed = [
+        block.split()[0] for block in blocks if "==" in block and "--hash=sha256:" not in block
+    ]
     assert unhashed == []
 
 

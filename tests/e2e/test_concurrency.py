@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from tests.e2e.conftest import Shell
+from tests.e2e.conftest import ATDM, Shell
 
 SECONDS = float(os.environ.get("ATDM_STRESS_SECONDS", "5"))
 LEASERS = 6
@@ -74,7 +74,7 @@ def test_eight_processes_request_lease_and_reset(fresh_shell: Shell) -> None:
     while time.monotonic() < deadline:
         requesters = [
             subprocess.Popen(
-                [*_atdm(), "-o", "json", "request", SCENARIO, "--runs", "200", "--no-lease"],
+                [str(ATDM), "-o", "json", "request", SCENARIO, "--runs", "200", "--no-lease"],
                 env=shell.environment(),
                 cwd=shell.folder,
                 stdout=subprocess.PIPE,
@@ -122,7 +122,3 @@ def test_eight_processes_request_lease_and_reset(fresh_shell: Shell) -> None:
     assert trail == (len(leased), len(leased))
     assert row == (states["ready"], states["ready"]), "rows and catalog disagree"
     print(f"{len(leased)} leases in {SECONDS:g} s by {LEASERS} processes, {requested} runs made")
-
-
-def _atdm() -> list[str]:
-    return [sys.executable, "-m", "atdm.cli"]

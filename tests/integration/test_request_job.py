@@ -185,7 +185,10 @@ seeding._record = die  # the end of the loading transaction
 with dg.DagsterInstance.from_config(home) as instance:
     registry = Registry.build(read_bundle([shipped_root()]))
     world = World(target, Path(store), instance, registry)
-    world.ask("active_member_clean", label="killed", runs=500)
+    config = {"scenario": "active_member_clean", "label": "killed", "runs": 500}
+    world.defs.resolve_job_def("request_data").execute_in_process(
+        instance=instance, run_config={"ops": {"request": {"config": config}}}
+    )
 """
 
 
@@ -211,10 +214,12 @@ def test_a_killed_request_is_rolled_back_and_its_run_reported_by_the_next(
     assert world.files() != []
 
     reported = report_dead_requests(world.instance, world.resources["requests"])
-    assert reported == [left.dagster_run_id]
-    run = world.instance.get_run_by_id(reported[0])
-    assert run is not None
-    assert run.status == dg.DagsterRunStatus.FAILURE
+    runs = [world.instance.get_run_by_id(run_id) for run_id in reported]
+    assert [(run.job_name, run.status) for run in runs if run is not None] == [
+        ("healthcare__active_member_clean", dg.DagsterRunStatus.FAILURE),
+        ("request_data", dg.DagsterRunStatus.FAILURE),
+    ]
+    assert reported[0] == left.dagster_run_id
     assert world.request(left.request_id).status == "rolled_back"
     assert world.actions(left.request_id)[-1] == "seed_failed"
     assert world.files() == []
