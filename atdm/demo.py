@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from atdm import target_access
 from atdm.audit import audit_trail, event_table
 from atdm.environment import dagster_exports, with_target
-from atdm.extras import server_part
+from atdm.extras import load_registry, server_part
 from atdm.output import Output, console, table
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources import catalog, reports
@@ -198,12 +198,11 @@ class Demonstration:
         """Hash the rows of every table twice: read from PostgreSQL and read from Parquet."""
         with server_part("comparing rows"):
             from atdm_engine.content_hash import ContentHash
-            from atdm_resources.bundle import load_registry
             from atdm_resources.read_back import rows_of_request
             from atdm_resources.store import Store
 
         domain = load_registry(self.settings).domains[record.domain]
-        store = Store(self.settings.store_url, endpoint_url=self.settings.s3_endpoint_url)
+        store = Store(self.settings.store_url, s3=self.settings.s3)
         rows, hashes = [], {}
         for name, entry in record.tables.items():
             in_database = ContentHash(domain, name, record.request_id, record.number_base)
@@ -254,7 +253,6 @@ class Demonstration:
         return str(found[0]["test_run_id"])
 
     def _rows_left(self, connection: psycopg.Connection[Any], test_run: str) -> dict[str, int]:
-        from atdm_resources.bundle import load_registry
         from atdm_resources.read_back import rows_of_run
 
         request = catalog.get_request(connection, reports.find(connection, test_run)[0])

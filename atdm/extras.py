@@ -8,8 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from atdm_engine.errors import AtdmError, ErrorCode
+
+if TYPE_CHECKING:
+    from atdm_engine.registry import Registry
+    from atdm_resources.settings import Settings
 
 _OWN = frozenset({"atdm", "atdm_assets", "atdm_resources", "atdm_engine"})
 
@@ -31,3 +36,12 @@ def server_part(what: str) -> Iterator[None]:
             "pip install 'atdm[server,embedded]'",
             {"extra": "server", "module": error.name},
         ) from error
+
+
+def load_registry(settings: Settings) -> Registry:
+    """The registry of the specification files. Raises SpecError; MISSING_EXTRA in a client."""
+    # The call imports what it needs itself, so it has to be inside, not only the import.
+    with server_part("reading specification files"):
+        from atdm_resources import bundle
+
+        return bundle.load_registry(settings)

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from atdm import response, target_access
-from atdm.extras import server_part
+from atdm.extras import load_registry
 from atdm.fixtures import write_fixtures
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources import leasing
@@ -106,8 +106,6 @@ def request(
 def _ensure_known(settings: Settings, wish: Wish, refused: AtdmError) -> None:
     """Look a scenario that is not published up in the files, before Dagster is loaded for it."""
     if refused.code is ErrorCode.SCENARIO_NOT_FOUND:
-        with server_part("reading scenario files"):
-            from atdm_resources.bundle import load_registry
         load_registry(settings).scenario(wish.scenario)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from atdm.extras import server_part
+from atdm.extras import load_registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources import embedded
+from atdm_resources import embedded, target
 from atdm_resources.connection import connect
 
 if TYPE_CHECKING:
@@ -48,10 +48,6 @@ def initialise(
 ) -> InitReport:
     """Make or bring up to date catalog, tables, reference rows and published scenarios."""
     with output.working("initialising the target"):
-        with server_part("initialising the target"):
-            from atdm_resources import target
-            from atdm_resources.bundle import load_registry
-
         registry = load_registry(settings)
         return target.initialise(connection, registry, disposable, rebuild=rebuild)
 

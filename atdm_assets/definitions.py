@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from atdm_assets import names
+from atdm_assets.dataset_job import dataset_definitions
 from atdm_assets.reference_assets import reference_assets
 from atdm_assets.request_job import request_job
 from atdm_assets.requests_resource import RequestsResource
@@ -52,12 +53,15 @@ def build_defs(
     assets = [asset for domain in registry.domains.values() for asset in reference_assets(domain)]
     for scenario in known:
         assets += scenario_assets(registry, scenario)
+    datasets = dataset_definitions(registry, lambda name: location.resolve_job_def(name))
     location = dg.Definitions(
-        assets=assets,
+        assets=[*assets, *datasets.assets],
         jobs=[
             *(scenario_job(scenario) for scenario in known),
             request_job(registry, lambda name: location.resolve_job_def(name)),
+            *datasets.jobs,
         ],
+        schedules=datasets.schedules,
         resources=resources,
         # The lock on a request is held by the process that executes it, so all steps run in one.
         executor=dg.in_process_executor,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -22,7 +22,7 @@ from atdm_assets.request_work import Asked, Checked, Planned, RequestWork, Seede
 from atdm_engine import run_ids
 from atdm_engine.check_results import verdict
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.generation import batches, plan_of
+from atdm_engine.generation import batches, plan_of, runs_per_batch
 from atdm_engine.planning import RequestSpec, numbers_needed, resolve
 from atdm_resources import catalog, seeding
 from atdm_resources.catalog import RequestRecord
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many runs or rows of it are done, and of how many."""
 
-BATCH_ROWS: Final = 250_000
-"""About so many rows are in memory at once, whatever the number of runs."""
-
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
@@ -49,6 +46,11 @@ def reporting(progress: Progress | None) -> Iterator[None]:
         yield
     finally:
         _progress.reset(token)
+
+
+def current_progress() -> Progress | None:
+    """Whom the steps of this thread tell how far they have come; None: nobody."""
+    return _progress.get()
 
 
 def _report(what: str, done: int, total: int) -> None:
@@ -274,9 +276,8 @@ def _taken_up(work: RequestWork, partition_key: str, dagster_run_id: str | None)
 
 
 def _batches(spec: RequestSpec) -> Iterator[tuple[int, dict[str, pa.Table]]]:
-    """Batches of about BATCH_ROWS rows, each with the number of runs made when it is done."""
-    rows = sum(plan_of(spec).rows_per_run.values())
-    runs = max(1, BATCH_ROWS // max(1, rows))
+    """The batches, each with the number of runs made when it is done."""
+    runs = runs_per_batch(plan_of(spec))
     for number, batch in enumerate(batches(spec, runs), start=1):
         yield min(number * runs, spec.runs), batch
 

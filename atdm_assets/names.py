@@ -18,13 +18,23 @@ from atdm_engine.model import Scenario
 REQUEST: Final = "request"
 SEEDED: Final = "seeded"
 REFERENCE: Final = "reference"
+TEST_RUNS: Final = "test_runs"
 REQUEST_JOB: Final = "request_data"
 REQUEST_STEP: Final = "request"
 """The one step of ``request_data``: a step and a job cannot share a name."""
 
+DATASET: Final = "dataset"
+DATASET_JOB: Final = "refresh_dataset"
+DATASET_STEP: Final = "refresh"
+"""The one step of ``refresh_dataset``: a step and a job cannot share a name."""
+
 REQUEST_ID_TAG: Final = "atdm/request_id"
 INVOKER_TAG: Final = "atdm/invoker"
 SOURCE_TAG: Final = "atdm/source"
+VERSION_TAG: Final = "atdm/dataset_version"
+LAUNCH_TAG: Final = "atdm/launch"
+"""On a run that a sensor launched: the id of the request that it was launched for."""
+
 PARENT_TAG: Final = "atdm/parent_run"
 """On a scenario's run: the run of ``request_data`` that started it in its own process."""
 
@@ -47,6 +57,11 @@ def reference_key(domain: str, table: str) -> dg.AssetKey:
     return dg.AssetKey([domain, REFERENCE, table])
 
 
+def test_runs_key(domain: str) -> dg.AssetKey:
+    """The rows of test runs that are in the target now, as one asset a domain."""
+    return dg.AssetKey([domain, TEST_RUNS])
+
+
 def step_name(domain: str, scenario: str, part: str) -> str:
     """The op that makes a part of a scenario; also the key of its config in a run's ``ops``."""
     return f"{domain}__{scenario}__{part}"
@@ -67,6 +82,28 @@ def partitions_name(domain: str, scenario: str) -> str:
 
 def partitions(domain: str, scenario: str) -> dg.DynamicPartitionsDefinition:
     return dg.DynamicPartitionsDefinition(name=partitions_name(domain, scenario))
+
+
+def dataset_key(domain: str, dataset: str, table: str) -> dg.AssetKey:
+    return dg.AssetKey([domain, DATASET, dataset, table])
+
+
+def dataset_job_name(domain: str, dataset: str) -> str:
+    """The job that makes all tables of a version, and the step in it."""
+    return f"{domain}__{DATASET}__{dataset}"
+
+
+def dataset_schedule_name(domain: str, dataset: str) -> str:
+    return f"{dataset_job_name(domain, dataset)}__refresh"
+
+
+def dataset_partitions_name(domain: str, dataset: str) -> str:
+    """The dynamic partitions definition of a dataset; its keys are ids of versions."""
+    return f"{domain}/{DATASET}/{dataset}"
+
+
+def dataset_partitions(domain: str, dataset: str) -> dg.DynamicPartitionsDefinition:
+    return dg.DynamicPartitionsDefinition(name=dataset_partitions_name(domain, dataset))
 
 
 def require_free(scenarios: Collection[Scenario]) -> None:

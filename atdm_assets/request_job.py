@@ -7,7 +7,7 @@ scenario's steps do.
 
 # No postponed annotations here: Dagster compares those of steps as classes, not as text.
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -23,6 +23,7 @@ from atdm_engine.model import Scenario, TypedScalar, scalar_json
 from atdm_engine.planning import resolve
 from atdm_engine.registry import Registry
 from atdm_resources import catalog
+from atdm_resources.sweep import Reconciled
 
 ResolveJob = Callable[[str], dg.JobDefinition]
 
@@ -104,8 +105,8 @@ def materialise_request(
         result = resolve_job(names.job_name(scenario.domain, scenario.name)).execute_in_process(
             instance=instance,
             partition_key=key,
-            run_config=_run_config(scenario, asked, log_level),
-            tags=_tags(asked),
+            run_config=scenario_run_config(scenario, asked, log_level),
+            tags=request_tags(asked),
             raise_on_error=False,
         )
     recorded = requests.recorded(registry, scenario, key)
@@ -117,7 +118,7 @@ def materialise_request(
         scenario=scenario,
         status=recorded.status if recorded else "rolled_back",
         dagster_run_id=result.run_id,
-        error=None if result.success else _first_error(result),
+        error=None if result.success else first_error(result),
     )
 
 
@@ -127,8 +128,17 @@ def report_dead_requests(instance: dg.DagsterInstance, requests: RequestsResourc
     Returns:
         The ids of the Dagster runs that were reported.
     """
+    return report_failed(instance, requests.reconcile())
+
+
+def report_failed(instance: dg.DagsterInstance, rolled_back: Iterable[Reconciled]) -> list[str]:
+    """Report the Dagster runs of requests that were rolled back as failed, where they go on.
+
+    Returns:
+        The ids of the Dagster runs that were reported.
+    """
     reported = []
-    for dead in requests.reconcile():
+    for dead in rolled_back:
         run = instance.get_run_by_id(dead.dagster_run_id) if dead.dagster_run_id else None
         if run is None:
             continue
@@ -143,7 +153,7 @@ def report_dead_requests(instance: dg.DagsterInstance, requests: RequestsResourc
     return reported
 
 
-def _run_config(scenario: Scenario, asked: RequestedData, log_level: str) -> dict[str, Any]:
+def scenario_run_config(scenario: Scenario, asked: RequestedData, log_level: str) -> dict[str, Any]:
     config: dict[str, Any] = {
         "constraints": {
             name: scalar_json(scenario.constraints[name].parse(value))
@@ -162,7 +172,7 @@ def _run_config(scenario: Scenario, asked: RequestedData, log_level: str) -> dic
     }
 
 
-def _tags(asked: RequestedData) -> dict[str, str]:
+def request_tags(asked: RequestedData) -> dict[str, str]:
     tags = {names.SOURCE_TAG: asked.source}
     if asked.invoker:
         tags[names.INVOKER_TAG] = asked.invoker
@@ -171,7 +181,9 @@ def _tags(asked: RequestedData) -> dict[str, str]:
     return tags
 
 
-def _first_error(result: dg.ExecuteInProcessResult) -> AtdmError:
+def first_error(
+    result: dg.ExecuteInProcessResult, otherwise: ErrorCode = ErrorCode.SEED_FAILED
+) -> AtdmError:
     """Why a run failed: the error with a code that a step reported, else the exception it met."""
     message = "the run failed without saying why"
     for event in result.all_events:
@@ -187,7 +199,7 @@ def _first_error(result: dg.ExecuteInProcessResult) -> AtdmError:
                 message = data.error.message.strip()
         elif event.is_job_failure and event.job_failure_data.error is not None:
             message = event.job_failure_data.error.message.strip()
-    return AtdmError(ErrorCode.SEED_FAILED, message, {"dagster_run_id": result.run_id})
+    return AtdmError(otherwise, message, {"dagster_run_id": result.run_id})
 
 
 def request_job(registry: Registry, resolve_job: ResolveJob) -> dg.JobDefinition:

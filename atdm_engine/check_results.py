@@ -14,7 +14,8 @@ from typing import Any, Literal
 from atdm_engine.model import Domain, Scenario
 
 MAX_CASES = 20
-CheckKind = Literal["schema", "references", "rule"]
+CheckKind = Literal["schema", "references", "rule", "whole"]
+"""``whole``: over all shards of a dataset together."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,15 @@ class ContentHash:
     def hexdigest(self) -> str:
         """The hash so far, 32 hexadecimal digits."""
         return "".join(f"{value:016x}" for value in self._sums)
+
+
+def added(digests: Iterable[str]) -> str:
+    """The hash of a table from the hashes of its parts, whatever their order."""
+    sums = [0, 0]
+    for digest in digests:
+        for half, place in enumerate((0, 16)):
+            sums[half] = (sums[half] + int(digest[place : place + 16], 16)) % 2**64
+    return "".join(f"{value:016x}" for value in sums)
 
 
 def combined(hashes: Mapping[str, str]) -> str:

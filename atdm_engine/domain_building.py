@@ -14,16 +14,18 @@ from typing import TypeVar
 import duckdb
 import pyarrow as pa
 
+from atdm_engine.dataset_building import DatasetBuilder
 from atdm_engine.domain_tables import DomainTables, empty_connection
 from atdm_engine.errors import Problem, SpecError
 from atdm_engine.generation_plan import GenerationPlan
 from atdm_engine.loading import Loaded, load
-from atdm_engine.model import Domain, Rule, Scenario, scalar_text
+from atdm_engine.model import Dataset, Domain, Rule, Scenario, scalar_text
 from atdm_engine.patterns import parse as parse_pattern
 from atdm_engine.reference_rows import read_reference
 from atdm_engine.rule_files import read_rule
 from atdm_engine.scenario_building import ScenarioBuilder, constraint_of
 from atdm_engine.spec.base import SpecModel
+from atdm_engine.spec.dataset import DatasetSpec
 from atdm_engine.spec.domain import DomainSpec
 from atdm_engine.spec.scenario import ScenarioSpec
 from atdm_engine.spec.table import TableSpec
@@ -54,10 +56,11 @@ class DomainFiles:
     rules: dict[str, SpecFile] = field(default_factory=dict)
     reference: dict[str, SpecFile] = field(default_factory=dict)
     scenarios: list[SpecFile] = field(default_factory=list)
+    datasets: dict[str, SpecFile] = field(default_factory=dict)
 
     def first(self) -> SpecFile | None:
         """Any file of the domain, to hang a problem of the whole folder on."""
-        groups = (self.tables, self.rules, self.reference)
+        groups = (self.tables, self.rules, self.reference, self.datasets)
         for files in groups:
             if files:
                 return next(iter(files.values()))
@@ -111,7 +114,8 @@ class _DomainBuilder:
             reference={table: reference[table] for table in order if table in reference},
             vocabularies=dict(self.vocabularies),
         )
-        return replace(domain, scenarios=self._scenarios(domain, scenarios, listing))
+        domain = replace(domain, scenarios=self._scenarios(domain, scenarios, listing))
+        return replace(domain, datasets=self._datasets(domain))
 
     def _domain_spec(self) -> Loaded[DomainSpec] | None:
         first = self.files.domain or self.files.first()
@@ -209,6 +213,18 @@ class _DomainBuilder:
             if scenario is not None:
                 self.problems.extend(_generation_problems(loaded, domain, scenario))
                 found[scenario.name] = scenario
+        return found
+
+    def _datasets(self, domain: Domain) -> dict[str, Dataset]:
+        # A scenario that is broken is reported there; what is left of the mix cannot be judged.
+        there = {file.path for file in self.files.scenarios}
+        broken = frozenset(problem.file for problem in self.problems if problem.file in there)
+        found = {}
+        for name, loaded in self._load_all(DatasetSpec, self.files.datasets).items():
+            dataset, problems = DatasetBuilder(name, loaded, domain, bool(broken)).build()
+            self.problems.extend(problems)
+            if dataset is not None:
+                found[name] = dataset
         return found
 
 

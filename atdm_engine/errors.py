@@ -18,6 +18,7 @@ class ErrorCode(StrEnum):
 
     SCENARIO_NOT_FOUND = "SCENARIO_NOT_FOUND"
     RUN_NOT_FOUND = "RUN_NOT_FOUND"
+    DATASET_NOT_FOUND = "DATASET_NOT_FOUND"
     SPEC_INVALID = "SPEC_INVALID"
     CONSTRAINT_INVALID = "CONSTRAINT_INVALID"
     CONSTRAINT_CONTRADICTION = "CONSTRAINT_CONTRADICTION"
@@ -30,6 +31,13 @@ class ErrorCode(StrEnum):
     NONE_READY = "NONE_READY"
     BUSY = "BUSY"
     RESET_FAILED = "RESET_FAILED"
+    SNAPSHOT_FAILED = "SNAPSHOT_FAILED"
+    RESTORE_FAILED = "RESTORE_FAILED"
+    DATASET_FAILED = "DATASET_FAILED"
+    NO_BASELINE = "NO_BASELINE"
+    BASELINE_NOT_FOUND = "BASELINE_NOT_FOUND"
+    BASELINE_EXISTS = "BASELINE_EXISTS"
+    BASELINE_INVALID = "BASELINE_INVALID"
     TARGET_UNREACHABLE = "TARGET_UNREACHABLE"
     TARGET_NOT_INITIALISED = "TARGET_NOT_INITIALISED"
     TARGET_NOT_DISPOSABLE = "TARGET_NOT_DISPOSABLE"
@@ -52,6 +60,10 @@ class AtdmError(Exception):
         self.code = code
         self.message = message
         self.details: dict[str, Any] = dict(details or {})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are pickled by their args, which would be the message alone.
+        return type(self), (self.code, self.message, self.details)
 
     def envelope(self) -> dict[str, Any]:
         """The error as the contract's JSON object (requirement A-ERR-03)."""
@@ -92,6 +104,9 @@ class SpecError(AtdmError):
             f"{count} {noun} in the specification files:\n{lines}",
             {"problems": [asdict(problem) for problem in self.problems]},
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problems,)
 
 
 def nearest_spelling(word: str, known: Iterable[str]) -> str | None:

@@ -16,8 +16,8 @@ from atdm_engine.generation_plan import GenerationPlan
 from atdm_engine.request_spec import RequestSpec
 from atdm_engine.run_ids import run_number_array
 
-BATCH_RUNS = 50_000
-"""Runs a batch by default; memory is bounded by it, whatever the request's size."""
+BATCH_ROWS = 500_000
+"""Rows a batch, at most, as long as one run has no more: memory is bounded by it."""
 
 
 def plan_of(spec: RequestSpec) -> GenerationPlan:
@@ -38,11 +38,20 @@ def generate(
     return Batch(spec, plan or plan_of(spec), first, last).tables()
 
 
-def batches(spec: RequestSpec, batch_runs: int = BATCH_RUNS) -> Iterator[dict[str, pa.Table]]:
-    """All rows of a request in batches of ``batch_runs`` runs; see ``generate``."""
+def runs_per_batch(plan: GenerationPlan) -> int:
+    """How many runs have at most ``BATCH_ROWS`` rows in all tables together; at least 1."""
+    return max(1, BATCH_ROWS // max(1, sum(plan.rows_per_run.values())))
+
+
+def batches(spec: RequestSpec, batch_runs: int | None = None) -> Iterator[dict[str, pa.Table]]:
+    """All rows of a request in batches of ``batch_runs`` runs; see ``generate``.
+
+    None means as many as bound the memory (``runs_per_batch``).
+    """
+    plan = plan_of(spec)
+    batch_runs = runs_per_batch(plan) if batch_runs is None else batch_runs
     if batch_runs < 1:
         raise ValueError(f"batch_runs is {batch_runs}, allowed: 1 and above")
-    plan = plan_of(spec)
     for first in range(1, spec.runs + 1, batch_runs):
         yield generate(spec, first, min(first + batch_runs - 1, spec.runs), plan=plan)
 

@@ -12,6 +12,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from atdm_engine.spec.base import SpecModel
+from atdm_engine.spec.dataset import DatasetSpec
 from atdm_engine.spec.domain import DomainSpec
 from atdm_engine.spec.scenario import ScenarioSpec, SchemaKind
 from atdm_engine.spec.table import TableSpec
@@ -23,6 +24,7 @@ _MODELS: dict[str, tuple[type[SpecModel], str]] = {
     "scenario": (ScenarioSpec, "ATDM scenario"),
     "domain": (DomainSpec, "ATDM domain"),
     "table": (TableSpec, "ATDM table"),
+    "dataset": (DatasetSpec, "ATDM dataset"),
 }
 
 

@@ -17,6 +17,7 @@ from typing import Literal
 import pyarrow as pa
 
 from atdm_engine.errors import nearest_spelling
+from atdm_engine.spec.dataset import DatasetSpec
 from atdm_engine.spec.domain import DomainSpec
 from atdm_engine.spec.scenario import RowGroup, ScenarioSpec
 from atdm_engine.spec.table import TableSpec
@@ -202,6 +203,59 @@ class Scenario:
 
 
 @dataclass(frozen=True)
+class MixPart:
+    """Test runs of a dataset that are made alike: numbers ``first`` to ``last``, both included.
+
+    ``given`` are the constraints that the mix sets, ``effective`` those of all constraints.
+    ``number_base`` is what unique numbers are counted from, so that no part takes another's: run n
+    has the numbers from ``number_base + (n - 1) * stride`` on. It may be negative.
+    """
+
+    scenario: str
+    first: int
+    last: int
+    given: Mapping[str, TypedScalar]
+    effective: Mapping[str, TypedScalar]
+    number_base: int
+
+    @property
+    def runs(self) -> int:
+        """How many test runs it has."""
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset with its mix resolved: ``parts`` follow each other from run 1 to ``runs``.
+
+    ``version`` covers all that shapes its data and all that judges it. ``numbers`` is how many
+    unique numbers it takes, from 0 on.
+    """
+
+    domain: str
+    name: str
+    spec: DatasetSpec
+    version: str
+    parts: tuple[MixPart, ...]
+    numbers: int = 0
+
+    @property
+    def key(self) -> str:
+        """``<domain>/<dataset>``, unique in the bundle."""
+        return f"{self.domain}/{self.name}"
+
+    @property
+    def runs(self) -> int:
+        """How many test runs there are in all."""
+        return self.parts[-1].last
+
+    @property
+    def shards(self) -> int:
+        """How many shards of test runs there are."""
+        return -(-self.runs // self.spec.runs_per_shard)
+
+
+@dataclass(frozen=True)
 class Domain:
     """A domain: ``tables`` in insert order, ``vocabularies`` by (locale, provider).
 
@@ -214,4 +268,5 @@ class Domain:
     rules: Mapping[str, Rule] = field(default_factory=dict)
     reference: Mapping[str, pa.Table] = field(default_factory=dict)
     scenarios: Mapping[str, Scenario] = field(default_factory=dict)
+    datasets: Mapping[str, Dataset] = field(default_factory=dict)
     vocabularies: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)

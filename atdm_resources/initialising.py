@@ -29,7 +29,17 @@ from atdm_resources.publication import publish
 from atdm_resources.target import InitReport, current_database, reason_to_mark
 
 CLIENT_ROLE = "atdm_client"
-CLIENT_FUNCTIONS = ("lease", "lease_request", "record_fixtures", "reset_run", "reset_owner")
+CLIENT_FUNCTIONS = (
+    "lease",
+    "lease_request",
+    "record_fixtures",
+    "reset_run",
+    "reset_owner",
+    "expire_due",
+    "submit",
+    "submission_status",
+    "claim",
+)
 
 _SCRATCH = "atdm_expected"
 _RESERVED = re.compile(r"^(?:pg_.*|public|information_schema|atdm|atdm_expected)$")

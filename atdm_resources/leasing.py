@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, cast
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -23,6 +23,7 @@ from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
 Result = TypeVar("Result")
 
 _RETRIES = 5
+_OVERDUE_AT_ONCE = 10
 _DRAINING_SECONDS = 5
 
 
@@ -79,6 +80,7 @@ def lease(
             source,
         ),
     )
+    _sweep_when_overdue(conn, [leased])
     return leased
 
 
@@ -103,7 +105,48 @@ def lease_request(
         "SELECT atdm.lease_request(%s, %s, %s, %s, %s, %s, %s)",
         (request_id, owner, ttl, _secret_hash(owner_secret), count, invoker, source),
     )
+    _sweep_when_overdue(conn, leased)
     return leased
+
+
+def claim(
+    conn: psycopg.Connection[Any],
+    idempotency_key: str,
+    *,
+    secret: str | None = None,
+    owner: str | None = None,
+    ttl: timedelta | None = None,
+    owner_secret: str | None = None,
+    invoker: str | None = None,
+    source: str | None = None,
+) -> list[Lease]:
+    """Lease the runs that were made for a submission to the queue; works once.
+
+    ``owner`` and ``ttl`` default to what was submitted.
+
+    Raises:
+        AtdmError: RUN_NOT_FOUND for an unknown key and a wrong secret alike; NONE_READY while it
+            waits; what it was rejected with; REQUEST_CONFLICT when it is leased already; BUSY.
+    """
+    leased: list[Lease] = _called(
+        conn,
+        "SELECT atdm.claim(%s, %s, %s, %s, %s, %s, %s)",
+        (idempotency_key, secret, owner, ttl, _secret_hash(owner_secret), invoker, source),
+    )
+    _sweep_when_overdue(conn, leased)
+    return leased
+
+
+def _sweep_when_overdue(conn: psycopg.Connection[Any], leased: list[Lease]) -> None:
+    """Take back leases past their time when a lease's answer says that there are some.
+
+    In a transaction of its own, so that nothing of it can cost the caller the lease; inside a
+    transaction of the caller's it is left to the next lease. Without a daemon, this is what makes
+    abandoned data disappear.
+    """
+    told = [cast(dict[str, Any], lease).pop("overdue", False) for lease in leased]
+    if any(told) and conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+        guarded(lambda: conn.execute("SELECT atdm.expire_due(%s)", (_OVERDUE_AT_ONCE,)))
 
 
 def record_fixtures(
@@ -230,7 +273,7 @@ def alone_in_domain(
     deadline = time.monotonic() + timeout.total_seconds()
     try:
         while True:
-            _guarded(
+            guarded(
                 lambda: conn.execute(
                     "UPDATE atdm.domain SET draining_until = clock_timestamp() + %s"
                     " WHERE domain = %s",
@@ -271,13 +314,17 @@ def _reset(conn: psycopg.Connection[Any], query: str, values: tuple[Any, ...]) -
 
 
 def _called(conn: psycopg.Connection[Any], query: str, values: tuple[Any, ...]) -> Any:
-    row = _guarded(lambda: conn.execute(query.encode(), values).fetchone())
+    row = guarded(lambda: conn.execute(query.encode(), values).fetchone())
     assert row is not None
     return row[0]
 
 
-def _guarded(call: Callable[[], Result]) -> Result:
-    """``call``, with errors of the database as AtdmError."""
+def guarded(call: Callable[[], Result]) -> Result:
+    """``call``, with errors that the catalog's functions raise as AtdmError.
+
+    Raises:
+        AtdmError: what ``atdm.fail`` said; TARGET_NOT_INITIALISED without a catalog or the right.
+    """
     try:
         return call()
     except psycopg.errors.InsufficientPrivilege as error:

@@ -106,8 +106,12 @@ def _rows(
 def _selected(name: str, column_type: str) -> sql.Composable:
     kind = column_kind(column_type)
     if kind.array:
-        # JSON has one form for the elements of every type; the array's own text does not.
-        return sql.SQL("array_to_json({})::text").format(sql.Identifier(name))
+        # JSON has one form for the elements of every type; the array's own text does not. Elements
+        # that are JSON themselves go as text, or their null would be no different from NULL.
+        form = (
+            "array_to_json({}::text[])::text" if kind.base == "jsonb" else "array_to_json({})::text"
+        )
+        return sql.SQL(form).format(sql.Identifier(name))
     return sql.Identifier(name)
 
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Literal
 
 from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources.s3 import ENCRYPTIONS, Encryption, S3Options
 
 Output = Literal["human", "json"]
 
 _INVOKER = re.compile(r"[a-z][a-z0-9_-]{0,31}:[!-~]{1,96}\Z")
-_PLANNERS = ("deterministic", "llm")
+_PLANNERS = ("rule", "llm")
 _OUTPUTS: tuple[Output, ...] = ("human", "json")
 _STORES = ("file://", "s3://")
 
@@ -44,6 +45,21 @@ class Settings:
     invoker: str
     planner: str
     output: Output
+    s3_region: str | None = None
+    s3_path_style: bool | None = None
+    s3_encryption: Encryption | None = None
+    s3_kms_key_id: str | None = None
+
+    @property
+    def s3(self) -> S3Options:
+        """How an object store is reached."""
+        return S3Options(
+            endpoint_url=self.s3_endpoint_url,
+            region=self.s3_region,
+            path_style=self.s3_path_style,
+            encryption=self.s3_encryption,
+            kms_key_id=self.s3_kms_key_id,
+        )
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -64,12 +80,21 @@ class Settings:
         invoker = read("ATDM_INVOKER") or f"human:{_user_name()}"
         if not is_invoker(invoker):
             raise _refused("ATDM_INVOKER", invoker, "human:<name> or agent:<id>")
-        planner = read("ATDM_PLANNER") or "deterministic"
+        planner = read("ATDM_PLANNER") or "rule"
         if planner not in _PLANNERS:
             raise _refused("ATDM_PLANNER", planner, " or ".join(_PLANNERS))
         output = read("ATDM_CLI_OUTPUT") or "human"
         if output not in _OUTPUTS:
             raise _refused("ATDM_CLI_OUTPUT", output, " or ".join(_OUTPUTS))
+        encryption = read("ATDM_S3_ENCRYPTION")
+        if encryption is not None and encryption not in ENCRYPTIONS:
+            raise _refused("ATDM_S3_ENCRYPTION", encryption, " or ".join(ENCRYPTIONS))
+        kms_key = read("ATDM_S3_KMS_KEY_ID")
+        if kms_key and encryption != "aws:kms":
+            raise _refused("ATDM_S3_KMS_KEY_ID", kms_key, "only with ATDM_S3_ENCRYPTION=aws:kms")
+        path_style = read("ATDM_S3_PATH_STYLE")
+        if path_style not in (None, "true", "false"):
+            raise _refused("ATDM_S3_PATH_STYLE", path_style, "true or false")
         fixtures = read("ATDM_FIXTURE_DIR") or "automation/fixtures"
         folders = (read("ATDM_SCENARIO_PATH") or "").split(os.pathsep)
         return cls(
@@ -83,6 +108,10 @@ class Settings:
             invoker=invoker,
             planner=planner,
             output=output,
+            s3_region=read("ATDM_S3_REGION"),
+            s3_path_style=None if path_style is None else path_style == "true",
+            s3_encryption=encryption,
+            s3_kms_key_id=kms_key,
         )
 
 

@@ -11,11 +11,13 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import PurePosixPath
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources.s3 import S3Options, is_raised_by_store
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,25 +27,30 @@ ROW_GROUP_ROWS = 100_000
 
 _COMPRESSION = "zstd"
 _COMPRESSION_LEVEL = 1
+_DICTIONARY_SAMPLE = 10_000
 
 
 class Store:
-    """Files below ``url``. ``endpoint_url`` is for object stores that are not Amazon's.
+    """Files below ``url``. ``s3`` says how an object store is reached; on disk it means nothing.
+
+    It can be sent to other processes, which open the same store anew.
 
     Paths are relative, with ``/`` between their parts. Every method raises AtdmError STORE_FAILED,
     naming the file and the reason, when the store refuses.
     """
 
-    def __init__(self, url: str, *, endpoint_url: str | None = None) -> None:
+    def __init__(self, url: str, *, s3: S3Options | None = None) -> None:
         import fsspec
 
-        options: dict[str, Any] = {}
-        if url.startswith("s3://") and endpoint_url:
-            options["endpoint_url"] = endpoint_url
         self.url = url.rstrip("/")
+        self.s3 = s3 or S3Options()
+        options = self.s3.for_s3fs() if url.startswith("s3://") else {}
         with _failing(self.url):
             self._files, self._root = fsspec.core.url_to_fs(self.url, **options)
         self._local = url.startswith("file://")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Store, s3=self.s3), (self.url,)
 
     def uri(self, path: str) -> str:
         """The full URL of a file, for people and metadata."""
@@ -86,8 +93,8 @@ class Store:
         try:
             yield handle
         except BaseException:
-            with suppress(OSError):
-                handle.discard()
+            handle.discard()
+            # Whoever closes a buffered file later would upload what is left in it.
             handle.closed = True
             raise
         handle.close()
@@ -96,6 +103,44 @@ class Store:
         """Write a whole file atomically."""
         with self.write_atomic(path) as handle:
             handle.write(content)
+
+    def write_new(self, path: str, content: bytes) -> bool:
+        """Write a whole file unless there is one of that name; False when there is.
+
+        Of several who try at once, one succeeds: a hard link on disk, a conditional upload in an
+        object store.
+        """
+        full = self._full(path)
+        with _failing(self.uri(path)):
+            if self._local:
+                folder = os.path.dirname(full)
+                os.makedirs(folder, exist_ok=True)
+                staged = f"{folder}/.{os.path.basename(full)}.{secrets.token_hex(6)}"
+                try:
+                    with open(staged, "xb") as handle:
+                        handle.write(content)
+                        handle.flush()
+                        os.fsync(handle.fileno())
+                    os.link(staged, full)
+                except FileExistsError:
+                    return False
+                finally:
+                    with suppress(FileNotFoundError):
+                        os.unlink(staged)
+                return True
+            if self._files.exists(full):
+                return False
+            handle = self._files.open(full, "xb")
+            try:
+                handle.write(content)
+                handle.close()
+            except BaseException as error:
+                _discard(handle, error)
+                if not isinstance(error, FileExistsError):
+                    raise
+                # An upload whose answer was lost is sent again, and refused: it was ours then.
+                return self.read_bytes(path) == content
+            return True
 
     @contextmanager
     def open(self, path: str) -> Iterator[IO[bytes]]:
@@ -158,24 +203,33 @@ class ParquetSink:
         self._group = row_group_rows
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
+        self._writer: Any = None
         self._opened = store.write_atomic(path)
 
     def __enter__(self) -> Self:
+        self._handle = self._opened.__enter__()
+        return self
+
+    def _begin(self, first: pa.Table) -> None:
+        """Open the writer. A dictionary of values that all differ costs time and space."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self._handle = self._opened.__enter__()
-        try:
-            self._writer = pq.ParquetWriter(
-                self._handle,
-                self._schema,
-                compression=_COMPRESSION,
-                compression_level=_COMPRESSION_LEVEL,
-                store_schema=True,
-            )
-        except BaseException as error:
-            self._opened.__exit__(type(error), error, error.__traceback__)
-            raise
-        return self
+        sample = first.slice(0, _DICTIONARY_SAMPLE)
+        repeating = [
+            name
+            for name in sample.column_names
+            if not pa.types.is_nested(sample.schema.field(name).type)
+            and len(sample[name].unique()) * 2 <= sample.num_rows
+        ]
+        self._writer = pq.ParquetWriter(
+            self._handle,
+            self._schema,
+            compression=_COMPRESSION,
+            compression_level=_COMPRESSION_LEVEL,
+            use_dictionary=repeating or False,
+            store_schema=True,
+        )
 
     def write(self, table: pa.Table) -> None:
         """Append rows. Raises AtdmError STORE_FAILED; ValueError when the columns differ."""
@@ -196,6 +250,8 @@ class ParquetSink:
         self._waiting = [rest] if rest.num_rows else []
         self._waiting_rows = rest.num_rows
         with _failing(self._store.uri(self.path)):
+            if self._writer is None:
+                self._begin(group)
             self._writer.write_table(group, row_group_size=rows)
         self.rows += rows
 
@@ -210,6 +266,8 @@ class ParquetSink:
                 if self._waiting_rows:
                     self._write_group(self._waiting_rows)
                 with _failing(self._store.uri(self.path)):
+                    if self._writer is None:
+                        self._begin(self._schema.empty_table())
                     self._writer.close()
                     self.bytes = self._handle.tell()
             except BaseException as problem:
@@ -221,10 +279,22 @@ class ParquetSink:
 
     def _abandon(self, error: BaseException) -> None:
         # The writer wants to finish its file when it is closed, into a handle that is discarded.
-        with suppress(Exception):
-            self._writer.close()
+        if self._writer is not None:
+            with suppress(Exception):
+                self._writer.close()
         with suppress(type(error), AtdmError):
             self._opened.__exit__(type(error), error, error.__traceback__)
+
+
+def _discard(handle: Any, error: BaseException) -> None:
+    """Give an upload up: what is there under its name stays as it was."""
+    try:
+        handle.discard()
+    except Exception as problem:
+        # The first error is the one to report; the store drops unfinished uploads by its own rule.
+        error.add_note(f"The upload could not be cancelled: {problem}")
+    # Or it would be completed after all when the handle is collected.
+    handle.closed = True
 
 
 @contextmanager
@@ -234,7 +304,9 @@ def _failing(what: str) -> Iterator[None]:
         yield
     except AtdmError:
         raise
-    except (OSError, ImportError) as error:
+    except Exception as error:
+        if not isinstance(error, OSError | ImportError) and not is_raised_by_store(error):
+            raise
         reason = _reason(error)
         raise AtdmError(
             ErrorCode.STORE_FAILED, f"{what}: {reason}", {"path": what, "reason": reason}
@@ -245,9 +317,9 @@ def _reason(error: Exception) -> str:
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full"
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS) or isinstance(error, PermissionError):
         return "this user may not write there"
-    if number == errno.ENOENT:
+    if number == errno.ENOENT or isinstance(error, FileNotFoundError):
         return "no such file"
     return str(error) or type(error).__name__
 

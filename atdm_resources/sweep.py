@@ -6,6 +6,7 @@ reporting their Dagster runs as failed, which the caller does with what this ret
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,16 +29,25 @@ class Reconciled:
     dagster_run_id: str | None
 
 
-def reconcile(conn: psycopg.Connection[Any], store: Store | None = None) -> list[Reconciled]:
+def reconcile(
+    conn: psycopg.Connection[Any],
+    store: Store | None = None,
+    *,
+    dagster_run_ids: Sequence[str] | None = None,
+    reason: str = REASON,
+) -> list[Reconciled]:
     """Roll back every pending request whose lock is free (see ``request_lock``).
 
-    Status rolled_back, audit event seed_failed; its staged files are deleted when ``store`` is
-    given. Its rows never were visible: they were in a transaction that died with its process.
-    ``conn`` must be in autocommit mode. Safe when several callers do it at once.
+    Status rolled_back, audit event seed_failed with ``reason``; its staged files are deleted when
+    ``store`` is given. ``dagster_run_ids`` limits it to the requests of these runs. Its rows never
+    were visible: they were in a transaction that died with its process. ``conn`` must be in
+    autocommit mode. Safe when several callers do it at once.
     """
     pending = conn.execute(
         "SELECT request_id, label, domain, scenario_id, dagster_run_id FROM atdm.request"
-        " WHERE status = 'pending' ORDER BY created_at"
+        " WHERE status = 'pending' AND (%s::text[] IS NULL OR dagster_run_id = ANY (%s))"
+        " ORDER BY created_at",
+        (dagster_run_ids, dagster_run_ids),
     ).fetchall()
     found = []
     for row in pending:
@@ -49,7 +59,7 @@ def reconcile(conn: psycopg.Connection[Any], store: Store | None = None) -> list
             if free is None or not free[0]:
                 continue
             if not catalog.rollback_request(
-                conn, dead.request_id, message=REASON, step="reconcile"
+                conn, dead.request_id, message=reason, step="reconcile"
             ):
                 continue
             if store is not None:

@@ -22,7 +22,7 @@ from typing import Any
 from faker import Faker
 
 from atdm_engine.content_hash import ContentHash, combined
-from atdm_engine.generation import batches
+from atdm_engine.generation import batches, plan_of, runs_per_batch
 from atdm_engine.planning import RequestSpec, resolve
 from atdm_engine.profile import ColumnProfile
 from atdm_engine.registry import Registry
@@ -186,7 +186,7 @@ def peak_mebibytes() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=1_000_000)
-    parser.add_argument("--batch-runs", type=int, default=50_000)
+    parser.add_argument("--batch-runs", type=int, help="default: what a request takes")
     parser.add_argument("--faker-seconds", type=float, default=5.0)
     arguments = parser.parse_args()
 
@@ -194,17 +194,16 @@ def main() -> None:
     spec = resolve(
         registry, SCENARIO, {}, runs=arguments.runs, seed=1, as_of=AS_OF, request_id=REQUEST
     )
+    batch_runs = arguments.batch_runs or runs_per_batch(plan_of(spec))
     before = peak_mebibytes()
     with tempfile.TemporaryDirectory() as folder:
-        clock, counts, digest = make_rows(spec, arguments.batch_runs, folder)
+        clock, counts, digest = make_rows(spec, batch_runs, folder)
     wall, processor = clock.pipeline()
     rows = counts["rows"]
 
     cores = len(os.sched_getaffinity(0))
     print(f"{SCENARIO}: {arguments.runs:,} runs, {rows:,} rows, {counts['values']:,} values,")
-    print(
-        f"batches of {arguments.batch_runs:,} runs, {cores} core(s); s on the wall, s of processor"
-    )
+    print(f"batches of {batch_runs:,} runs, {cores} core(s); s on the wall, s of processor")
     for name, seconds in clock.seconds.items():
         side = "" if name in PIPELINE else "   (beside the pipeline)"
         worked = clock.processor[name]

@@ -172,8 +172,9 @@ def main() -> None:
             seed_runs(conn, registry, OTHER_SCENARIO, asked.other_rows // 5, Path(folder))
             report(f"lease + reset_run, beside {asked.other_rows:,} rows", lease_and_reset)
         for ready in asked.ready:
-            fill_pool(conn, ready)
+            fill_pool(conn, max(ready, 3 * calls))
             report(f"lease, {_ready(conn):,} ready", lease_run)
+        fill_pool(conn, max(_ready(conn), asked.leases + 3 * calls * len(asked.clients)))
         lease_many(url, asked.leases)
         report(f"lease, {_ready(conn):,} ready after {asked.leases:,} leases", lease_run)
 

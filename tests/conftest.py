@@ -4,8 +4,8 @@ Belongs here: the server, databases and the shipped registry. Does not belong he
 instances, expectations.
 
 All pytest-xdist workers share one embedded server, which the controlling process stops at the end.
-ATDM_TEST_DATABASE_URL names another server to use (a database its user may connect to, and the right
-to create databases).
+ATDM_TEST_DATABASE_URL names another server to use (a database its user may connect to, and the
+right to create databases).
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from psycopg import sql
 
-from atdm_engine.registry import Registry
 from atdm_resources import embedded
-from atdm_resources.bundle import read_bundle, shipped_root
 from atdm_resources.connection import connect
+
+if TYPE_CHECKING:
+    from atdm_engine.registry import Registry
 
 _HOME_VARIABLE = "ATDM_TEST_SESSION_HOME"
 _PREFIX = "atdm-tests-"
@@ -75,6 +77,9 @@ def postgres_server_url(session_home: Path) -> str:
 @pytest.fixture(scope="session")
 def registry() -> Registry:
     """The registry of the shipped specification files."""
+    from atdm_engine.registry import Registry
+    from atdm_resources.bundle import read_bundle, shipped_root
+
     return Registry.build(read_bundle([shipped_root()]))
 
 

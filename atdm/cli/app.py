@@ -141,7 +141,7 @@ def env(context: typer.Context) -> int | None:
 @command(app, "schema")
 def schema(
     context: typer.Context,
-    kind: Annotated[str, typer.Argument(metavar="scenario|domain|table")],
+    kind: Annotated[str, typer.Argument(metavar="scenario|domain|table|dataset")],
 ) -> int | None:
     """Print the JSON Schema of a kind of specification file."""
     from atdm.cli import discovery

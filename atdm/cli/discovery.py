@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from atdm.arguments import constraints_of
-from atdm.extras import server_part
+from atdm.extras import load_registry, server_part
 from atdm.output import UsageError, table, write_json
 from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
 from atdm_resources.settings import Settings
@@ -29,9 +29,6 @@ _PROVIDER = re.compile(r"[a-z][a-z0-9_]{0,50}\Z")
 def scenarios(output: Output, words: Sequence[str], constraint: Sequence[str]) -> int:
     """Rank the scenarios against words and constraints; without either, list all."""
     given = constraints_of(constraint)
-    with server_part("reading scenario files"):
-        from atdm_resources.bundle import load_registry
-
     registry = load_registry(Settings.from_environment())
     matches = registry.search(words, given)
     output.emit(

@@ -168,4 +168,4 @@ class ScenarioSpec(SpecModel):
         }
 
 
-SchemaKind = Literal["scenario", "domain", "table"]
+SchemaKind = Literal["scenario", "domain", "table", "dataset"]

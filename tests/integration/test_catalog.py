@@ -57,7 +57,7 @@ def test_a_request_is_recorded_with_its_first_two_events(
     received, resolved = reports.events(conn, spec.request_id)
     assert received["action"] == "request_received"
     assert received["inputs"]["constraints"] == {"claim_status": "pending"}
-    assert received["inputs"]["planner_mode"] == "deterministic"
+    assert received["inputs"]["planner_mode"] == "rule"
     assert resolved["action"] == "plan_resolved"
     assert resolved["outputs"]["steps"] == [{"generator": table} for table in spec.scenario.tables]
 

@@ -131,7 +131,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "flag": st.booleans(),
     "token": st.sampled_from(UUIDS) | st.uuids().map(str),
     "body": st.sampled_from(ODD_JSON) | st.text(max_size=5).map(json.dumps),
-    "tags": st.lists(st.none() | texts, max_size=3),
+    "tags": st.lists(st.none() | texts, max_size=3) | st.just(["a", "\0"]),
 }
 
 

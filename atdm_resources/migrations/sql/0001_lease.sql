@@ -104,7 +104,9 @@ CREATE FUNCTION atdm.lease(
 ) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
--- The order of the index is the point of the query: without statistics the planner would sort.
+-- Planning once is enough, and the order of the index is the point of the query: without statistics
+-- the planner would sort.
+SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET enable_sort = off

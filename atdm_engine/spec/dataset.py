@@ -1,0 +1,101 @@
+"""A dataset file: ``scenarios/<domain>/datasets/<name>.yaml``. A mix of scenarios, made as one.
+
+Belongs here: the model of the file. Does not belong here: resolving the mix against its scenarios
+(``atdm_engine.dataset_building``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from atdm_engine.spec.base import Identifier, Scalar, SpecModel, key_text
+from atdm_engine.spec.cron import cron_problem
+
+MAX_SEED = 2**63 - 1
+MAX_RUNS = 2**30 - 1
+
+
+class Shares(SpecModel):
+    """``{choice: {paid: 80, denied: 20}}``: which part of the runs has which value.
+
+    The shares are exact: of 1,000 runs 800 are paid. A list gives all values the same share.
+    """
+
+    choice: (
+        Annotated[list[Scalar], Field(min_length=1)]
+        | Annotated[dict[str, float], Field(min_length=1)]
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _values_are_texts(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("choice"), Mapping):
+            weights = data["choice"].items()
+            return {**data, "choice": {key_text(key): _number(value) for key, value in weights}}
+        return data
+
+    @model_validator(mode="after")
+    def _weights_are_usable(self) -> Shares:
+        if isinstance(self.choice, dict) and (
+            min(self.choice.values()) < 0 or sum(self.choice.values()) <= 0
+        ):
+            raise ValueError("weights must not be negative and must have a positive sum")
+        return self
+
+    def weights(self) -> list[tuple[Scalar, float]]:
+        """Values and weights, in the file's order. ``null`` leaves it to the column's generator."""
+        if isinstance(self.choice, dict):
+            return [(None if key == "null" else key, share) for key, share in self.choice.items()]
+        return [(value, 1.0) for value in self.choice]
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class MixEntry(SpecModel):
+    """So many test runs of one scenario."""
+
+    scenario: Identifier = Field(description="A scenario of the domain, not a negative one.")
+    runs: int = Field(ge=1, le=MAX_RUNS, description="How many test runs of it.")
+    constraints: dict[Identifier, Scalar | Shares] = Field(
+        {}, description="Values of its constraints, or shares: {choice: {value: weight}}."
+    )
+
+
+class DatasetSpec(SpecModel):
+    """A golden baseline that is generated: which scenarios, how often, and when anew."""
+
+    description: str = Field(min_length=1, description="What the dataset is for, in a sentence.")
+    seed: int = Field(ge=0, le=MAX_SEED, description="The same seed gives the same data.")
+    mix: Annotated[list[MixEntry], Field(min_length=1)] = Field(
+        description="The scenarios that it is made of, each with the number of its test runs."
+    )
+    runs_per_shard: int = Field(
+        10_000, ge=1, le=1_000_000, description="Test runs of one shard, the unit of parallel work."
+    )
+    cron: str | None = Field(
+        None, description="When the next version is made (UTC), like 0 2 * * *; default: on demand."
+    )
+    retention: int = Field(
+        3, ge=1, le=1000, description="How many versions are kept; older ones are deleted."
+    )
+    restore: bool = Field(
+        False, description="Whether a scheduled refresh puts the new version into the target."
+    )
+
+    @field_validator("cron")
+    @classmethod
+    def _is_cron(cls, text: str | None) -> str | None:
+        problem = cron_problem(text) if text is not None else None
+        if problem:
+            raise ValueError(problem)
+        return text
+
+    @property
+    def runs(self) -> int:
+        """How many test runs there are in all."""
+        return sum(entry.runs for entry in self.mix)
