@@ -26,6 +26,7 @@ from atdm_engine.dataset_checks import dataset_check_ids, references
 from atdm_engine.datasets import version_id
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.model import Dataset, Domain
+from atdm_resources.baselines.manifest import BaselineFiles, BaselineTable, Manifest
 from atdm_resources.configurable import StoreResource
 from atdm_resources.settings import Settings
 from atdm_resources.store import Store
@@ -102,7 +103,7 @@ def dataset_assets(domain: Domain, dataset: Dataset) -> dg.AssetsDefinition:
                         work.store.uri(f"{work.files.folder}/{table.name}")
                     ),
                     "dagster/column_schema": metadata.column_schema(domain.tables[table.name]),
-                    "sample": metadata.records_table(_sample(work.store, built, table.name)),
+                    "sample": metadata.records_table(_sample(work.store, built.manifest, table)),
                     "seconds": round(built.seconds, 3),
                     "rows_per_second": metadata.rate(built.manifest.rows, built.seconds),
                     "shards_made": built.made,
@@ -224,18 +225,15 @@ def _summary(check: CheckId, outcome: CheckOutcome) -> str:
     return f"{outcome.failed} of {outcome.judged} {noun} break it."
 
 
-def _sample(store: Store, built: Any, table: str) -> list[dict[str, Any]]:
-    """The first rows of the first file that has made rows."""
-    found = built.manifest.table(table)
-    files = [file for file in found.files if file.rows][-1:] if found else []
-    for file in files:
-        batches = store.batches(
-            f"baselines/{built.manifest.domain}/{built.version}/{file.path}", 64
-        )
+def _sample(store: Store, manifest: Manifest, table: BaselineTable) -> list[dict[str, Any]]:
+    """The first rows of the last file that has any: made ones, where reference rows come first."""
+    files = BaselineFiles(manifest.domain, manifest.baseline_id)
+    for file in [file for file in table.files if file.rows][-1:]:
+        batches = store.batches(files.full(file), SAMPLE_ROWS)
         rows = [row for batch in itertools.islice(batches, 1) for row in batch.to_pylist()]
         return [
             {name: cell if cell is None else str(cell) for name, cell in row.items()}
-            for row in rows[:SAMPLE_ROWS]
+            for row in rows
         ]
     return []
 

@@ -24,8 +24,11 @@ from atdm_engine.datasets import version_id
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.model import Dataset
 from atdm_engine.registry import Registry
+from atdm_resources.baselines.records import Actor
+from atdm_resources.baselines.restore import restore
 from atdm_resources.configurable import StoreResource, TargetResource
 from atdm_resources.datasets import versions
+from atdm_resources.settings import Settings
 from atdm_resources.store import Store
 
 
@@ -164,6 +167,12 @@ def refresh_job(registry: Registry, resolve_job: ResolveJob) -> dg.JobDefinition
                 is_required=False,
                 description="Put the new version into the target; default: as the file says.",
             ),
+            "revoke_leases": dg.Field(
+                bool,
+                is_required=False,
+                description="Restore although test runs are leased; default: refuse and say whose.",
+            ),
+            "reason": dg.Field(str, is_required=False, description="Why, for the audit trail."),
         },
         out=dg.Out(dg.Nothing),
     )
@@ -177,8 +186,8 @@ def refresh_job(registry: Registry, resolve_job: ResolveJob) -> dg.JobDefinition
                     dataset=config["dataset"],
                     as_of=config_as_of(config),
                     processes=config.get("processes"),
-                    invoker=context.run.tags.get(names.INVOKER_TAG),
-                    source=context.run.tags.get(names.SOURCE_TAG, "dagster"),
+                    invoker=_invoker(context.run),
+                    source=_source(context.run),
                     parent_run_id=context.run_id,
                 ),
                 registry=registry,
@@ -191,8 +200,19 @@ def refresh_job(registry: Registry, resolve_job: ResolveJob) -> dg.JobDefinition
                 raise outcome.error
             told = config.get("restore")
             if outcome.dataset.spec.restore if told is None else told:
-                restore(target, store, outcome.dataset.domain, outcome.version)
-                context.log.info(f"Version {outcome.version} is restored.")
+                actor = Actor(_invoker(context.run), _source(context.run), config.get("reason", ""))
+                restored = restore(
+                    target.url(),
+                    store.store(),
+                    outcome.dataset.domain,
+                    outcome.version,
+                    actor=actor,
+                    revoke_leases=bool(config.get("revoke_leases")),
+                )
+                context.log.info(
+                    f"Version {outcome.version} is restored: {sum(restored.tables.values())} rows "
+                    f"in {restored.seconds:.1f} s."
+                )
         context.log.info(
             f"Version {outcome.version} of {outcome.dataset.key} is published by run "
             f"{outcome.dagster_run_id}; deleted: {', '.join(outcome.expired) or 'none'}."
@@ -208,6 +228,14 @@ def refresh_job(registry: Registry, resolve_job: ResolveJob) -> dg.JobDefinition
         refresh()
 
     return job
+
+
+def _invoker(run: dg.DagsterRun) -> str:
+    return run.tags.get(names.INVOKER_TAG) or Settings.from_environment().invoker
+
+
+def _source(run: dg.DagsterRun) -> str:
+    return run.tags.get(names.SOURCE_TAG, "dagster")
 
 
 def _schedule(dataset: Dataset, job: dg.JobDefinition) -> dg.ScheduleDefinition:

@@ -12,6 +12,7 @@ import dagster as dg
 
 from atdm_assets import names
 from atdm_assets.dataset_job import dataset_definitions
+from atdm_assets.lifecycle import lifecycle_definitions
 from atdm_assets.reference_assets import reference_assets
 from atdm_assets.request_job import request_job
 from atdm_assets.requests_resource import RequestsResource
@@ -54,14 +55,19 @@ def build_defs(
     for scenario in known:
         assets += scenario_assets(registry, scenario)
     datasets = dataset_definitions(registry, lambda name: location.resolve_job_def(name))
+    scenario_jobs = [scenario_job(scenario) for scenario in known]
+    lifecycle = lifecycle_definitions(registry, scenario_jobs)
     location = dg.Definitions(
-        assets=[*assets, *datasets.assets],
+        assets=[*assets, *datasets.assets, *lifecycle.assets],
+        asset_checks=lifecycle.checks,
         jobs=[
-            *(scenario_job(scenario) for scenario in known),
+            *scenario_jobs,
             request_job(registry, lambda name: location.resolve_job_def(name)),
             *datasets.jobs,
+            *lifecycle.jobs,
         ],
-        schedules=datasets.schedules,
+        sensors=lifecycle.sensors,
+        schedules=[*datasets.schedules, *lifecycle.schedules],
         resources=resources,
         # The lock on a request is held by the process that executes it, so all steps run in one.
         executor=dg.in_process_executor,

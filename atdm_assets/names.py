@@ -19,10 +19,18 @@ REQUEST: Final = "request"
 SEEDED: Final = "seeded"
 REFERENCE: Final = "reference"
 TEST_RUNS: Final = "test_runs"
+RESET_RUN_JOB: Final = "reset_run"
+RESET_ALL_JOB: Final = "reset_all"
+RETENTION_JOB: Final = "retention"
 REQUEST_JOB: Final = "request_data"
 REQUEST_STEP: Final = "request"
 """The one step of ``request_data``: a step and a job cannot share a name."""
 
+BASELINE: Final = "baseline"
+SNAPSHOT_JOB: Final = "snapshot_baseline"
+RESTORE_JOB: Final = "restore_baseline"
+SNAPSHOT_STEP: Final = "snapshot"
+RESTORE_STEP: Final = "restore"
 DATASET: Final = "dataset"
 DATASET_JOB: Final = "refresh_dataset"
 DATASET_STEP: Final = "refresh"
@@ -106,13 +114,31 @@ def dataset_partitions(domain: str, dataset: str) -> dg.DynamicPartitionsDefinit
     return dg.DynamicPartitionsDefinition(name=dataset_partitions_name(domain, dataset))
 
 
+def baseline_key(domain: str) -> dg.AssetKey:
+    return dg.AssetKey([domain, BASELINE])
+
+
+def baseline_job_name(domain: str) -> str:
+    """The job that captures a baseline of a domain; its step is called so too."""
+    return f"{domain}__{BASELINE}"
+
+
+def baseline_partitions_name(domain: str) -> str:
+    """The dynamic partitions definition of a domain's baselines; its keys are their ids."""
+    return f"{domain}/{BASELINE}"
+
+
+def baseline_partitions(domain: str) -> dg.DynamicPartitionsDefinition:
+    return dg.DynamicPartitionsDefinition(name=baseline_partitions_name(domain))
+
+
 def require_free(scenarios: Collection[Scenario]) -> None:
     """Refuse scenarios and tables whose assets would have the keys of others.
 
     Raises:
         AtdmError: SPEC_INVALID, naming them.
     """
-    taken = [scenario.key for scenario in scenarios if scenario.name == REFERENCE]
+    taken = [scenario.key for scenario in scenarios if scenario.name in (REFERENCE, BASELINE)]
     taken += [
         f"table {table} of {scenario.key}"
         for scenario in scenarios
@@ -123,7 +149,7 @@ def require_free(scenarios: Collection[Scenario]) -> None:
         raise AtdmError(
             ErrorCode.SPEC_INVALID,
             f"names that assets of every scenario have already: {', '.join(taken)}; "
-            f"no scenario may be called {REFERENCE}, no table {REQUEST} or {SEEDED}",
+            f"no scenario may be called {REFERENCE} or {BASELINE}, no table {REQUEST} or {SEEDED}",
             {"taken": taken},
         )
 

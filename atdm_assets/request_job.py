@@ -153,7 +153,10 @@ def report_failed(instance: dg.DagsterInstance, rolled_back: Iterable[Reconciled
     return reported
 
 
-def scenario_run_config(scenario: Scenario, asked: RequestedData, log_level: str) -> dict[str, Any]:
+def scenario_run_config(
+    scenario: Scenario, asked: RequestedData, log_level: str = "INFO"
+) -> dict[str, Any]:
+    """The run config of a scenario's own job for what somebody asks."""
     config: dict[str, Any] = {
         "constraints": {
             name: scalar_json(scenario.constraints[name].parse(value))
@@ -173,6 +176,7 @@ def scenario_run_config(scenario: Scenario, asked: RequestedData, log_level: str
 
 
 def request_tags(asked: RequestedData) -> dict[str, str]:
+    """The tags of a scenario's run that say who asked, and through what."""
     tags = {names.SOURCE_TAG: asked.source}
     if asked.invoker:
         tags[names.INVOKER_TAG] = asked.invoker
@@ -184,9 +188,16 @@ def request_tags(asked: RequestedData) -> dict[str, str]:
 def first_error(
     result: dg.ExecuteInProcessResult, otherwise: ErrorCode = ErrorCode.SEED_FAILED
 ) -> AtdmError:
+    """Why a run in this process failed."""
+    return error_in_events(result.all_events, result.run_id, otherwise)
+
+
+def error_in_events(
+    events: Iterable[dg.DagsterEvent], run_id: str, otherwise: ErrorCode = ErrorCode.SEED_FAILED
+) -> AtdmError:
     """Why a run failed: the error with a code that a step reported, else the exception it met."""
     message = "the run failed without saying why"
-    for event in result.all_events:
+    for event in events:
         if event.is_step_failure:
             data = event.step_failure_data
             given = data.user_failure_data
@@ -199,7 +210,7 @@ def first_error(
                 message = data.error.message.strip()
         elif event.is_job_failure and event.job_failure_data.error is not None:
             message = event.job_failure_data.error.message.strip()
-    return AtdmError(otherwise, message, {"dagster_run_id": result.run_id})
+    return AtdmError(otherwise, message, {"dagster_run_id": run_id})
 
 
 def request_job(registry: Registry, resolve_job: ResolveJob) -> dg.JobDefinition:

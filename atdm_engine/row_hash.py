@@ -58,7 +58,7 @@ def row_hashes(batch: pa.RecordBatch) -> tuple[U64, U64]:
     with np.errstate(over="ignore"):
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             key, other = (np.uint64(half) for half in stream_key("column", name))
-            cells = mix(_cells(column) + key)
+            cells = mix(column_hashes(column) + key)
             first += cells
             cells ^= cells >> _32
             cells *= other | np.uint64(1)
@@ -66,7 +66,8 @@ def row_hashes(batch: pa.RecordBatch) -> tuple[U64, U64]:
         return mix(first ^ (second >> _32)), mix(second + first * _LANE)
 
 
-def _cells(column: pa.Array) -> U64:
+def column_hashes(column: pa.Array) -> U64:
+    """One number a cell, by its value alone."""
     if not pa.types.is_string(column.type) or not len(column):
         return cell_hashes(column, _MARKER)
     lengths = pc.binary_length(column)

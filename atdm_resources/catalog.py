@@ -214,6 +214,12 @@ def get_request(conn: psycopg.Connection[Any], request_id: str) -> RequestRecord
     return record
 
 
+def is_recorded(conn: psycopg.Connection[Any], request_id: str) -> bool:
+    """Whether there is a request of this id."""
+    query = "SELECT FROM atdm.request WHERE request_id = %s"
+    return conn.execute(query, (request_id,)).fetchone() is not None
+
+
 def request_by_label(
     conn: psycopg.Connection[Any], domain: str, scenario_id: str, label: str
 ) -> RequestRecord | None:

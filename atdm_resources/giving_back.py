@@ -16,6 +16,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources import leasing
 from atdm_resources.leasing import guarded
 
 MOST = 500
@@ -154,6 +155,43 @@ def reset_run(
         "deleted": done.deleted.get(domain, {}),
         "adopted": done.adopted.get(domain, {}),
     }
+
+
+def reset_all(
+    conn: psycopg.Connection[Any],
+    domain: str,
+    *,
+    reason: str,
+    revoke_leases: bool,
+    invoker: str,
+    source: str,
+) -> dict[str, Any]:
+    """``leasing.reset_all`` for an operator, who gives a reason; its failure is recorded too.
+
+    Raises:
+        AtdmError: REQUEST_INVALID without a reason; BUSY, naming who holds leases; RESET_FAILED.
+    """
+    if not reason.strip():
+        raise AtdmError(ErrorCode.REQUEST_INVALID, "a reset of everything needs a reason")
+    note = (
+        "INSERT INTO atdm.audit_event (action, status, domain, invoker, source, inputs, outputs)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s)"
+    )
+    said = Jsonb({"strategy": "reset_all", "reason": reason, "revoke_leases": revoke_leases})
+    conn.execute(note, ("reset_requested", "ok", domain, invoker, source, said, Jsonb({})))
+    try:
+        return leasing.reset_all(
+            conn,
+            domain,
+            confirm=True,
+            revoke_leases=revoke_leases,
+            invoker=invoker,
+            source=source,
+        )
+    except AtdmError as error:
+        outputs = Jsonb(error.envelope()["error"])
+        conn.execute(note, ("reset_failed", "failed", domain, invoker, source, said, outputs))
+        raise
 
 
 def reset_suite(

@@ -24,7 +24,7 @@ from atdm_resources.encoding import copy_csv
 RowsDone = Callable[[int], None]
 """Called with the number of rows sent so far."""
 
-_AHEAD = 2
+_AHEAD = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def _first_of(
 
 @contextmanager
 def _ahead(items: Iterator[Any]) -> Iterator[Iterator[Any]]:
-    """``items``, made in a thread that is up to two items ahead of whoever takes them."""
+    """``items``, made in a thread that is a few items ahead of whoever takes them."""
     waiting: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=_AHEAD)
     stopped = threading.Event()
 

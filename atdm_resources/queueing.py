@@ -49,7 +49,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class SuiteEvent:
-    """A suite that started or finished."""
+    """A suite that started or finished. ``age`` since its restore was launched, if it was."""
 
     submission_id: int
     idempotency_key: str
@@ -58,6 +58,7 @@ class SuiteEvent:
     payload: dict[str, Any]
     invoker: str
     attempts: int
+    age: timedelta | None
 
 
 def submit(conn: psycopg.Connection[Any], submission: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,8 +180,9 @@ def suite_events(
     """Suites of a kind and status, in the order of their priority and age."""
     with conn.cursor(row_factory=class_row(SuiteEvent)) as cursor:
         return cursor.execute(
-            "SELECT submission_id, idempotency_key, kind, status, payload, invoker, attempts"
-            " FROM atdm.submission WHERE status = %s AND kind = %s"
+            "SELECT submission_id, idempotency_key, kind, status, payload, invoker, attempts,"
+            " clock_timestamp() - launched_at AS age FROM atdm.submission"
+            " WHERE status = %s AND kind = %s"
             " ORDER BY priority DESC, submission_id LIMIT %s",
             (status, kind, most),
         ).fetchall()

@@ -22,6 +22,9 @@ SELECT pn.nspname, p.relname, cn.nspname, c.relname,
         JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = u.number),
        (SELECT array_agg(a.attname::text ORDER BY u.place)
         FROM unnest(k.conkey) WITH ORDINALITY AS u (number, place)
+        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.number),
+       (SELECT array_agg(a.atttypid::regtype::text ORDER BY u.place)
+        FROM unnest(k.conkey) WITH ORDINALITY AS u (number, place)
         JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.number)
 FROM pg_catalog.pg_constraint AS k
 JOIN pg_catalog.pg_class AS p ON p.oid = k.confrelid
@@ -55,6 +58,7 @@ class _Reference:
     child_name: str
     parent_columns: list[str]
     child_columns: list[str]
+    child_types: list[str]
 
 
 def keys_of_run(
@@ -103,7 +107,10 @@ def residue_of_run(
             "SELECT count(*) FROM {child} AS c JOIN ROWS FROM ({arrays}) AS k ({names}) ON {same}"
         ).format(
             child=reference.child,
-            arrays=sql.SQL(", ").join([sql.SQL("unnest(%s)")] * len(arrays)),
+            # The types' names are PostgreSQL's own, quoted where that is needed.
+            arrays=sql.SQL(", ").join(
+                sql.SQL("unnest(%s::{}[])").format(sql.SQL(name)) for name in reference.child_types
+            ),
             names=sql.SQL(", ").join(sql.Identifier(f"k{n}") for n in range(len(arrays))),
             same=sql.SQL(" AND ").join(
                 sql.SQL("c.{} = k.{}").format(column, sql.Identifier(f"k{n}"))
@@ -170,10 +177,11 @@ def _references(conn: psycopg.Connection[Any], domain: str) -> list[_Reference]:
             f"{child_schema}.{child}",
             parent_columns,
             child_columns,
+            child_types,
         )
-        for parent_schema, parent, child_schema, child, parent_columns, child_columns in (
-            conn.execute(_REFERENCES, (domain,)).fetchall()
-        )
+        for parent_schema, parent, child_schema, child, parent_columns, child_columns, child_types in conn.execute(
+            _REFERENCES, (domain,)
+        ).fetchall()
     ]
 
 

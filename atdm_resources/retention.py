@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import psycopg
+from psycopg.types.json import Jsonb
 
 from atdm_engine import run_ids
 from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
@@ -138,6 +139,15 @@ def _old_quarantine(store: Store, limit: datetime) -> int:
     for path in store.files(QUARANTINE):
         folder, _, _ = path.rpartition("/")
         request_id = folder.rpartition("/")[2]
-        if run_ids.is_request_id(request_id) and run_ids.moment_of(request_id) < limit:
+        if run_ids.is_request_id(request_id) and run_ids.time_of(request_id) < limit:
             old.add(folder)
     return sum(store.delete_prefix(folder) for folder in sorted(old))
+
+
+def record(conn: psycopg.Connection[Any], deleted: Mapping[str, int]) -> None:
+    """Write retention_applied with how much of what was deleted."""
+    conn.execute(
+        "INSERT INTO atdm.audit_event (action, invoker, source, outputs)"
+        " VALUES ('retention_applied', 'agent:atdm-retention', 'retention', %s)",
+        (Jsonb(dict(deleted)),),
+    )

@@ -17,6 +17,7 @@ _ATTEMPTS = 3
 
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 60
+_BLOCK_BYTES = 8 * 2**20
 _LIBRARIES = frozenset({"aiobotocore", "aiohttp", "botocore", "fsspec", "s3fs", "urllib3"})
 
 
@@ -53,6 +54,8 @@ class S3Options:
             "config_kwargs": config,
             # Whether a file is there is asked of the store each time, never of an old listing.
             "use_listings_cache": False,
+            # What a handle holds in memory, and a part of an upload; the default is 50 MB.
+            "default_block_size": _BLOCK_BYTES,
         }
         if self.endpoint_url:
             options["endpoint_url"] = self.endpoint_url
@@ -64,9 +67,19 @@ class S3Options:
         return options
 
 
-def is_raised_by_store(error: Exception) -> bool:
-    """Whether an exception comes from the libraries that talk to an object store.
+def raised_by_store(error: Exception) -> Exception | None:
+    """What the libraries that talk to an object store met, None when ``error`` is not theirs.
 
-    They raise some of their own that are no OSError (no credentials, no such host, a broken body).
+    They raise some of their own that are no OSError (no credentials, no such host, a broken body),
+    and s3fs stumbles over a read that timed out (an IndexError while it looks at the TimeoutError).
     """
-    return type(error).__module__.partition(".")[0] in _LIBRARIES
+    if type(error).__module__.partition(".")[0] in _LIBRARIES:
+        return error
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    module = "" if place is None else str(place.tb_frame.f_globals.get("__name__", ""))
+    if module.partition(".")[0] not in _LIBRARIES:
+        return None
+    met = error.__context__
+    return met if isinstance(met, OSError) else error

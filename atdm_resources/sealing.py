@@ -91,9 +91,9 @@ def _seal_batch(conn: psycopg.Connection[Any], most: int) -> int:
     with conn.cursor().copy(
         "COPY atdm.audit_seal (seal_number, event_id, xid, hash) FROM STDIN"
     ) as copy:
-        for number, (event_id, xid, canonical) in enumerate(events, start=number + 1):
+        for place, (sealed_id, sealed_xid, canonical) in enumerate(events, start=number + 1):
             before = chained(before, canonical)
-            copy.write_row((number, event_id, xid, before))
+            copy.write_row((place, sealed_id, sealed_xid, before))
     return len(events)
 
 

@@ -35,7 +35,9 @@ RUN_TABLE = "test_run"
 EXPOSED_COLUMNS = ("test_run_id", "data")
 """Of the file of exposed values: the run, and a JSON object of name and value as text."""
 
-_RUNS_A_BATCH = 65_536
+# The server waits for the first batch of every table, so batches are small.
+_ROWS_A_BATCH = 8_192
+_RUNS_A_BATCH = 8_192
 _LISTED_ROWS = 100
 
 
@@ -101,7 +103,11 @@ def seed(
             for current in scenario.tables:
                 file = staged[current]
                 done[current] = rows.load(
-                    conn, domain.name, current, store.batches(file.path), _named(progress, current)
+                    conn,
+                    domain.name,
+                    current,
+                    store.batches(file.path, _ROWS_A_BATCH),
+                    _named(progress, current),
                 )
                 if done[current].rows != file.rows:
                     raise AtdmError(

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.s3 import S3Options, is_raised_by_store
+from atdm_resources.s3 import S3Options, raised_by_store
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -92,12 +92,10 @@ class Store:
         handle = self._files.open(self._full(path), "wb")
         try:
             yield handle
-        except BaseException:
-            handle.discard()
-            # Whoever closes a buffered file later would upload what is left in it.
-            handle.closed = True
+            handle.close()
+        except BaseException as error:
+            _discard(handle, error)
             raise
-        handle.close()
 
     def write_bytes(self, path: str, content: bytes) -> None:
         """Write a whole file atomically."""
@@ -305,9 +303,10 @@ def _failing(what: str) -> Iterator[None]:
     except AtdmError:
         raise
     except Exception as error:
-        if not isinstance(error, OSError | ImportError) and not is_raised_by_store(error):
+        met = error if isinstance(error, OSError | ImportError) else raised_by_store(error)
+        if met is None:
             raise
-        reason = _reason(error)
+        reason = _reason(met)
         raise AtdmError(
             ErrorCode.STORE_FAILED, f"{what}: {reason}", {"path": what, "reason": reason}
         ) from error

@@ -16,9 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-
-from atdm_resources import leasing
-from atdm_resources.connection import connect
 from _database import (
     initialised_database,
     latency_line,
@@ -26,6 +23,9 @@ from _database import (
     shipped_registry,
 )
 from _loading import seed_runs
+
+from atdm_resources import leasing
+from atdm_resources.connection import connect
 
 SCENARIO = "active_member_clean"
 OTHER_SCENARIO = "expired_eligibility"

@@ -276,6 +276,23 @@ def catalog_runs(
     return trail.catalog_runs(context.obj, scenario=scenario, limit=limit)
 
 
+@command(app, "dataset-build")
+def dataset_build(
+    context: typer.Context,
+    dataset: Annotated[str, typer.Argument(metavar="DOMAIN/NAME", help="Which dataset.")],
+    as_of: Annotated[
+        str | None, typer.Option(help="The clock of the data, ISO 8601; default: now.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=512, help="How many; default: one for each core.")
+    ] = None,
+) -> int | None:
+    """Make the next version of a dataset, or go on with one whose build was killed."""
+    from atdm.cli import datasets
+
+    return datasets.build(context.obj, dataset, as_of=as_of, processes=processes)
+
+
 @command(app, "vocabulary")
 def vocabulary(
     context: typer.Context,

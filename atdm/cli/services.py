@@ -9,12 +9,11 @@ from __future__ import annotations
 import socket
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atdm import processes, target_access
+from atdm import webserver as web
 from atdm.environment import dagster_environment
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources import embedded
@@ -118,7 +117,10 @@ def status(output: Output) -> int:
             shown["pid"] = process.pid
             if process.port is not None:
                 shown["url"] = f"http://{HOST}:{process.port}"
-                shown["answers"] = _answers(shown["url"])
+                shown["answers"] = web.answers(shown["url"])
+                errors = web.load_errors(shown["url"])
+                if errors:
+                    problems.append(_not_loaded(errors))
                 if not shown["answers"]:
                     problems.append(
                         f"the web page does not answer: see {settings.home}/log/{name}.log, "
@@ -214,7 +216,10 @@ def _free_port(wanted: int | None) -> int:
 def _wait_for_answer(home: Path, url: str) -> None:
     deadline = time.monotonic() + _ANSWER_SECONDS
     while time.monotonic() < deadline:
-        if _answers(url):
+        errors = web.load_errors(url)
+        if errors:
+            raise AtdmError(ErrorCode.SPEC_INVALID, _not_loaded(errors), {"locations": errors})
+        if errors is not None:
             return
         if processes.running(home, WEBSERVER) is None:
             raise _died(home, WEBSERVER)
@@ -226,14 +231,9 @@ def _wait_for_answer(home: Path, url: str) -> None:
     )
 
 
-def _answers(url: str) -> bool:
-    # A proxy named in the environment must not be asked about this machine's own address.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"{url}/server_info", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+def _not_loaded(errors: dict[str, str]) -> str:
+    listed = "; ".join(f"{name}: {message}" for name, message in errors.items())
+    return f"Dagster could not load the definitions: {listed}"
 
 
 def _died(home: Path, name: str) -> AtdmError:

@@ -192,7 +192,7 @@ class _Capture:
         raise self._errors[0]
 
     def clear(self, keep: Manifest | None = None) -> None:
-        """Delete this attempt's files; with ``keep``, every file that the manifest does not name."""
+        """Delete this attempt's files; with ``keep``, all that the manifest does not name."""
         kept = {self._files.full(file) for file in keep.files} if keep else set()
         kept.add(self._files.manifest)
         for path in self._store.files(self._files.folder):

@@ -7,6 +7,7 @@ restoring them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +29,8 @@ from atdm_resources.baselines.records import Actor
 from atdm_resources.store import Store
 
 Progress = Callable[[str, int, int], None]
+
+_VERIFYING_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +98,26 @@ def verify(
         if error.code is ErrorCode.BASELINE_INVALID:
             return [error.message]
         raise
-    files = BaselineFiles(domain, baseline_id)
+    return file_problems(store, manifest, progress)
+
+
+def file_problems(store: Store, manifest: Manifest, progress: Progress | None = None) -> list[str]:
+    """What is wrong with the files of a baseline (missing, cut off, changed), a line each."""
+    files = BaselineFiles(manifest.domain, manifest.baseline_id)
     problems = []
     done = 0
-    for part in manifest.files:
-        problem = file_problem(store, files, part)
-        if problem is not None:
-            problems.append(problem)
-        done += part.bytes
-        if progress is not None:
-            progress("verified; bytes", done, manifest.bytes)
+    with ThreadPoolExecutor(_VERIFYING_THREADS) as pool:
+        judged = pool.map(lambda part: file_problem(store, files, part), manifest.files)
+        for part, problem in zip(manifest.files, judged, strict=True):
+            done += part.bytes
+            if progress is not None:
+                progress("verified; bytes", done, manifest.bytes)
+            if problem is not None:
+                problems.append(problem)
+    for table in manifest.tables:
+        written = sum(part.rows for part in table.files)
+        if table.stored_columns and written != table.rows:
+            problems.append(f"{table.name}: its files have {written} rows, it had {table.rows}")
     return problems
 
 

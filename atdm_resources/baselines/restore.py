@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -25,7 +24,7 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.row_hash import RowHash
 from atdm_resources.baselines import contained_runs, dismantling, records, table_locks
 from atdm_resources.baselines.contained_runs import RunsInLine
-from atdm_resources.baselines.listing import latest
+from atdm_resources.baselines.listing import file_problems, latest
 from atdm_resources.baselines.manifest import (
     BaselineFiles,
     BaselineTable,
@@ -33,7 +32,7 @@ from atdm_resources.baselines.manifest import (
     SequenceState,
     read_manifest,
 )
-from atdm_resources.baselines.part_files import file_problem, table_batches
+from atdm_resources.baselines.part_files import table_batches
 from atdm_resources.baselines.records import Actor
 from atdm_resources.baselines.rows import fix_text_form, read_rows, write_rows
 from atdm_resources.baselines.structure import LiveTable, differences, live_tables
@@ -52,7 +51,6 @@ DOMAIN_TIMEOUT: Final = timedelta(seconds=60)
 LOCK_TIMEOUT: Final = timedelta(seconds=30)
 
 _WORK_MEMORY = "SET LOCAL maintenance_work_mem = '256MB'"
-_VERIFYING_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,29 +131,6 @@ def verify_files(store: Store, manifest: Manifest, progress: Progress | None = N
             f"baseline {manifest.baseline_id} is damaged: {'; '.join(problems)}",
             {"baseline_id": manifest.baseline_id, "problems": problems},
         )
-
-
-def file_problems(store: Store, manifest: Manifest, progress: Progress | None = None) -> list[str]:
-    """What is wrong with the files of a baseline, a line each."""
-    files = BaselineFiles(manifest.domain, manifest.baseline_id)
-    problems = []
-    done = 0
-    with ThreadPoolExecutor(_VERIFYING_THREADS) as pool:
-        for part, problem in zip(
-            manifest.files,
-            pool.map(lambda part: file_problem(store, files, part), manifest.files),
-            strict=True,
-        ):
-            done += part.bytes
-            if progress is not None:
-                progress("verified; bytes", done, manifest.bytes)
-            if problem is not None:
-                problems.append(problem)
-    for table in manifest.tables:
-        written = sum(part.rows for part in table.files)
-        if table.stored_columns and written != table.rows:
-            problems.append(f"{table.name}: its files have {written} rows, it had {table.rows}")
-    return problems
 
 
 def check_fit(conn: psycopg.Connection[Any], manifest: Manifest) -> dict[str, LiveTable]:

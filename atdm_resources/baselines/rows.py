@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 from psycopg import sql
 
+from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.types import arrow_type, column_kind, typed_array
 from atdm_resources.baselines.manifest import BaselineColumn
 from atdm_resources.encoding import copy_csv
@@ -125,6 +126,30 @@ def write_rows(
     return rows
 
 
+def as_columns(
+    batch: pa.RecordBatch, have: Sequence[BaselineColumn], want: Sequence[BaselineColumn]
+) -> pa.RecordBatch:
+    """``batch``, whose columns are ``have``, with the columns ``want`` alone, in their form.
+
+    Raises:
+        AtdmError: BASELINE_INVALID when the one form cannot be read as the other (an array).
+    """
+    names = [column.name for column in want]
+    chosen = batch.select(names)
+    there = {column.name: column for column in have}
+    if chosen.schema.equals(arrow_schema(want)):
+        return chosen
+    if any(_as_json(column) or _as_json(there[column.name]) for column in want):
+        raise AtdmError(
+            ErrorCode.BASELINE_INVALID,
+            "a captured and a generated baseline with array columns cannot be compared; restore "
+            "one and compare it with live",
+            {"columns": names},
+        )
+    (converted,) = _parsed(want, copy_csv(chosen).to_pybytes()).combine_chunks().to_batches()
+    return converted
+
+
 def ahead(items: Iterable[Item]) -> Iterator[Item]:
     """``items``, each being made in a thread while the one before it is worked on."""
     iterator = iter(items)
@@ -147,7 +172,7 @@ def _encoded(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.Buffer
             yield batch.num_rows, copy_csv(batch)
 
 
-def _fetched(conn: psycopg.Connection[Any], statement: sql.Composable) -> Iterator[bytes]:
+def _fetched(conn: psycopg.Connection[Any], statement: sql.Composed) -> Iterator[bytes]:
     """What COPY sends, in pieces of whole rows."""
     with conn.cursor().copy(statement) as copy:
         lines: list[Any] = []
@@ -197,8 +222,8 @@ def _parsed(columns: Sequence[BaselineColumn], text: bytes) -> pa.Table:
             null_values=[""],
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
-            true_values=["t"],
-            false_values=["f"],
+            true_values=["t", "true"],
+            false_values=["f", "false"],
         ),
     )
     if not by_value:

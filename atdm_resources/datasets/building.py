@@ -151,6 +151,10 @@ def build_dataset(
         manifest = _manifest(work, reports, judged, invoker=invoker, source=source, reason=reason)
         manifest = _publish(work, manifest)
         _clear(work)
+    else:
+        # Equal inputs would fail again: nothing of it is worth keeping but what is in quarantine.
+        work.store.delete_prefix(work.files.folder)
+        _clear(work)
     kept = sum(report.kept for report in reports)
     return Built(
         version=work.version,

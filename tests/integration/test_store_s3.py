@@ -266,9 +266,7 @@ def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
     assert "127.0.0.1:1" in caught.value.message
 
 
-@pytest.mark.parametrize(
-    ("encryption", "key"), [("AES256", None), ("aws:kms", "alias/test-data")]
-)
+@pytest.mark.parametrize(("encryption", "key"), [("AES256", None), ("aws:kms", "alias/test-data")])
 @pytest.mark.parametrize("content", [b"small", LARGE], ids=["small", "large"])
 def test_encryption_is_asked_for(
     faults: Faults, client: Any, prefix: str, encryption: Any, key: str | None, content: bytes

@@ -155,6 +155,11 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 -- A row that somebody else holds is waited for this long, no longer.
 SET lock_timeout = '10s'
+-- From a few rows to those that refer to them the way is an index, whatever the planner makes of
+-- tables that were filled a moment ago and have no statistics yet.
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
 AS $$
 DECLARE
     tables oid[];
@@ -180,6 +185,9 @@ BEGIN
     EXECUTE 'SELECT coalesce(array_agg(o), ''{}''), coalesce(array_agg(t), ''{}''),'
         ' coalesce(array_agg(r), ''{}'') FROM (' || found || ') AS f'
     INTO relations, rows, runs USING run_ids;
+    IF cardinality(rows) > 10000 THEN
+        PERFORM set_config('enable_seqscan', 'on', true), set_config('enable_hashjoin', 'on', true);
+    END IF;
     SELECT c.relations, c.rows, c.runs INTO relations, rows, runs
     FROM atdm.closure(tables, run_ids, relations, rows, runs) AS c;
     deleted := zeros || atdm.delete_rows(delete_runs.domain, relations, rows);

@@ -193,7 +193,7 @@ DECLARE
 BEGIN
     IF problems <> '{}' THEN
         PERFORM atdm.fail('REQUEST_INVALID', array_to_string(problems, '; '),
-            jsonb_build_object('problems', to_jsonb(problems)));
+            jsonb_build_object('refused', to_jsonb(problems)));
     END IF;
     kind := coalesce(submission ->> 'kind', 'request');
     who := coalesce(submission ->> 'invoker', 'human:' || session_user);

@@ -21,6 +21,8 @@ def kind_of(path: Path) -> SchemaKind | None:
         return "domain"
     if path.parent.name == "tables":
         return "table"
+    if path.parent.name == "datasets":
+        return "dataset"
     return "scenario" if path.parent.parent.name == "scenarios" else None
 
 

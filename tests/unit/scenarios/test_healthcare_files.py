@@ -239,7 +239,7 @@ def test_every_file_names_its_json_schema(path: Path) -> None:
     marker = "# yaml-language-server: $schema="
     assert first.startswith(marker)
     kind = "domain" if path.name == "domain.yaml" else "scenario"
-    kind = "table" if path.parent.name == "tables" else kind
+    kind = {"tables": "table", "datasets": "dataset"}.get(path.parent.name, kind)
     named = (path.parent / first.removeprefix(marker)).resolve()
     assert named == (BUNDLE / "schema" / f"{kind}.json").resolve()
     assert named.is_file()

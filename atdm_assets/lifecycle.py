@@ -1,0 +1,66 @@
+"""What runs by itself and for operators, of every lifecycle, for the code location.
+
+Belongs here: gathering the definitions of the lifecycle modules. Does not belong here: any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from atdm_assets.audit_trail import audit_sensor
+from atdm_assets.expiry import expiry_sensor
+from atdm_assets.failures import failure_sensors
+from atdm_assets.pools import pool_sensor
+from atdm_assets.queue import RestoreRun, queue_sensor
+from atdm_assets.resets import (
+    reset_all_job,
+    reset_run_job,
+    test_runs_asset,
+    zero_residue_check,
+)
+from atdm_assets.retention import retention_job, retention_schedule
+from atdm_engine.registry import Registry
+
+
+@dataclass(frozen=True)
+class Lifecycle:
+    """Definitions for ``build_defs``."""
+
+    assets: Sequence[dg.AssetSpec]
+    checks: Sequence[dg.AssetChecksDefinition]
+    jobs: Sequence[dg.JobDefinition]
+    sensors: Sequence[dg.SensorDefinition]
+    schedules: Sequence[dg.ScheduleDefinition]
+
+
+def lifecycle_definitions(
+    registry: Registry,
+    scenario_jobs: Sequence[Any],
+    restore_jobs: Sequence[Any] = (),
+    restore: RestoreRun | None = None,
+) -> Lifecycle:
+    """Resets, pools, expiry, queue, failures, audit trail and retention.
+
+    Args:
+        scenario_jobs: the scenarios' own jobs, which pools and queue launch.
+        restore_jobs: the jobs that ``restore`` names.
+        restore: what a suite that starts launches; None: it is refused.
+    """
+    retention = retention_job()
+    return Lifecycle(
+        assets=[test_runs_asset(domain) for domain in registry.domains],
+        checks=[zero_residue_check(domain) for domain in registry.domains],
+        jobs=[reset_run_job(), reset_all_job(registry), retention],
+        sensors=[
+            queue_sensor(registry, [*scenario_jobs, *restore_jobs], restore),
+            pool_sensor(registry, scenario_jobs),
+            expiry_sensor(),
+            audit_sensor(registry),
+            *failure_sensors(),
+        ],
+        schedules=[retention_schedule(retention)],
+    )

@@ -1,0 +1,60 @@
+"""What the ticks of all sensors share: the target, and what they do when it cannot be used.
+
+Belongs here: opening the target for a tick. Does not belong here: what any sensor does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import dagster as dg
+import psycopg
+
+from atdm_assets import names
+from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources.configurable import TargetResource
+from atdm_resources.target import ensure_disposable
+
+QUICK_SECONDS: Final = 10
+"""Between ticks of what somebody waits for."""
+
+CALM_SECONDS: Final = 30
+"""Between ticks of what nobody waits for."""
+
+RELAUNCH_SECONDS: Final = 90
+"""A launch without a recorded request is looked at after this long: its run may have failed, or the
+daemon may have ended between deciding and launching."""
+
+_NOT_NOW: Final = frozenset({ErrorCode.TARGET_NOT_INITIALISED, ErrorCode.TARGET_NOT_DISPOSABLE})
+
+Ticked = dg.SensorResult | dg.SkipReason
+
+
+def on_target(target: TargetResource, tick: Callable[[psycopg.Connection[Any]], Ticked]) -> Ticked:
+    """What ``tick`` returns for a connection to the target, in autocommit mode.
+
+    A target that is not set up, or not by this version, is a reason to skip and not a failure: a
+    code location may be loaded before its target is. One that cannot be reached is a failure.
+
+    Raises:
+        AtdmError: TARGET_UNREACHABLE; what ``tick`` raises.
+    """
+    with target.connection() as conn:
+        try:
+            ensure_disposable(conn)
+            return tick(conn)
+        except AtdmError as error:
+            if error.code not in _NOT_NOW:
+                raise
+            return dg.SkipReason(error.message)
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction) as error:
+            return dg.SkipReason(
+                f"the catalog is of another version, run atdm init: {error.diag.message_primary}"
+            )
+
+
+def run_of_launch(instance: dg.DagsterInstance, request_id: str) -> dg.DagsterRun | None:
+    """The latest Dagster run that was launched for a request, if there is one."""
+    found = instance.get_runs(filters=dg.RunsFilter(tags={names.LAUNCH_TAG: request_id}), limit=1)
+    return found[0] if found else None

@@ -1,0 +1,106 @@
+"""Snapshot, change everything, restore: what comes back is what was there, to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from atdm_engine.registry import Registry
+from atdm_resources import leasing
+from atdm_resources.baselines.capture import capture
+from atdm_resources.baselines.listing import baselines, verify
+from atdm_resources.baselines.records import Actor
+from atdm_resources.baselines.restore import restore
+from atdm_resources.connection import connect
+from atdm_resources.store import Store
+from tests.integration.baseline_zoo import make_zoo, state
+from tests.integration.made_requests import seeded
+
+ACTOR = Actor("human:tester", "test", "round trip")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store((tmp_path / "store").as_uri())
+
+
+@pytest.fixture
+def conn(target: str) -> Any:
+    with connect(target) as connection:
+        yield connection
+
+
+def test_every_type_and_dependency_comes_back_to_the_bit(
+    conn: psycopg.Connection[Any], target: str, store: Store
+) -> None:
+    make_zoo(conn)
+    before = state(conn)
+    manifest = capture(target, store, "zoo", "first", actor=ACTOR)
+    assert verify(store, "zoo", "first") == []
+    assert {table.name: table.rows for table in manifest.tables}["no_columns"] == 3
+    for table in ("egg", "hen", "everything", "measure", "note", "booking", "cat", "no_columns"):
+        conn.execute(f"TRUNCATE zoo.{table} CASCADE".encode())
+    conn.execute("ALTER TABLE zoo.node DISABLE TRIGGER no_truncate")
+    conn.execute("DELETE FROM zoo.node WHERE id > 10")
+    conn.execute("INSERT INTO zoo.node (parent, label) VALUES (1, 'another')")
+    conn.execute("ALTER TABLE zoo.node ENABLE TRIGGER no_truncate")
+    conn.execute("SELECT setval('zoo.lonely', 5), setval('zoo.untouched', 77)")
+    conn.execute("UPDATE zoo.only_null SET a = 'y'")
+    conn.execute("INSERT INTO zoo.empty VALUES (1, 'x')")
+    assert state(conn) != before
+    result = restore(target, store, "zoo", actor=ACTOR)
+    after = state(conn)
+    for part, value in before.items():
+        assert after[part] == value, part
+    assert after == before
+    assert result.content_hash == manifest.content_hash
+    assert result.outside_references == ["elsewhere.visitor (visits)"]
+    again = capture(target, store, "zoo", "second", actor=ACTOR)
+    assert again.content_hash == manifest.content_hash
+    assert again.definitions == manifest.definitions
+    assert [item.baseline_id for item in baselines(store, "zoo")] == ["second", "first"]
+
+
+def test_restoring_twice_is_restoring_once(
+    conn: psycopg.Connection[Any], target: str, store: Store
+) -> None:
+    make_zoo(conn)
+    capture(target, store, "zoo", "first", actor=ACTOR)
+    restore(target, store, "zoo", "first", actor=ACTOR)
+    once = state(conn)
+    restore(target, store, "zoo", "first", actor=ACTOR)
+    assert state(conn) == once
+
+
+def test_runs_and_requests_come_back_with_their_rows(
+    conn: psycopg.Connection[Any], target: str, store: Store, tmp_path: Path, registry: Registry
+) -> None:
+    made = seeded(conn, tmp_path, registry, runs=5)
+    lease = leasing.lease(conn, None, "active_member_clean", owner="ci")
+    before = state(conn, "healthcare")
+    manifest = capture(target, store, "healthcare", actor=ACTOR)
+    assert manifest.runs.counts == {"leased": 1, "ready": 4}
+    later = seeded(conn, tmp_path, registry, runs=3)
+    leasing.reset_run(conn, lease["test_run_id"], lease["token"])
+    leasing.lease(conn, None, "active_member_clean", owner="somebody")
+    result = restore(target, store, "healthcare", actor=ACTOR, revoke_leases=True)
+    assert state(conn, "healthcare") == before
+    assert result.runs.ready == 5
+    assert result.revoked == [{"owner": "somebody", "leases": 1}]
+    statuses = dict(
+        conn.execute(
+            "SELECT request_id, array_agg(DISTINCT status) FROM atdm.test_run GROUP BY 1"
+        ).fetchall()
+    )
+    assert statuses[made.request_id] == ["ready"]
+    assert set(statuses[later.request_id]) <= {"cleaned", "expired"}
+    tokens = conn.execute(
+        "SELECT count(*) FROM atdm.test_run WHERE status = 'ready'"
+        " AND (token_sha256 IS NOT NULL OR owner IS NOT NULL OR expires_at IS NOT NULL)"
+    ).fetchone()
+    assert tokens == (0,)
+    again = leasing.lease(conn, None, "active_member_clean")
+    assert leasing.reset_run(conn, again["test_run_id"], again["token"])["status"] == "cleaned"
