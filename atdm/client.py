@@ -24,6 +24,8 @@ from atdm_resources.settings import Settings
 if TYPE_CHECKING:
     import psycopg
 
+    from atdm.baselining import Baselines
+
 __all__ = ["AtdmClient", "AtdmClientError"]
 
 P = ParamSpec("P")
@@ -179,11 +181,65 @@ class AtdmClient:
         )
 
     @_raising
+    def baseline_snapshot(
+        self, baseline_id: str | None = None, *, domain: str | None = None, reason: str = ""
+    ) -> dict[str, Any]:
+        """Capture a baseline; its summary. Needs the extra ``server``.
+
+        Raises AtdmClientError BASELINE_EXISTS, BUSY, SNAPSHOT_FAILED, STORE_FAILED.
+        """
+        return self._baselines(domain).capture(baseline_id, reason=reason)
+
+    @_raising
+    def baseline_restore(
+        self,
+        baseline_id: str | None = None,
+        *,
+        domain: str | None = None,
+        revoke_leases: bool = False,
+        reason: str = "",
+    ) -> dict[str, Any]:
+        """Bring the tables to a baseline, the latest when none is named; what came back.
+
+        Raises AtdmClientError NO_BASELINE, BASELINE_NOT_FOUND, BASELINE_INVALID, TARGET_DRIFT, BUSY
+        (naming owners of leases), RESTORE_FAILED: the target is as it was then.
+        """
+        return self._baselines(domain).restore(
+            baseline_id, revoke_leases=revoke_leases, reason=reason, shown=False
+        )
+
+    @_raising
+    def baseline_list(self, *, domain: str | None = None) -> list[dict[str, Any]]:
+        """The baselines in the store, newest first."""
+        return self._baselines(domain).listed()
+
+    def _baselines(self, domain: str | None) -> Baselines:
+        from atdm.baselining import Baselines
+
+        return Baselines(self._settings, self._output, self._source, domain)
+
+    @_raising
     def get_audit(self, run: str) -> dict[str, Any]:
         """The audit trail of a run id, a request id or a label. Raises RUN_NOT_FOUND."""
         from atdm.audit import audit_trail
 
         return audit_trail(self._settings, self._connection, run)
+
+    @_raising
+    def seal_audit(self) -> dict[str, Any]:
+        """Seal the audit trail and export it to the store, as the daemon does where one runs.
+
+        For the owner of the catalog; needs the extra ``server``. Returns sealed (events) and files.
+        """
+        from atdm.extras import server_part
+        from atdm_resources import sealing
+
+        with server_part("exporting the audit trail"):
+            from atdm_resources import audit_export
+            from atdm_resources.store import Store
+        sealed = sealing.seal(self._connection)
+        store = Store(self._settings.store_url, s3=self._settings.s3)
+        return {"sealed": sealed, "files": audit_export.export(self._connection, store)}
 
     @_raising
     def get_scenarios(self) -> list[dict[str, Any]]:

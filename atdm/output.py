@@ -64,6 +64,9 @@ ADVICE: Mapping[ErrorCode, str] = {
     ),
     ErrorCode.STORE_FAILED: "Check ATDM_STORE_URL, its permissions and the space left.",
     ErrorCode.LLM_MODE_NOT_ENABLED: "Unset ATDM_PLANNER.",
+    ErrorCode.NO_BASELINE: "`atdm baseline-snapshot` captures one.",
+    ErrorCode.BASELINE_NOT_FOUND: "`atdm baseline-list` shows what there is.",
+    ErrorCode.BASELINE_EXISTS: "Take another id: baselines never change.",
     ErrorCode.CONFIRM_REQUIRED: "Say --confirm when you mean it.",
 }
 """What to do about an error, for people; the code says the same to programs."""

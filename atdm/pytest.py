@@ -26,13 +26,19 @@ MARKER = "atdm_scenario"
 _DATA = pytest.StashKey[dict[str, Any]]()
 _UNREACHABLE = pytest.StashKey[str]()
 _MARKER_HELP = (
-    "atdm_scenario(name, constraints=None, *, seed=None, as_of=None, ttl=None): "
-    "the scenario whose data the fixture atdm_data gets for this test."
+    "atdm_scenario(name, constraints=None, *, seed=None, as_of=None, ttl=None, "
+    "cleanup='after_test'): the scenario whose data the fixture atdm_data gets for this test; "
+    "cleanup: after_test, after_suite (when the session ends) or leave (when the lease ends)."
 )
+CLEANUPS = ("after_test", "after_suite", "leave")
 
 
 class AtdmResetWarning(pytest.PytestWarning):
     """A run's rows could not be deleted after its test; names the run."""
+
+
+class AtdmSealWarning(pytest.PytestWarning):
+    """The audit trail could not be sealed and exported when the session ended."""
 
 
 def atdm_scenario(
@@ -42,16 +48,27 @@ def atdm_scenario(
     seed: int | None = None,
     as_of: str | None = None,
     ttl: str | None = None,
+    cleanup: str | None = None,
 ) -> pytest.MarkDecorator:
     """Say which scenario a test needs (requirement A-PYT-01); the same as the marker.
 
-    ``seed`` and ``as_of`` (ISO 8601) pin the data, so it is made for this test alone and never
-    taken from a pool. ``ttl`` is how long the lease holds (``30m``, ``4h``).
+    ``cleanup`` says when its rows go (requirement A-OPS-16): ``after_test`` (the default),
+    ``after_suite`` when the session ends, ``leave`` when the lease ends. ``seed`` and ``as_of``
+    (ISO 8601) pin the data, so it is made for this test alone and never taken from a pool. ``ttl``
+    is how long the lease holds (``30m``, ``4h``).
     """
-    given = {"seed": seed, "as_of": as_of, "ttl": ttl}
+    given = {"seed": seed, "as_of": as_of, "ttl": ttl, "cleanup": cleanup}
     pinned = {key: value for key, value in given.items() if value is not None}
     mark: pytest.MarkDecorator = getattr(pytest.mark, MARKER)
     return mark(name, constraints, **pinned)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("atdm").addoption(
+        "--atdm-seal",
+        action="store_true",
+        help="Seal and export the audit trail when the session ends, as the daemon does.",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -70,14 +87,31 @@ def atdm_client() -> Generator[AtdmClient, None, None]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def _atdm_suite(
+    request: pytest.FixtureRequest, atdm_client: AtdmClient
+) -> Generator[list[dict[str, Any]], None, None]:
+    """The runs that are given back when the session ends; then the trail is sealed, if asked."""
+    kept: list[dict[str, Any]] = []
+    yield kept
+    for data in kept:
+        _give_back(atdm_client, data)
+    if request.config.getoption("--atdm-seal"):
+        try:
+            atdm_client.seal_audit()
+        except Exception as error:
+            warnings.warn(AtdmSealWarning(f"the trail is not exported: {error}"), stacklevel=1)
+
+
 @pytest.fixture
 def atdm_data(
-    request: pytest.FixtureRequest, atdm_client: AtdmClient
+    request: pytest.FixtureRequest, atdm_client: AtdmClient, _atdm_suite: list[dict[str, Any]]
 ) -> Generator[dict[str, Any], None, None]:
     """The data of the test's scenario, in the shape of ``atdm -o json request``.
 
-    Leased (or made) before the test, deleted by its token after it, also when the test fails. A
-    failed reset is an AtdmResetWarning that names the run. Raises UsageError without the marker.
+    Leased (or made) before the test, deleted by its token after it, also when the test fails
+    (unless the marker's ``cleanup`` says otherwise). A failed reset is an AtdmResetWarning that
+    names the run. Raises UsageError without the marker.
     """
     from atdm.client import AtdmClientError
 
@@ -87,6 +121,7 @@ def atdm_data(
             f"{request.node.nodeid} uses atdm_data: mark it with @pytest.mark.{MARKER}(NAME)"
         )
     wanted = _wanted(request.node.nodeid, marker)
+    cleanup = wanted.pop("cleanup")
     known = request.config.stash.get(_UNREACHABLE, None)
     if known is not None:
         pytest.fail(known, pytrace=False)
@@ -105,20 +140,27 @@ def atdm_data(
             pytrace=False,
         )
     request.node.stash[_DATA] = data
+    if cleanup == "after_suite":
+        _atdm_suite.append(data)
     try:
         yield data
     finally:
-        try:
-            atdm_client.reset_run(data["test_run_id"], data["cleanup"]["cleanup_token"])
-        except Exception as error:
-            code = getattr(error, "code", type(error).__name__)
-            warnings.warn(
-                AtdmResetWarning(
-                    f"the rows of test run {data['test_run_id']} ({data['scenario_id']}) "
-                    f"were not deleted: {code}: {error}"
-                ),
-                stacklevel=1,
-            )
+        if cleanup == "after_test":
+            _give_back(atdm_client, data)
+
+
+def _give_back(client: AtdmClient, data: Mapping[str, Any]) -> None:
+    try:
+        client.reset_run(data["test_run_id"], data["cleanup"]["cleanup_token"])
+    except Exception as error:
+        code = getattr(error, "code", type(error).__name__)
+        warnings.warn(
+            AtdmResetWarning(
+                f"the rows of test run {data['test_run_id']} ({data['scenario_id']}) "
+                f"were not deleted: {code}: {error}"
+            ),
+            stacklevel=1,
+        )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -140,6 +182,10 @@ def _wanted(nodeid: str, marker: pytest.Mark) -> dict[str, Any]:
         raise pytest.UsageError(f"{nodeid}: {error}; write {_MARKER_HELP}") from error
     if not isinstance(mark["scenario"], str) or not isinstance(mark["constraints"], Mapping | None):
         raise pytest.UsageError(f"{nodeid}: write {_MARKER_HELP}")
+    if mark["cleanup"] not in CLEANUPS:
+        raise pytest.UsageError(
+            f"{nodeid}: cleanup is {mark['cleanup']!r}; allowed: {', '.join(CLEANUPS)}"
+        )
     return mark
 
 
@@ -150,9 +196,11 @@ def _arguments(
     seed: int | None = None,
     as_of: str | None = None,
     ttl: str | None = None,
+    cleanup: str = "after_test",
 ) -> dict[str, Any]:
     return {
         "scenario": name, "constraints": constraints, "seed": seed, "as_of": as_of, "ttl": ttl,
+        "cleanup": cleanup,
     }  # fmt: skip
 
 

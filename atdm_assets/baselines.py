@@ -1,13 +1,13 @@
 """Baselines in Dagster: asset ``<domain>/baseline``, its checks, jobs that capture and restore.
 
-Belongs here: forms, partitions, and what a run shows of a baseline. Does not belong here: capturing,
-restoring and comparing (``atdm_resources.baselines``).
+Belongs here: forms, partitions, and what a run shows of a baseline. Does not belong here: how one
+is captured, restored and compared (``atdm_resources.baselines``).
 """
 
 # No postponed annotations here: Dagster reads those of configs and steps as classes.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -15,7 +15,6 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from pydantic import Field
 
 from atdm_assets import metadata, names
-from atdm_assets.execution import Progress, reporting
 from atdm_assets.request_job import first_error
 from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
 from atdm_engine.model import Domain
@@ -26,7 +25,8 @@ from atdm_resources.baselines.manifest import Manifest
 from atdm_resources.baselines.records import Actor
 from atdm_resources.baselines.restore import Restored, restore
 from atdm_resources.configurable import StoreResource, TargetResource
-from atdm_resources.settings import Settings
+from atdm_resources.settings import Settings, is_invoker
+from atdm_resources.store import Store
 
 INTACT = "intact"
 MATCHES_LIVE = "matches_live"
@@ -132,20 +132,16 @@ def _asset(domain: Domain) -> dg.AssetsDefinition:
                 domain.name,
                 context.partition_key,
                 actor=_actor(context.run, config.invoker, config.reason),
-                progress=_reported,
             )
         return dg.MaterializeResult(
-            metadata=baseline_metadata(store, made),
+            metadata=baseline_metadata(
+                store.store().uri(manifest.BaselineFiles(domain.name, made.baseline_id).folder),
+                made,
+            ),
             data_version=dg.DataVersion(made.content_hash),
         )
 
     return baseline
-
-
-def _reported(what: str, done: int, total: int) -> None:
-    from atdm_assets.execution import report
-
-    report(what, done, total)
 
 
 def _checks(registry: Registry, domain: str) -> list[dg.AssetChecksDefinition]:
@@ -159,7 +155,7 @@ def _checks(registry: Registry, domain: str) -> list[dg.AssetChecksDefinition]:
     def intact(
         context: dg.AssetCheckExecutionContext, config: CheckConfig, store: StoreResource
     ) -> dg.AssetCheckResult:
-        with _failing_as_result():
+        def judge() -> dg.AssetCheckResult:
             opened = store.store()
             name = _looked_at(context.run, config, opened, domain)
             problems = listing.verify(opened, domain, name)
@@ -168,11 +164,12 @@ def _checks(registry: Registry, domain: str) -> list[dg.AssetChecksDefinition]:
                 metadata={"baseline_id": name, "problems": dg.MetadataValue.json(problems)},
             )
 
+        return _judged(judge)
+
     @dg.asset_check(
         asset=key,
         name=MATCHES_LIVE,
         description="The database holds exactly the rows of the baseline, keys included.",
-        blocking=False,
     )
     def matches_live(
         context: dg.AssetCheckExecutionContext,
@@ -180,7 +177,7 @@ def _checks(registry: Registry, domain: str) -> list[dg.AssetChecksDefinition]:
         target: TargetResource,
         store: StoreResource,
     ) -> dg.AssetCheckResult:
-        with _failing_as_result():
+        def judge() -> dg.AssetCheckResult:
             opened = store.store()
             name = _looked_at(context.run, config, opened, domain)
             found = comparing.compare(target.url(), opened, domain, name)
@@ -195,12 +192,13 @@ def _checks(registry: Registry, domain: str) -> list[dg.AssetChecksDefinition]:
                 },
             )
 
+        return _judged(judge)
+
     @dg.asset_check(
         asset=key,
         name=IDEMPOTENT_SEED,
         description="Restoring the baseline twice gives the same state. Done in a database of its "
-        "own, which is dropped afterwards; the target is not touched.",
-        blocking=False,
+        "own, which is dropped afterwards: the target is not touched.",
     )
     def idempotent_seed(
         context: dg.AssetCheckExecutionContext,
@@ -208,14 +206,14 @@ def _checks(registry: Registry, domain: str) -> list[dg.AssetChecksDefinition]:
         target: TargetResource,
         store: StoreResource,
     ) -> dg.AssetCheckResult:
-        with _failing_as_result():
+        def judge() -> dg.AssetCheckResult:
             opened = store.store()
             name = _looked_at(context.run, config, opened, domain)
-            hashes = cloning.state_hashes_of_restores(
-                target.url(), opened, registry, domain, name,
-                actor=_actor(context.run, None, IDEMPOTENT_SEED),
-            )  # fmt: skip
             expected = manifest.read_manifest(opened, domain, name).content_hash
+            actor = _actor(context.run, None, f"check {IDEMPOTENT_SEED}")
+            hashes = cloning.hashes_of_two_restores(
+                target.url(), opened, registry, domain, name, actor=actor
+            )
             return dg.AssetCheckResult(
                 passed=set(hashes) == {expected},
                 metadata={
@@ -225,7 +223,18 @@ def _checks(registry: Registry, domain: str) -> list[dg.AssetChecksDefinition]:
                 },
             )
 
-    return [_never_raising(check) for check in (intact, matches_live, idempotent_seed)]
+        return _judged(judge)
+
+    return [intact, matches_live, idempotent_seed]
+
+
+def _judged(judge: Callable[[], dg.AssetCheckResult]) -> dg.AssetCheckResult:
+    """A check's result; what goes wrong in it is a failed result that names it."""
+    try:
+        return judge()
+    except Exception as error:
+        code = str(error.code) if isinstance(error, AtdmError) else type(error).__name__
+        return dg.AssetCheckResult(passed=False, metadata={"error": str(error), "error_code": code})
 
 
 def _asset_job(domain: str) -> UnresolvedAssetJobDefinition:
@@ -234,6 +243,233 @@ def _asset_job(domain: str) -> UnresolvedAssetJobDefinition:
         names.baseline_job_name(domain),
         selection=dg.AssetSelection.assets(key).without_checks()
         | dg.AssetSelection.checks(dg.AssetCheckKey(key, INTACT)),
-        partitions_def=names.baseline_partitions(domain),
         description=f"Capture the tables of {domain} under a partition key that is registered.",
+    )
+
+
+def snapshot_job(registry: Registry, resolve_job: ResolveJob) -> dg.JobDefinition:
+    """The job ``snapshot_baseline``: mints and registers the key, runs the asset's job on it."""
+
+    @dg.op(name=names.SNAPSHOT_STEP, out=dg.Out(dg.Nothing))
+    def snapshot(context: dg.OpExecutionContext, config: SnapshotConfig) -> None:
+        with metadata.reported_failures():
+            domain = _domain(registry, config.domain)
+            baseline_id = (
+                manifest.new_id()
+                if config.baseline_id is None
+                else manifest.check_id(config.baseline_id)
+            )
+            run_id = materialise_baseline(
+                context.instance,
+                resolve_job,
+                domain,
+                baseline_id,
+                actor=_actor(context.run, config.invoker, config.reason),
+                parent_run_id=context.run_id,
+            )
+        context.log.info(f"Baseline {baseline_id} of {domain} was captured by run {run_id}.")
+
+    @dg.job(
+        name=names.SNAPSHOT_JOB,
+        description="Capture a baseline: one consistent copy of every table of a domain.",
+        executor_def=dg.in_process_executor,
+    )
+    def job() -> None:
+        snapshot()
+
+    return job
+
+
+def materialise_baseline(
+    instance: dg.DagsterInstance,
+    resolve_job: ResolveJob,
+    domain: str,
+    baseline_id: str,
+    *,
+    actor: Actor,
+    parent_run_id: str | None = None,
+) -> str:
+    """Capture a baseline by one run of the asset's job in this process; returns the run's id.
+
+    Raises:
+        AtdmError: what the run failed for; the key is not left behind then.
+    """
+    partitions = names.baseline_partitions_name(domain)
+    known = instance.has_dynamic_partition(partitions, baseline_id)
+    instance.add_dynamic_partitions(partitions, [baseline_id])
+    tags = {names.SOURCE_TAG: actor.source, names.INVOKER_TAG: actor.invoker}
+    if parent_run_id is not None:
+        tags[names.PARENT_TAG] = parent_run_id
+    step = names.baseline_key(domain).to_python_identifier()
+    result = resolve_job(names.baseline_job_name(domain)).execute_in_process(
+        instance=instance,
+        partition_key=baseline_id,
+        run_config={
+            "ops": {step: {"config": {"reason": actor.reason, "invoker": actor.invoker}}},
+            "loggers": {"console": {"config": {"log_level": "WARNING"}}},
+        },
+        tags=tags,
+        raise_on_error=False,
+    )
+    if not result.success:
+        if not known:
+            instance.delete_dynamic_partition(partitions, baseline_id)
+        raise first_error(result, ErrorCode.SNAPSHOT_FAILED)
+    return str(result.run_id)
+
+
+def restore_job(registry: Registry) -> dg.JobDefinition:
+    """The job ``restore_baseline``; the restore is an observation of the baseline's asset."""
+
+    @dg.op(name=names.RESTORE_STEP, out=dg.Out(dg.Nothing))
+    def restore_rows(
+        context: dg.OpExecutionContext,
+        config: RestoreConfig,
+        target: TargetResource,
+        store: StoreResource,
+    ) -> Events:
+        with metadata.reported_failures():
+            domain = _domain(registry, config.domain)
+            done = restore(
+                target.url(),
+                store.store(),
+                domain,
+                config.baseline_id,
+                actor=_actor(context.run, config.invoker, config.reason),
+                revoke_leases=config.revoke_leases,
+            )
+        context.instance.add_dynamic_partitions(
+            names.baseline_partitions_name(domain), [done.baseline_id]
+        )
+        yield restore_observation(done, config.reason)
+        yield dg.Output(None)
+
+    @dg.job(
+        name=names.RESTORE_JOB,
+        description="Bring every table of a domain to a baseline, in one transaction.",
+        executor_def=dg.in_process_executor,
+    )
+    def job() -> None:
+        restore_rows()
+
+    return job
+
+
+def restore_observation(done: Restored, reason: str = "") -> dg.AssetObservation:
+    """A restore as an observation that names the baseline's data version."""
+    return dg.AssetObservation(
+        names.baseline_key(done.domain),
+        partition=done.baseline_id,
+        metadata={
+            "restored": True,
+            "reason": reason,
+            "rows": sum(done.tables.values()),
+            "runs_ready": done.runs.ready,
+            "runs_cleaned": done.runs.cleaned,
+            "runs_expired": done.runs.expired,
+            "revoked": dg.MetadataValue.json(done.revoked),
+            "seconds": done.seconds,
+            "content_hash": done.content_hash,
+        },
+        tags={_DATA_VERSION_TAG: done.content_hash},
+    )
+
+
+def report_capture(instance: dg.DagsterInstance, store_uri: str, made: Manifest) -> None:
+    """Show a baseline that was captured outside any run."""
+    instance.add_dynamic_partitions(names.baseline_partitions_name(made.domain), [made.baseline_id])
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(
+            names.baseline_key(made.domain),
+            partition=made.baseline_id,
+            metadata=baseline_metadata(store_uri, made),
+            tags={_DATA_VERSION_TAG: made.content_hash},
+        )
+    )
+
+
+def report_restore(instance: dg.DagsterInstance, done: Restored, reason: str = "") -> None:
+    """Show a restore that happened outside any run."""
+    instance.add_dynamic_partitions(names.baseline_partitions_name(done.domain), [done.baseline_id])
+    instance.report_runless_asset_event(restore_observation(done, reason))
+
+
+def baseline_metadata(uri: str, made: Manifest) -> dict[str, Any]:
+    """What a materialisation shows of a baseline."""
+    return {
+        "path": uri,
+        "kind": made.kind,
+        "dagster/row_count": made.rows,
+        "bytes": made.bytes,
+        "content_hash": made.content_hash,
+        "captured_at": made.captured_at.isoformat(),
+        "captured_by": made.captured_by,
+        "postgres_version": made.postgres_version,
+        "engine_version": made.engine_version,
+        "runs": dg.MetadataValue.json(dict(made.runs.counts)),
+        "tables": metadata.records_table(
+            [
+                {"table": t.name, "rows": t.rows, "bytes": t.bytes, "content_hash": t.content_hash}
+                for t in made.tables
+            ]
+        ),
+    }
+
+
+def restore_for_suite(event: Any, run_key: str) -> dg.RunRequest:
+    """The run that brings the target to the baseline that a suite names when it starts."""
+    payload: Mapping[str, Any] = event.payload
+    config = {
+        "baseline_id": manifest.check_id(str(payload["baseline"])),
+        "revoke_leases": bool(payload.get("revoke_leases", False)),
+        "reason": f"suite {payload.get('build', '')} starts",
+        "invoker": event.invoker,
+    }
+    if payload.get("domain"):
+        config["domain"] = payload["domain"]
+    return dg.RunRequest(
+        run_key=run_key,
+        job_name=names.RESTORE_JOB,
+        run_config={"ops": {names.RESTORE_STEP: {"config": config}}},
+        tags={names.INVOKER_TAG: names.safe_tag(event.invoker)},
+    )
+
+
+def _looked_at(run: dg.DagsterRun, config: CheckConfig, store: Store, domain: str) -> str:
+    named = config.baseline_id or run.tags.get(_PARTITION_TAG)
+    if named:
+        return manifest.check_id(named)
+    found = listing.latest(store, domain)
+    if found is None:
+        raise AtdmError(
+            ErrorCode.NO_BASELINE, f"domain {domain} has no baseline", {"domain": domain}
+        )
+    return found.baseline_id
+
+
+def _domain(registry: Registry, given: str | None) -> str:
+    name = given or registry.default_domain
+    if name not in registry.domains:
+        nearest = nearest_spelling(name, registry.domains)
+        raise AtdmError(
+            ErrorCode.REQUEST_INVALID,
+            f"there is no domain {name!r}; known: {', '.join(registry.domains)}"
+            + (f"; did you mean {nearest}?" if nearest else ""),
+            {"domain": name, "known": list(registry.domains)},
+        )
+    return name
+
+
+def _actor(run: dg.DagsterRun, invoker: str | None, reason: str) -> Actor:
+    given = invoker or run.tags.get(names.INVOKER_TAG)
+    if given is not None and not is_invoker(given):
+        raise AtdmError(
+            ErrorCode.REQUEST_INVALID,
+            f"invoker is {given!r}; allowed: human:<name> or agent:<id>",
+            {"field": "invoker", "found": given},
+        )
+    return Actor(
+        given or Settings.from_environment().invoker,
+        run.tags.get(names.SOURCE_TAG, "dagster"),
+        reason,
     )

@@ -41,7 +41,7 @@ def dataset_assets(domain: Domain, dataset: Dataset) -> dg.AssetsDefinition:
     checks = dataset_check_ids(domain, dataset)
 
     @dg.multi_asset(
-        name=names.dataset_job_name(domain.name, dataset.name),
+        name=names.dataset_step_name(domain.name, dataset.name),
         specs=list(_specs(domain, dataset)),
         check_specs=[
             dg.AssetCheckSpec(

@@ -86,14 +86,15 @@ def materialise_version(
         tags[names.INVOKER_TAG] = asked.invoker
     if asked.parent_run_id:
         tags[names.PARENT_TAG] = asked.parent_run_id
-    name = names.dataset_job_name(dataset.domain, dataset.name)
+    job = resolve_job(names.dataset_job_name(dataset.domain, dataset.name))
+    step = names.dataset_step_name(dataset.domain, dataset.name)
     config = {"processes": asked.processes} if asked.processes else {}
     with reporting(progress):
-        result = resolve_job(name).execute_in_process(
+        result = job.execute_in_process(
             instance=instance,
             partition_key=version,
             run_config={
-                "ops": {name: {"config": config}},
+                "ops": {step: {"config": config}},
                 "loggers": {"console": {"config": {"log_level": log_level}}},
             },
             tags=tags,

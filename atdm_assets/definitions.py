@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from atdm_assets import names
+from atdm_assets.baselines import baseline_definitions, restore_for_suite
 from atdm_assets.dataset_job import dataset_definitions
 from atdm_assets.lifecycle import lifecycle_definitions
 from atdm_assets.reference_assets import reference_assets
@@ -56,14 +57,18 @@ def build_defs(
         assets += scenario_assets(registry, scenario)
     datasets = dataset_definitions(registry, lambda name: location.resolve_job_def(name))
     scenario_jobs = [scenario_job(scenario) for scenario in known]
-    lifecycle = lifecycle_definitions(registry, scenario_jobs)
+    baselines = baseline_definitions(registry, lambda name: location.resolve_job_def(name))
+    lifecycle = lifecycle_definitions(
+        registry, scenario_jobs, [baselines.restore_job], restore_for_suite
+    )
     location = dg.Definitions(
-        assets=[*assets, *datasets.assets, *lifecycle.assets],
-        asset_checks=lifecycle.checks,
+        assets=[*assets, *datasets.assets, *baselines.assets, *lifecycle.assets],
+        asset_checks=[*baselines.checks, *lifecycle.checks],
         jobs=[
             *scenario_jobs,
             request_job(registry, lambda name: location.resolve_job_def(name)),
             *datasets.jobs,
+            *baselines.jobs,
             *lifecycle.jobs,
         ],
         sensors=lifecycle.sensors,

@@ -5,6 +5,7 @@ Belongs here: gathering the definitions of the lifecycle modules. Does not belon
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,10 @@ def lifecycle_definitions(
         restore_jobs: the jobs that ``restore`` names.
         restore: what a suite that starts launches; None: it is refused.
     """
+    # Said by Dagster of its own copy of a sensor whose jobs it binds to resources; ours name none.
+    warnings.filterwarnings(
+        "ignore", message="Parameter `owners` of initializer", category=dg.BetaWarning
+    )
     retention = retention_job()
     return Lifecycle(
         assets=[test_runs_asset(domain) for domain in registry.domains],

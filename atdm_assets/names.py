@@ -97,8 +97,13 @@ def dataset_key(domain: str, dataset: str, table: str) -> dg.AssetKey:
 
 
 def dataset_job_name(domain: str, dataset: str) -> str:
-    """The job that makes all tables of a version, and the step in it."""
+    """The job that makes all tables of a version."""
     return f"{domain}__{DATASET}__{dataset}"
+
+
+def dataset_step_name(domain: str, dataset: str) -> str:
+    """The op that makes them; also the key of its config in a run's ``ops``."""
+    return f"{dataset_job_name(domain, dataset)}__tables"
 
 
 def dataset_schedule_name(domain: str, dataset: str) -> str:
@@ -119,8 +124,8 @@ def baseline_key(domain: str) -> dg.AssetKey:
 
 
 def baseline_job_name(domain: str) -> str:
-    """The job that captures a baseline of a domain; its step is called so too."""
-    return f"{domain}__{BASELINE}"
+    """The job that captures a baseline of a domain; its step is called as the asset."""
+    return f"{domain}__{BASELINE}__capture"
 
 
 def baseline_partitions_name(domain: str) -> str:

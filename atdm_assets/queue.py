@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 import psycopg
 
-from atdm_assets import ticks
+from atdm_assets import names, ticks
 from atdm_assets.execution import mint_request_id
 from atdm_assets.launching import Launches, forget_key
 from atdm_assets.request_job import RequestedData, error_in_events
@@ -195,7 +195,7 @@ def _start_suites(conn: psycopg.Connection[Any], restore: RestoreRun | None) -> 
                 raise AtdmError(
                     ErrorCode.REQUEST_INVALID, "this code location has no job that restores"
                 )
-            request = restore(event, _suite_key(event, event.attempts + 1))
+            request = _tagged(restore, event, _suite_key(event, event.attempts + 1))
         except AtdmError as error:
             queueing.answer_suite(conn, event.submission_id, "rejected", error.envelope())
             continue
@@ -217,7 +217,7 @@ def _watch_suites(
             going_on = True
             late = event.age is not None and event.age.total_seconds() > ticks.RELAUNCH_SECONDS
             if run is None and late and restore is not None:
-                lost.append(restore(event, key))
+                lost.append(_tagged(restore, event, key))
             continue
         about = {
             "build": event.payload.get("build"),
@@ -234,6 +234,12 @@ def _watch_suites(
         ).envelope()
         queueing.answer_suite(conn, event.submission_id, "rejected", {**about, **error})
     return going_on, lost
+
+
+def _tagged(restore: RestoreRun, event: SuiteEvent, key: str) -> dg.RunRequest:
+    """The run that restores, with the tag that it is found by."""
+    request = restore(event, key)
+    return request.with_replaced_attrs(tags={**request.tags, names.LAUNCH_TAG: key})
 
 
 def _suite_key(event: SuiteEvent, attempt: int) -> str:

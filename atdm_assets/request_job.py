@@ -208,8 +208,11 @@ def error_in_events(
                     return error
             if data.error is not None:
                 message = data.error.message.strip()
-        elif event.is_job_failure and event.job_failure_data.error is not None:
-            message = event.job_failure_data.error.message.strip()
+        elif event.is_job_failure:
+            # A run that was reported as failed has a message and no exception.
+            data = event.event_specific_data
+            error_info = getattr(data, "error", None)
+            message = (error_info.message if error_info else event.message or message).strip()
     return AtdmError(otherwise, message, {"dagster_run_id": run_id})
 
 

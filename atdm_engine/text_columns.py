@@ -66,6 +66,12 @@ def from_padded(matrix: NDArray[np.uint8], mask: NDArray[np.bool_]) -> pa.String
     )
 
 
+def null_rows(column: pa.Array) -> NDArray[np.bool_]:
+    """Which rows are NULL. Arrow's own conversion of booleans to numpy loads pandas."""
+    marks = column.is_null().cast(pa.uint8())
+    return np.frombuffer(marks.buffers()[1], np.bool_)[marks.offset : marks.offset + len(marks)]
+
+
 def starts_and_lengths(
     texts: pa.StringArray,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
@@ -82,7 +88,7 @@ def starts_and_lengths(
     starts = offsets[:-1].astype(np.int64)
     lengths = np.diff(offsets).astype(np.int64)
     if texts.null_count:
-        lengths[texts.is_null().to_numpy(zero_copy_only=False)] = -1
+        lengths[null_rows(texts)] = -1
     return data, starts, lengths
 
 

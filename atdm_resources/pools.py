@@ -58,7 +58,7 @@ def pools(conn: psycopg.Connection[Any]) -> list[Pool]:
             "SELECT s.domain, s.scenario_id, s.version, s.pool_ready AS size,"
             " (SELECT count(*) FROM (SELECT FROM atdm.test_run AS r"
             "   WHERE r.status = 'ready' AND r.pool_key = s.default_pool_key"
-            "   AND r.as_of >= now() - s.max_age LIMIT (s.pool_ready + 1) / 2) AS some) AS ready"
+            "   AND r.as_of >= now() - s.max_age LIMIT (s.pool_ready + 1) / 2) AS counted) AS ready"
             " FROM atdm.scenario AS s WHERE s.current AND s.pool_ready > 0 AND NOT s.violates"
             " ORDER BY s.domain, s.scenario_id"
         ).fetchall()

@@ -31,6 +31,7 @@ __all__ = [
     "initialise",
     "masked",
     "reason_to_mark",
+    "refuse_real_name",
 ]
 
 _REAL_NAMES = {"prod", "production", "prd", "live"}
@@ -88,7 +89,7 @@ def ensure_disposable(conn: psycopg.Connection[Any]) -> None:
             mark (a copy of a marked database has none: the mark names the one it was made for).
     """
     database = current_database(conn)
-    _refuse_real_name(database)
+    refuse_real_name(database)
     try:
         row = conn.execute("SELECT database_name FROM atdm.target").fetchone()
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
@@ -119,7 +120,7 @@ def reason_to_mark(
         AtdmError: TARGET_NOT_DISPOSABLE for a database that is called like a real one, or holds
             tables that ATDM did not make and is not spelled out in ``disposable``.
     """
-    _refuse_real_name(database)
+    refuse_real_name(database)
     if disposable is not None and disposable != database:
         raise _not_disposable(
             database, f"--disposable {disposable}: the database is called {database}"
@@ -143,7 +144,8 @@ def reason_to_mark(
     return "empty"
 
 
-def _refuse_real_name(database: str) -> None:
+def refuse_real_name(database: str) -> None:
+    """Raise AtdmError TARGET_NOT_DISPOSABLE for a database that is called like a real one."""
     if _REAL_NAMES & set(re.split(r"[^a-z]+", database.lower())):
         raise _not_disposable(
             database,

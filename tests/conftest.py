@@ -36,6 +36,8 @@ _PREFIX = "atdm-tests-"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the session's folder. Workers inherit it through the environment."""
+    # A worker of pytest-xdist is told the width of a terminal that none of its children has.
+    os.environ.pop("COLUMNS", None)
     if hasattr(config, "workerinput") or _HOME_VARIABLE in os.environ:
         return
     _remove_leftovers()

@@ -193,6 +193,24 @@ def request(
         str | None, typer.Option(envvar="ATDM_OWNER", help="Who holds it; default: the invoker.")
     ] = None,
     reason: Annotated[str | None, typer.Option(help="Why, for the audit trail.")] = None,
+    enqueue: Annotated[
+        bool, typer.Option("--enqueue", help="Have the daemon make it; lease it by its key.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="With --enqueue: wait for it and lease it.")
+    ] = False,
+    key: Annotated[
+        str | None,
+        typer.Option(help="With --enqueue: the idempotency key; the same key is one submission."),
+    ] = None,
+    priority: Annotated[
+        int, typer.Option(min=-999, max=999, help="With --enqueue: greater is sooner.")
+    ] = 0,
+    cleanup: Annotated[
+        str | None,
+        typer.Option(metavar="after_test|after_suite|leave", help="With --enqueue: who resets it."),
+    ] = None,
+    timeout: Annotated[str, typer.Option(help="How long --wait waits: 90s, 10m.")] = "10m",
 ) -> int | None:
     """Lease a ready test run, or make one when none is ready. Prints the cleanup token once."""
     from atdm.cli import leases
@@ -211,6 +229,12 @@ def request(
         ttl=ttl,
         owner=owner,
         reason=reason,
+        enqueue=enqueue,
+        wait=wait,
+        key=key,
+        priority=priority,
+        cleanup=cleanup,
+        timeout=timeout,
     )
 
 
@@ -315,3 +339,8 @@ def demo(context: typer.Context) -> int | None:
     from atdm import demo as demonstration
 
     return demonstration.run(context.obj)
+
+
+# Last, because they register themselves with what is defined above.
+from atdm.cli import baseline_commands as _baseline_commands  # noqa: E402, F401
+from atdm.cli import lifecycle_commands as _lifecycle_commands  # noqa: E402, F401

@@ -38,8 +38,24 @@ def request(
     ttl: str | None,
     owner: str | None,
     reason: str | None,
+    enqueue: bool = False,
+    key: str | None = None,
+    priority: int = 0,
+    cleanup: str | None = None,
+    wait: bool = False,
+    timeout: str = "10m",
 ) -> int:
     """Print the runs that were leased; write the fixture files asked for."""
+    if not enqueue and (wait or key is not None or cleanup is not None or priority):
+        raise UsageError(
+            ErrorCode.REQUEST_INVALID, "--wait, --key, --priority and --cleanup need --enqueue"
+        )
+    if enqueue and (no_lease or label is not None or playwright or pytest):
+        raise UsageError(
+            ErrorCode.REQUEST_INVALID,
+            "--enqueue leaves the making to the daemon; it goes with none of --no-lease, --id, "
+            "--playwright, --pytest",
+        )
     if no_lease and (playwright or pytest):
         raise UsageError(
             ErrorCode.REQUEST_INVALID,
@@ -61,13 +77,25 @@ def request(
     )
     settings = Settings.from_environment()
     requesting.refuse_language_model(settings)
+    if enqueue:
+        from atdm.cli import queueing
+
+        return queueing.enqueue(
+            output,
+            wish,
+            key=key,
+            priority=priority,
+            cleanup=cleanup,
+            wait=wait,
+            timeout=timeout,
+        )
     with target_access.connected(settings, output) as connection:
         answer = requesting.request(settings, output, connection, wish)
         if playwright or pytest:
             requesting.emit_fixtures(
                 settings, connection, answer, playwright=playwright, pytest=pytest, source=SOURCE
             )
-    output.emit(answer, lambda: _shown(answer))
+    output.emit(answer, lambda: shown(answer))
     return 0
 
 
@@ -113,7 +141,7 @@ def reset_all(output: Output, *, confirm: bool, revoke_leases: bool) -> int:
     return 0
 
 
-def _shown(answer: Mapping[str, Any]) -> str:
+def shown(answer: Mapping[str, Any]) -> str:
     """The answer in lines of text; plain, since a person copies from it."""
     if answer["status"] == "rejected":
         broken = ", ".join(answer["violates"])

@@ -18,7 +18,9 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 from numpy.typing import NDArray
+from psycopg import sql
 
+from atdm_engine.content_hash import combined
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.row_hash import RowHash, column_hashes, row_hashes
 from atdm_engine.text_hash import U64, mix
@@ -92,6 +94,24 @@ def compare(
     with _side(url, store, domain, one) as before, _side(url, store, domain, other) as after:
         names = dict.fromkeys([*before.tables, *after.tables])
         return [_table(before, after, name) for name in names]
+
+
+def state_hash(url: str, manifest: Manifest) -> str:
+    """The content hash that the database has now, over the tables and columns of a baseline."""
+    with connect(url, autocommit=False, application_name="atdm state hash") as conn:
+        conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        conn.read_only = True
+        fix_text_form(conn)
+        hashes = {}
+        for table in manifest.tables:
+            digest = RowHash()
+            columns = table.stored_columns
+            if columns:
+                relation = sql.Identifier(manifest.domain, table.name)
+                for batch in read_rows(conn, relation, columns):
+                    digest.add(batch)
+            hashes[table.name] = digest.hexdigest()
+    return combined(hashes)
 
 
 @contextmanager

@@ -103,7 +103,8 @@ def bring_in_line(conn: psycopg.Connection[Any], store: Store, manifest: Manifes
             write_rows(conn, relation, columns, part_batches(store, files, part))
     conn.execute("ANALYZE pg_temp.baseline_run")
     conn.execute(_ADD_REQUESTS)
-    ended = dict(conn.execute(_END_OTHERS, (manifest.domain,)).fetchall())
+    expired = conn.execute(_EXPIRE_LEASED, (manifest.domain,)).rowcount
+    cleaned = conn.execute(_CLEAN_OTHERS, (manifest.domain,)).rowcount
     conn.execute(_READY_AGAIN)
     conn.execute(_ADD_RUNS)
     conn.execute(_NEXT_NUMBER, (manifest.next_number, manifest.domain))
@@ -111,8 +112,8 @@ def bring_in_line(conn: psycopg.Connection[Any], store: Store, manifest: Manifes
     conn.execute("DROP TABLE pg_temp.baseline_run, pg_temp.baseline_request")
     return RunsInLine(
         ready=int(row[0]) if row else 0,
-        cleaned=ended.get("cleaned", 0),
-        expired=ended.get("expired", 0),
+        cleaned=cleaned,
+        expired=expired,
     )
 
 
@@ -166,18 +167,18 @@ SELECT (jsonb_populate_record(NULL::atdm.request, b.row || jsonb_build_object(
 FROM pg_temp.baseline_request AS b
 ON CONFLICT (request_id) DO UPDATE SET status = 'ready', error = NULL WHERE q.status <> 'ready'
 """
-_END_OTHERS = """
-WITH ended AS (
-    UPDATE atdm.test_run AS r
-    SET status = CASE r.status WHEN 'leased' THEN 'expired' ELSE 'cleaned' END,
-        ended_at = clock_timestamp()
-    FROM atdm.request AS q
-    WHERE q.request_id = r.request_id AND q.domain = %s AND (
-        r.status = 'leased'
-        OR r.status = 'ready' AND NOT EXISTS (
-            SELECT FROM pg_temp.baseline_run AS b WHERE b.test_run_id = r.test_run_id))
-    RETURNING r.status)
-SELECT status, count(*) FROM ended GROUP BY status
+_EXPIRE_LEASED = """
+UPDATE atdm.test_run AS r SET status = 'expired', ended_at = clock_timestamp()
+FROM atdm.request AS q
+WHERE q.request_id = r.request_id AND q.domain = %s AND r.status = 'leased'
+"""
+# A statement of its own: joined by OR with the other condition, NOT EXISTS is no join any more but
+# a scan of all runs of the baseline for each run of the catalog.
+_CLEAN_OTHERS = """
+UPDATE atdm.test_run AS r SET status = 'cleaned', ended_at = clock_timestamp()
+FROM atdm.request AS q
+WHERE q.request_id = r.request_id AND q.domain = %s AND r.status = 'ready'
+  AND NOT EXISTS (SELECT FROM pg_temp.baseline_run AS b WHERE b.test_run_id = r.test_run_id)
 """
 _READY_AGAIN = """
 UPDATE atdm.test_run AS r

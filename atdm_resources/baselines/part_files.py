@@ -18,11 +18,12 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.baselines.manifest import BaselineFiles, PartFile
 from atdm_resources.store import Store
 
-GROUP_ROWS: Final = 131_072
+GROUP_ROWS: Final = 65_536
 GROUP_BYTES: Final = 32 * 1024 * 1024
 """A row group ends at whichever comes first: it is what must fit into memory to read it."""
 
 _BLOCK = 1024 * 1024
+_SAMPLE_ROWS = 10_000
 _COMPRESSION_LEVEL = 1
 
 
@@ -42,21 +43,11 @@ class PartWriter:
         self._waiting_bytes = 0
         self._rows = 0
         self._opened = store.write_atomic(path)
+        self._writer: pq.ParquetWriter | None = None
         self.part: PartFile | None = None
 
     def __enter__(self) -> Self:
         self._sink = _Hashed(self._opened.__enter__())
-        try:
-            self._writer = pq.ParquetWriter(
-                self._sink,
-                self._schema,
-                compression="zstd",
-                compression_level=_COMPRESSION_LEVEL,
-                write_statistics=False,
-            )
-        except BaseException as error:
-            self._opened.__exit__(type(error), error, error.__traceback__)
-            raise
         return self
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -67,8 +58,27 @@ class PartWriter:
         if self._waiting_rows >= GROUP_ROWS or self._waiting_bytes >= GROUP_BYTES:
             self._write_group()
 
+    def _started(self, first: pa.Table) -> pq.ParquetWriter:
+        """A dictionary for the columns whose values repeat; for others it only costs time."""
+        sample = first.slice(0, _SAMPLE_ROWS)
+        repeating = [
+            name
+            for name in first.schema.names
+            if len(sample.column(name).unique()) <= sample.num_rows // 4
+        ]
+        return pq.ParquetWriter(
+            self._sink,
+            self._schema,
+            compression="zstd",
+            compression_level=_COMPRESSION_LEVEL,
+            write_statistics=False,
+            use_dictionary=repeating,
+        )
+
     def _write_group(self) -> None:
         group = pa.Table.from_batches(self._waiting, self._schema)
+        if self._writer is None:
+            self._writer = self._started(group)
         self._writer.write_table(group, row_group_size=max(1, group.num_rows))
         self._rows += group.num_rows
         self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
@@ -81,8 +91,9 @@ class PartWriter:
     ) -> None:
         if error is None:
             try:
-                if self._waiting_rows:
+                if self._waiting_rows or self._writer is None:
                     self._write_group()
+                assert self._writer is not None
                 self._writer.close()
             except BaseException as problem:
                 self._opened.__exit__(type(problem), problem, problem.__traceback__)
@@ -97,7 +108,8 @@ class PartWriter:
             return
         # The writer would finish its file when it is collected, into a handle that is closed.
         self._sink.discard()
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
         self._opened.__exit__(kind, error, traceback)
 
 

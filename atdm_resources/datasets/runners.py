@@ -10,10 +10,13 @@ import itertools
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol
+
+import pyarrow as pa
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.datasets.shards import ShardReport, ShardWork, make_shard
@@ -102,8 +105,19 @@ def _begin(work: ShardWork) -> None:
     """What every process of a pool is told once: the work is large, a shard's number is not."""
     global _work
     _work = work
+    # The other cores have processes of their own.
+    pa.set_cpu_count(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # Ctrl-C goes to the whole group of processes: the one that started them ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_with_parent() -> None:
+    """A pool's process waits for work for ever; when who started it was killed, none will come."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _make(shard: int) -> ShardReport:

@@ -11,9 +11,10 @@ what is checked over all of them (``whole``).
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -23,10 +24,10 @@ import numpy as np
 import pyarrow as pa
 
 from atdm_engine.check_results import CheckOutcome
-from atdm_engine.content_hash import added
-from atdm_engine.dataset_checks import group_hashes, hash_groups, outcome_json
+from atdm_engine.dataset_checks import distinct, group_hashes, hash_groups, outcome_json
 from atdm_engine.datasets import (
     REFERENCE_SHARD,
+    Slice,
     batches,
     dataset_id,
     owned_by_nobody,
@@ -35,7 +36,8 @@ from atdm_engine.datasets import (
     slices,
     version_id,
 )
-from atdm_engine.model import Dataset, Domain
+from atdm_engine.generation import BATCH_ROWS
+from atdm_engine.model import Dataset, Domain, MixPart, TypedScalar
 from atdm_engine.row_hash import RowHash
 from atdm_engine.text_hash import U64
 from atdm_resources.baselines.manifest import BaselineFiles, PartFile
@@ -226,23 +228,42 @@ class _Writing:
         self._identity = dataset_id(self.work.domain.name, self.work.dataset.name)
 
     def write_runs(self) -> None:
-        """The test runs of the shard, judged batch by batch, each part of the mix by its own."""
+        """The test runs of the shard, judged scenario by scenario."""
         # Here and not above: pandas and pandera are for those who make data.
         from atdm_engine.validation import Validator
 
         work = self.work
-        for part in slices(work.dataset, self.shard):
-            spec = request_of(work.domain, work.dataset, part.part, work.as_of)
-            validator = Validator(work.domain, spec.scenario, spec.effective)
-            for batch in batches(spec, part):
+        for scenario, group in itertools.groupby(
+            slices(work.dataset, self.shard), lambda part: part.part.scenario
+        ):
+            parts = list(group)
+            validator = Validator(
+                work.domain, work.domain.scenarios[scenario], _common(part.part for part in parts)
+            )
+            for batch in self._batches(parts):
                 if work.check:
                     validator.check(batch)
                 self.write(owned_by_nobody(batch))
             outcomes = validator.outcomes() if work.check else []
             self.outcomes += [outcome_json(outcome) for outcome in outcomes]
-            self.runs += part.last - part.first + 1
+            self.runs += sum(part.last - part.first + 1 for part in parts)
             if any(not outcome.passed for outcome in outcomes):
                 raise _RefusedError(self.runs, self._quarantined(validator.rejected(), outcomes))
+
+    def _batches(self, parts: Sequence[Slice]) -> Iterator[dict[str, pa.Table]]:
+        """The rows of parts of one scenario, small ones put together: checks cost by the call."""
+        waiting: list[dict[str, pa.Table]] = []
+        rows = 0
+        for part in parts:
+            spec = request_of(self.work.domain, self.work.dataset, part.part, self.work.as_of)
+            for batch in batches(spec, part):
+                waiting.append(batch)
+                rows += sum(table.num_rows for table in batch.values())
+                if rows >= BATCH_ROWS:
+                    yield _together(waiting)
+                    waiting, rows = [], 0
+        if waiting:
+            yield _together(waiting)
 
     def _quarantined(
         self, rejected: Mapping[str, pa.Table], outcomes: list[CheckOutcome]
@@ -294,11 +315,31 @@ class _Writing:
         for group in self._groups:
             parts = self._hashes[group.name]
             hashes = np.concatenate(parts) if parts else np.empty(0, np.uint64)
-            hashes = np.unique(hashes) if group.parent else np.sort(hashes)
+            hashes = np.sort(hashes)
+            hashes = distinct(hashes) if group.parent else hashes
             ranges[group.name] = HashRange(offset, len(hashes))
             content.append(hashes.astype("<u8").tobytes())
             offset += len(hashes)
         return ranges, b"".join(content)
+
+
+def _common(parts: Iterable[MixPart]) -> dict[str, TypedScalar]:
+    """The constraints that all parts have alike, for the details of a rule that fails."""
+    first, *others = parts
+    return {
+        name: value
+        for name, value in first.effective.items()
+        if all(other.effective[name] == value for other in others)
+    }
+
+
+def _together(batches: Sequence[Mapping[str, pa.Table]]) -> dict[str, pa.Table]:
+    if len(batches) == 1:
+        return dict(batches[0])
+    return {
+        table: pa.concat_tables([batch[table] for batch in batches]).combine_chunks()
+        for table in batches[0]
+    }
 
 
 def _report(record: Mapping[str, Any]) -> ShardReport:
@@ -308,8 +349,3 @@ def _report(record: Mapping[str, Any]) -> ShardReport:
     }
     ranges = {name: HashRange(**found) for name, found in record["hashes"].items()}
     return ShardReport(**{**record, "tables": tables, "hashes": ranges, "kept": True})
-
-
-def content_hash(reports: Iterator[ShardReport], table: str) -> str:
-    """The content hash of a table from those of its parts."""
-    return added(report.tables[table].content_hash for report in reports if table in report.tables)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from atdm_engine.dataset_checks import (
     WHOLE_KEYS,
     WHOLE_REFERENCES,
     HashGroup,
+    distinct,
     group_hashes,
     hash_groups,
     whole_outcome,
@@ -48,16 +49,13 @@ def whole_checks(work: ShardWork, reports: Sequence[ShardReport]) -> list[dict[s
         AtdmError: STORE_FAILED.
     """
     comparison = _Comparison(work, reports)
-    keys: dict[str, list[dict[str, Any]]] = {table: [] for table in work.domain.tables}
     found: list[dict[str, Any]] = []
-    for group in hash_groups(work.domain):
+    groups = hash_groups(work.domain)
+    for group in groups:
         if group.parent is None:
-            keys[group.table].append(comparison.repeated(group))
-        else:
-            found.append(comparison.dangling(group))
-    for table, outcomes in keys.items():
-        found.extend(outcomes)
-        found.append(_counted(work, reports, table))
+            referring = [other for other in groups if other.parent == group.name]
+            found += comparison.compared(group, referring)
+    found += [_counted(work, reports, table) for table in work.domain.tables]
     return found
 
 
@@ -87,37 +85,26 @@ class _Comparison:
         self._identity = dataset_id(self.work.domain.name, self.work.dataset.name)
         self._places: dict[tuple[int, str], NDArray[np.int64]] = {}
 
-    def repeated(self, group: HashGroup) -> dict[str, Any]:
-        """Keys or unique values that occur twice."""
-        judged = failed = 0
-        cases: list[dict[str, Any]] = []
-        for first, last in self._ranges([group.name]):
-            hashes = np.sort(self._hashes(group.name, first, last))
-            judged += len(hashes)
-            twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
-            if len(twice):
-                values = self._values(group, twice)
-                repeats = {value: places for value, places in values.items() if len(places) > 1}
-                failed += sum(len(places) - 1 for places in repeats.values())
-                for value, places in repeats.items():
-                    cases.append(_case(group, value, places))
-        return whole_outcome(group.table, WHOLE_KEYS, judged, failed, cases)
-
-    def dangling(self, group: HashGroup) -> dict[str, Any]:
-        """Values that refer to no row of the dataset."""
-        assert group.parent is not None
-        judged = failed = 0
-        cases: list[dict[str, Any]] = []
-        for first, last in self._ranges([group.name, group.parent]):
-            parents = np.sort(self._hashes(group.parent, first, last))
-            children = np.unique(self._hashes(group.name, first, last))
-            judged += len(children)
-            missing = children[~_is_in(children, parents)]
-            failed += len(missing)
-            if len(missing) and len(cases) < MAX_CASES:
-                values = self._values(group, missing[:MAX_CASES])
-                cases += [_case(group, value, places[:1]) for value, places in values.items()]
-        return whole_outcome(group.table, WHOLE_REFERENCES, judged, failed, cases)
+    def compared(self, group: HashGroup, referring: Sequence[HashGroup]) -> list[dict[str, Any]]:
+        """Keys or unique values that occur twice, and values that refer to none of them."""
+        twice = _Failing(self, group)
+        dangling = [_Failing(self, other) for other in referring]
+        for first, last in self._ranges([one.name for one in (group, *referring)]):
+            keys = np.sort(self._hashes(group.name, first, last))
+            twice.judged += len(keys)
+            repeated = keys[1:][keys[1:] == keys[:-1]]
+            if len(repeated):
+                twice.add_repeated(distinct(repeated))
+            for other in dangling:
+                values = np.sort(self._hashes(other.group.name, first, last))
+                other.judged += len(values)
+                missing = values[~_is_in(values, keys)]
+                if len(missing):
+                    other.add_missing(distinct(missing))
+        return [
+            twice.outcome(WHOLE_KEYS),
+            *(other.outcome(WHOLE_REFERENCES) for other in dangling),
+        ]
 
     def _ranges(self, names: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Cuts of 0.._PIECES in which the named groups have about ``HELD`` hashes together."""
@@ -160,7 +147,7 @@ class _Comparison:
             handle.seek(offset * 8, io.SEEK_SET)
             return np.frombuffer(handle.read(count * 8), "<u8").astype(np.uint64)
 
-    def _values(self, group: HashGroup, hashes: U64) -> dict[tuple[Any, ...], list[str]]:
+    def values(self, group: HashGroup, hashes: U64) -> dict[tuple[Any, ...], list[str]]:
         """The values behind hashes, and the files that hold each (a file per occurrence)."""
         bare = HashGroup(group.table, group.columns)
         found: dict[tuple[Any, ...], list[str]] = {}
@@ -180,6 +167,34 @@ class _Comparison:
         return found
 
 
+@dataclass
+class _Failing:
+    """What fails a check of one group."""
+
+    comparison: _Comparison
+    group: HashGroup
+    judged: int = 0
+    failed: int = 0
+    cases: list[dict[str, Any]] = field(default_factory=list)
+
+    def add_repeated(self, hashes: U64) -> None:
+        """Values that share a hash; those that are one value fail."""
+        for value, places in self.comparison.values(self.group, hashes).items():
+            if len(places) > 1:
+                self.failed += len(places) - 1
+                self.cases.append(_case(self.group, value, places))
+
+    def add_missing(self, hashes: U64) -> None:
+        """Values that are no key."""
+        self.failed += len(hashes)
+        if len(self.cases) < MAX_CASES:
+            values = self.comparison.values(self.group, hashes[:MAX_CASES])
+            self.cases += [_case(self.group, value, places[:1]) for value, places in values.items()]
+
+    def outcome(self, check: str) -> dict[str, Any]:
+        return whole_outcome(self.group.table, check, self.judged, self.failed, self.cases)
+
+
 def _case(group: HashGroup, value: tuple[Any, ...], places: Sequence[str]) -> dict[str, Any]:
     cells = {name: str(cell) for name, cell in zip(group.columns, value, strict=True)}
     return {**cells, "files": ", ".join(places[:2])}
@@ -190,12 +205,3 @@ def _is_in(values: U64, known: U64) -> Any:
         return np.zeros(len(values), bool)
     places = np.minimum(np.searchsorted(known, values), len(known) - 1)
     return known[places] == values
-
-
-def rows_of(reports: Sequence[ShardReport]) -> Mapping[str, int]:
-    """Rows by table."""
-    found: dict[str, int] = {}
-    for report in reports:
-        for table, part in report.tables.items():
-            found[table] = found.get(table, 0) + part.file.rows
-    return found

@@ -127,3 +127,39 @@ def test_parallel_workers_get_runs_of_their_own(shell: Shell, tmp_path: Path) ->
     runs = {path.read_text(encoding="utf-8") for path in seen.iterdir()}
     assert len(runs) == 4, json.dumps(sorted(runs))
     assert sum(shell.total_rows(run) for run in runs) == 0
+
+
+CLEANUPS = """
+import pytest
+from atdm.pytest import atdm_scenario
+
+@atdm_scenario("active_member_clean", cleanup="after_suite")
+def test_suite(atdm_data):
+    print("SUITE", atdm_data["test_run_id"])
+
+@atdm_scenario("active_member_clean", cleanup="leave")
+def test_left(atdm_data, atdm_client):
+    print("LEFT", atdm_data["test_run_id"])
+
+@atdm_scenario("active_member_clean", cleanup="sometimes")
+def test_wrong(atdm_data):
+    pass
+"""
+
+
+def test_a_marker_says_when_its_rows_go_and_the_session_can_seal_the_trail(
+    shell: Shell, tmp_path: Path
+) -> None:
+    (shell.folder / "test_cleanups.py").write_text(CLEANUPS, encoding="utf-8")
+    store = tmp_path / "store"
+    store.mkdir()
+    done = pytest_run(shell, "-q", "-s", "--atdm-seal", ATDM_STORE_URL=store.as_uri())
+    assert "2 passed" in done.stdout, done.stdout
+    assert "allowed: after_test, after_suite, leave" in done.stdout
+    runs = dict(line.lstrip(".E").split() for line in done.stdout.splitlines()
+                if line.lstrip(".E").startswith(("SUITE ", "LEFT ")))  # fmt: skip
+    assert shell.total_rows(runs["SUITE"]) == 0
+    assert shell.total_rows(runs["LEFT"]) == 5
+    assert list(store.glob("audit/dt=*/events-*.parquet"))
+    assert shell.json("audit-verify")["intact"] is True
+    shell.json("reset", "--owner", "human:tester")

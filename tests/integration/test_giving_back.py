@@ -101,6 +101,17 @@ def test_a_lease_takes_back_what_is_overdue_and_says_nothing_of_it(
     assert sum(rows_left(conn, old["test_run_id"]).values()) == 0
 
 
+def test_a_sweep_that_fails_does_not_cost_the_lease(
+    conn: psycopg.Connection[Any], made: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = leasing.lease(conn, None, "active_member_clean")
+    overdue(conn, old["test_run_id"])
+    conn.execute("ALTER FUNCTION atdm.expire_due RENAME TO expire_due_gone")
+    new = leasing.lease(conn, None, "active_member_clean")
+    assert new["token"]
+    assert "expire_due" in caplog.text
+
+
 def test_inside_a_transaction_of_the_callers_a_lease_leaves_the_sweep_to_others(
     conn: psycopg.Connection[Any], made: Made
 ) -> None:
@@ -170,10 +181,9 @@ def test_two_sweeps_at_once_share_the_work(
 ) -> None:
     for lease in leasing.lease_request(conn, made.request_id):
         overdue(conn, lease["test_run_id"])
-    with connect(target) as other:
-        with conn.transaction():
-            mine = giving_back.expire_due(conn, 2, **WHO)
-            theirs = giving_back.expire_due(other, 10, **WHO)
+    with connect(target) as other, conn.transaction():
+        mine = giving_back.expire_due(conn, 2, **WHO)
+        theirs = giving_back.expire_due(other, 10, **WHO)
     assert len(mine.runs) == len(theirs.runs) == 2
     assert not set(mine.runs) & set(theirs.runs)
 

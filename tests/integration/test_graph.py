@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from atdm_assets import execution
-from atdm_assets.request_job import Outcome
 from atdm_engine.content_hash import ContentHash, combined
 from atdm_engine.errors import ErrorCode
 from atdm_engine.registry import Registry, SpecFile
@@ -426,19 +424,3 @@ def test_reference_assets_verify_the_rows_in_the_database(world: World) -> None:
     error = error_of(check())
     assert error.code == ErrorCode.TARGET_DRIFT
     assert error.details["changed"] == [["99213"]]
-
-
-def test_the_warm_graph_takes_half_a_second(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def timed() -> tuple[float, Outcome]:
-        began = time.perf_counter()
-        outcome = world.ask(CLEAN)
-        return time.perf_counter() - began, outcome
-
-    timed()
-    seconds = sorted(timed()[0] for _ in range(5))
-    with capsys.disabled():
-        print(f"\ngraph alone, warm: best {seconds[0]:.3f} s, median {seconds[2]:.3f} s")
-    # The target is 0.5 s on an idle machine; a shared one gets room.
-    assert seconds[0] < 1.5

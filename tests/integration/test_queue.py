@@ -10,7 +10,6 @@ from typing import Any
 import dagster as dg
 import psycopg
 import pytest
-from dagster._core.definitions.partitions.context import partition_loading_context
 
 from atdm_assets import names, queue, ticks
 from atdm_assets.failures import tick as failure_tick
@@ -473,11 +472,11 @@ def test_a_suite_whose_baseline_cannot_be_restored_is_told(
 def evaluated(world: World, name: str) -> Any:
     """A tick as the daemon has it evaluated in the code location."""
     location = world.defs.get_repository_def()
-    with (
-        dg.build_sensor_context(
-            instance=world.instance, repository_def=location, resources=dict(world.resources)
-        ) as context,
-    ):
+    with dg.build_sensor_context(
+        instance_ref=world.instance.get_ref(),
+        repository_def=location,
+        resources=dict(world.resources),
+    ) as context:
         return location.get_sensor_def(name).evaluate_tick(context)
 
 

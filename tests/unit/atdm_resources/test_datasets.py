@@ -282,6 +282,55 @@ def test_a_worker_that_is_gone_is_named_and_its_work_goes_on(
     assert (found, built.manifest.content_hash) == expected
 
 
+POOL = """
+    import sys
+    from pathlib import Path
+    from atdm_engine.registry import Registry, SpecFile
+    from atdm_resources.bundle import read_bundle, shipped_root
+    from atdm_resources.datasets.runners import Processes
+    from tests.unit.atdm_resources.test_datasets import TEXT, work_in
+
+    if __name__ == "__main__":
+        text = TEXT.replace("runs: 40", "runs: 400000")
+        file = SpecFile("few.yaml", "healthcare/datasets/few.yaml", text)
+        bundle = Registry.build([*read_bundle([shipped_root()]), file])
+        work = work_in(bundle, Path(sys.argv[1]))
+        from multiprocessing import active_children
+
+        for report in Processes(2).run(work, range(work.dataset.shards)):
+            print(*(child.pid for child in active_children()), flush=True)
+"""
+
+
+def test_the_processes_of_a_killed_build_end_too(tmp_path: Path) -> None:
+    script = tmp_path / "pool.py"
+    script.write_text(textwrap.dedent(POOL))
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "store")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    ) as killed:
+        assert killed.stdout is not None
+        children = [int(pid) for pid in killed.stdout.readline().split()]
+        killed.kill()
+    assert len(children) == 2
+    deadline = time.monotonic() + 20
+    while any(_runs(pid) for pid in children):
+        assert time.monotonic() < deadline, children
+        time.sleep(0.1)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    # A zombie has ended; whoever adopted it has not noticed yet.
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
 class _KillingOne:
     """A pool one of whose processes is killed while it works."""
 

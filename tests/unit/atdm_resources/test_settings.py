@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources.s3 import S3Options
 from atdm_resources.settings import Settings
 
 
@@ -31,6 +32,10 @@ def test_everything_can_be_set() -> None:
             "ATDM_DAGSTER_DATABASE_URL": "postgresql://x/z",
             "ATDM_STORE_URL": "s3://bucket/prefix/",
             "ATDM_S3_ENDPOINT_URL": "http://localhost:9000",
+            "ATDM_S3_REGION": "eu-central-1",
+            "ATDM_S3_PATH_STYLE": "false",
+            "ATDM_S3_ENCRYPTION": "aws:kms",
+            "ATDM_S3_KMS_KEY_ID": "alias/k",
             "ATDM_FIXTURE_DIR": "/f",
             "ATDM_SCENARIO_PATH": os.pathsep.join(["/a", "", "/b"]),
             "ATDM_INVOKER": "agent:ci-7",
@@ -49,6 +54,17 @@ def test_everything_can_be_set() -> None:
         invoker="agent:ci-7",
         planner="llm",
         output="json",
+        s3_region="eu-central-1",
+        s3_path_style=False,
+        s3_encryption="aws:kms",
+        s3_kms_key_id="alias/k",
+    )
+    assert settings.s3 == S3Options(
+        endpoint_url="http://localhost:9000",
+        region="eu-central-1",
+        path_style=False,
+        encryption="aws:kms",
+        kms_key_id="alias/k",
     )
 
 
@@ -75,3 +91,22 @@ def test_what_cannot_be_meant_is_refused_by_name(name: str, value: str) -> None:
     assert caught.value.code is ErrorCode.REQUEST_INVALID
     assert caught.value.details["variable"] == name
     assert caught.value.details["found"] == value
+
+
+@pytest.mark.parametrize(
+    ("given", "variable"),
+    [
+        ({"ATDM_S3_ENCRYPTION": "rot13"}, "ATDM_S3_ENCRYPTION"),
+        ({"ATDM_S3_PATH_STYLE": "yes"}, "ATDM_S3_PATH_STYLE"),
+        ({"ATDM_S3_KMS_KEY_ID": "k"}, "ATDM_S3_KMS_KEY_ID"),
+        (
+            {"ATDM_S3_KMS_KEY_ID": "k", "ATDM_S3_ENCRYPTION": "AES256"},
+            "ATDM_S3_KMS_KEY_ID",
+        ),
+    ],
+)
+def test_what_an_object_store_cannot_be_asked(given: dict[str, str], variable: str) -> None:
+    with pytest.raises(AtdmError) as caught:
+        Settings.from_environment(given)
+    assert caught.value.code == ErrorCode.REQUEST_INVALID
+    assert caught.value.details["variable"] == variable
