@@ -23,6 +23,7 @@ _RESET_STATUS = {
     "reset_completed": "cleaned",
     "reset_failed": "failed",
     "reset_started": "started",
+    "lease_expired": "expired",
 }
 
 
@@ -282,6 +283,10 @@ def _gist(event: Mapping[str, Any]) -> str:
             adopted = outputs.get("adopted") or {}
             said = f"{sum(counts.values())} rows"
             return said + (f", {sum(adopted.values())} of the application's" if adopted else "")
+        case "lease_expired":
+            return f"of {inputs.get('owner')}, at {inputs.get('expires_at')}"
+        case "reset_requested":
+            return str(inputs.get("reason", ""))
         case "seed_failed" | "reset_failed":
             return str(outputs.get("message", ""))
         case _:

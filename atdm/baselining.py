@@ -20,7 +20,15 @@ from atdm.extras import server_part
 from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
 
 with server_part("working with baselines"):
-    from atdm_resources.baselines import capture, cloning, comparing, listing, records, restore
+    from atdm_resources.baselines import (
+        capture,
+        cloning,
+        comparing,
+        listing,
+        manifest,
+        records,
+        restore,
+    )
     from atdm_resources.bundle import load_registry
     from atdm_resources.store import Store
 
@@ -47,9 +55,17 @@ class Baselines:
     domain_asked: str | None = None
 
     def capture(
-        self, baseline_id: str | None, *, reason: str = "", progress: Progress | None = None
+        self,
+        baseline_id: str | None,
+        *,
+        reason: str = "",
+        progress: Progress | None = None,
+        shown: bool = True,
     ) -> dict[str, Any]:
-        """Capture one and show it in Dagster; its summary. Raises BASELINE_EXISTS, BUSY, ..."""
+        """Capture one; its summary. Raises BASELINE_EXISTS, BUSY, SNAPSHOT_FAILED, STORE_FAILED.
+
+        ``shown`` False leaves out the materialisation in Dagster, which takes seconds to load.
+        """
         made = capture.capture(
             self.url,
             self.store,
@@ -62,9 +78,11 @@ class Baselines:
         def show(instance: dg.DagsterInstance) -> None:
             from atdm_assets.baselines import report_capture
 
-            report_capture(instance, self.store.uri(f"baselines/{made.domain}"), made)
+            folder = manifest.BaselineFiles(made.domain, made.baseline_id).folder
+            report_capture(instance, self.store.uri(folder), made)
 
-        self._in_dagster(show)
+        if shown:
+            self._in_dagster(show)
         return {**records.summary(made), "status": "captured"}
 
     def restore(

@@ -188,7 +188,7 @@ class AtdmClient:
 
         Raises AtdmClientError BASELINE_EXISTS, BUSY, SNAPSHOT_FAILED, STORE_FAILED.
         """
-        return self._baselines(domain).capture(baseline_id, reason=reason)
+        return self._baselines(domain).capture(baseline_id, reason=reason, shown=False)
 
     @_raising
     def baseline_restore(

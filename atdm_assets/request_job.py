@@ -210,9 +210,8 @@ def error_in_events(
                 message = data.error.message.strip()
         elif event.is_job_failure:
             # A run that was reported as failed has a message and no exception.
-            data = event.event_specific_data
-            error_info = getattr(data, "error", None)
-            message = (error_info.message if error_info else event.message or message).strip()
+            raised = getattr(event.event_specific_data, "error", None)
+            message = (raised.message if raised else event.message or message).strip()
     return AtdmError(otherwise, message, {"dagster_run_id": run_id})
 
 

@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 _RETRIES = 5
 _OVERDUE_AT_ONCE = 1
-"""A run that a lease takes back on its way: one for one, and it waits for one run's locks at most."""
+"""Runs that a lease takes back on its way: one for one, and it waits for the locks of one."""
 _log = logging.getLogger("atdm")
 _DRAINING_SECONDS = 5
 

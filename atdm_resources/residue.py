@@ -169,20 +169,19 @@ def _tables(conn: psycopg.Connection[Any], domain: str) -> dict[str, sql.Identif
 
 
 def _references(conn: psycopg.Connection[Any], domain: str) -> list[_Reference]:
-    return [
-        _Reference(
-            sql.Identifier(parent_schema, parent),
-            f"{parent_schema}.{parent}",
-            sql.Identifier(child_schema, child),
-            f"{child_schema}.{child}",
-            parent_columns,
-            child_columns,
-            child_types,
+    found = []
+    for row in conn.execute(_REFERENCES, (domain,)).fetchall():
+        parent_schema, parent, child_schema, child, *columns = row
+        found.append(
+            _Reference(
+                sql.Identifier(parent_schema, parent),
+                f"{parent_schema}.{parent}",
+                sql.Identifier(child_schema, child),
+                f"{child_schema}.{child}",
+                *columns,
+            )
         )
-        for parent_schema, parent, child_schema, child, parent_columns, child_columns, child_types in conn.execute(
-            _REFERENCES, (domain,)
-        ).fetchall()
-    ]
+    return found
 
 
 def _place(reference: _Reference) -> tuple[str, str]:

@@ -23,14 +23,14 @@ from psycopg import sql
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.types import arrow_type, column_kind, typed_array
+from atdm_resources.baselines.copy_stream import copied
 from atdm_resources.baselines.manifest import BaselineColumn
 from atdm_resources.encoding import copy_csv
 
 Item = TypeVar("Item")
 
-CHUNK_BYTES: Final = 8 * 1024 * 1024
 CHUNK_ROWS: Final = 32_768
-"""A batch ends at whichever comes first; one row may be larger than that by itself."""
+"""So many rows are sent at once at most."""
 
 _PLAIN = {
     "smallint": pa.int16(),
@@ -97,7 +97,7 @@ def read_source(
 ) -> Iterator[pa.RecordBatch]:
     """What COPY reads from ``source``: a table with its columns, or a query in parentheses."""
     statement = sql.SQL("COPY {} TO STDOUT (FORMAT csv)").format(source)
-    for text in ahead(_fetched(conn, statement)):
+    for text in ahead(copied(conn, statement)):
         yield from _parsed(columns, text).to_batches()
 
 
@@ -171,21 +171,6 @@ def _encoded(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.Buffer
         for start in range(0, batch.num_rows, CHUNK_ROWS):
             part = batch.slice(start, CHUNK_ROWS)
             yield part.num_rows, copy_csv(part)
-
-
-def _fetched(conn: psycopg.Connection[Any], statement: sql.Composed) -> Iterator[bytes]:
-    """What COPY sends, in pieces of whole rows."""
-    with conn.cursor().copy(statement) as copy:
-        lines: list[Any] = []
-        size = 0
-        for line in copy:
-            lines.append(line)
-            size += len(line)
-            if size >= CHUNK_BYTES or len(lines) >= CHUNK_ROWS:
-                yield b"".join(lines)
-                lines, size = [], 0
-        if lines:
-            yield b"".join(lines)
 
 
 def _as_json(column: BaselineColumn) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,8 +37,9 @@ from atdm_engine.text_hash import U64
 from atdm_resources.datasets.shards import ShardReport, ShardWork
 
 HELD = 4_000_000
-"""About so many hashes of a group are in memory at once (32 MB)."""
+"""About so many hashes are in memory at once, for each thread (32 MB)."""
 
+_THREADS = 2
 _PIECES = 256
 """The finest cut of the range of hashes, in which the places of a shard's file are remembered."""
 
@@ -49,14 +51,16 @@ def whole_checks(work: ShardWork, reports: Sequence[ShardReport]) -> list[dict[s
         AtdmError: STORE_FAILED.
     """
     comparison = _Comparison(work, reports)
-    found: list[dict[str, Any]] = []
     groups = hash_groups(work.domain)
-    for group in groups:
-        if group.parent is None:
-            referring = [other for other in groups if other.parent == group.name]
-            found += comparison.compared(group, referring)
-    found += [_counted(work, reports, table) for table in work.domain.tables]
-    return found
+    keys = [group for group in groups if group.parent is None]
+    referring = [[other for other in groups if other.parent == group.name] for group in keys]
+    # Reading and sorting, which is nearly all of it, hold no lock of the interpreter.
+    with ThreadPoolExecutor(_THREADS) as threads:
+        compared = list(threads.map(comparison.compared, keys, referring))
+        counted = list(
+            threads.map(lambda table: _counted(work, reports, table), work.domain.tables)
+        )
+    return [outcome for outcomes in compared for outcome in outcomes] + counted
 
 
 def _counted(work: ShardWork, reports: Sequence[ShardReport], table: str) -> dict[str, Any]:

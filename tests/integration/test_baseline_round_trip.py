@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from atdm.client import AtdmClient, AtdmClientError
 from atdm_engine.registry import Registry
 from atdm_resources import leasing
 from atdm_resources.baselines.capture import capture
@@ -15,7 +16,9 @@ from atdm_resources.baselines.listing import baselines, verify
 from atdm_resources.baselines.records import Actor
 from atdm_resources.baselines.restore import restore
 from atdm_resources.connection import connect
+from atdm_resources.settings import Settings
 from atdm_resources.store import Store
+from atdm_resources.target import initialise
 from tests.integration.baseline_zoo import make_zoo, state
 from tests.integration.made_requests import seeded
 
@@ -104,3 +107,57 @@ def test_runs_and_requests_come_back_with_their_rows(
     assert tokens == (0,)
     again = leasing.lease(conn, None, "active_member_clean")
     assert leasing.reset_run(conn, again["test_run_id"], again["token"])["status"] == "cleaned"
+
+
+def test_the_client_captures_lists_and_restores(
+    conn: psycopg.Connection[Any], target: str, tmp_path: Path, registry: Registry
+) -> None:
+    seeded(conn, tmp_path / "made", registry)
+    settings = Settings.from_environment(
+        {"ATDM_HOME": str(tmp_path / "home"), "ATDM_DATABASE_URL": target}
+    )
+    with AtdmClient(settings=settings) as client:
+        before = state(conn, "healthcare")
+        made = client.baseline_snapshot("mine", reason="so")
+        conn.execute("DELETE FROM healthcare.claim")
+        assert client.baseline_restore()["content_hash"] == made["content_hash"]
+        assert state(conn, "healthcare") == before
+        assert [item["baseline_id"] for item in client.baseline_list()] == ["mine"]
+        with pytest.raises(AtdmClientError) as caught:
+            client.baseline_snapshot("mine")
+        assert caught.value.code == "BASELINE_EXISTS"
+        with pytest.raises(AtdmClientError) as caught:
+            client.baseline_list(domain="healthcaer")
+        assert "did you mean healthcare?" in caught.value.message
+
+
+def test_a_baseline_of_another_target_brings_its_runs_and_requests_along(
+    conn: psycopg.Connection[Any],
+    target: str,
+    empty_database: str,
+    store: Store,
+    tmp_path: Path,
+    registry: Registry,
+) -> None:
+    made = seeded(conn, tmp_path / "made", registry, runs=3, label="named")
+    capture(target, store, "healthcare", "one", actor=ACTOR)
+    with connect(empty_database) as other:
+        initialise(other, registry)
+        seeded(other, tmp_path / "own", registry, label="named")
+        restore(empty_database, store, "healthcare", actor=ACTOR)
+        lease = leasing.lease(other, None, "active_member_clean")
+        assert lease["request_id"] == made.request_id
+        labels = other.execute(
+            "SELECT label FROM atdm.request WHERE request_id = %s", (made.request_id,)
+        ).fetchone()
+        assert labels == (made.request_id,)  # the other request keeps its label
+        number = other.execute(
+            "SELECT next_number FROM atdm.domain WHERE domain = 'healthcare'"
+        ).fetchone()
+        taken = conn.execute(
+            "SELECT next_number FROM atdm.domain WHERE domain = 'healthcare'"
+        ).fetchone()
+        assert number is not None
+        assert taken is not None
+        assert number[0] >= taken[0]
+        seeded(other, tmp_path / "later", registry, runs=5)

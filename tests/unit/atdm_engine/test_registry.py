@@ -55,8 +55,12 @@ class TestBuild:
         assert len(registry.warnings) == 1
         assert "shop/tables/other.yml" in registry.warnings[0]
 
-    def test_datasets_are_left_alone(self) -> None:
-        assert problems({"shop/datasets/small.yaml": "anything: [goes]\n"}) == []
+    def test_datasets_are_read_where_they_lie(self) -> None:
+        text = "description: d\nseed: 1\nmix:\n- {scenario: first_purchase, runs: 3}\n"
+        assert shop({"shop/datasets/small.yaml": text}).dataset("shop/small").runs == 3
+        wrong = {"shop/datasets/small.yaml": text.replace("first_purchase", "frist_purchase")}
+        (problem,) = problems(wrong)
+        assert (problem.key, problem.nearest) == ("mix.0.scenario", "first_purchase")
 
     def test_a_cycle_of_references_is_refused_and_a_self_reference_is_not(self) -> None:
         own = "  purchase_id: {type: text, generate: {id: pur}}\n"
