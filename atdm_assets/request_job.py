@@ -100,6 +100,7 @@ def materialise_request(
     key = asked.label or request_id
     known = asked.label is not None and instance.has_dynamic_partition(partitions, key)
     if not known:
+        requests.require_published(scenario)
         instance.add_dynamic_partitions(partitions, [key])
     with reporting(progress):
         result = resolve_job(names.job_name(scenario.domain, scenario.name)).execute_in_process(

@@ -14,7 +14,7 @@ from pydantic import PrivateAttr
 from atdm_assets.request_work import RequestWork
 from atdm_engine.model import Scenario
 from atdm_engine.registry import Registry
-from atdm_resources import sweep
+from atdm_resources import catalog, sweep
 from atdm_resources.catalog import RequestRecord
 from atdm_resources.configurable import StoreResource, TargetResource
 from atdm_resources.settings import Settings
@@ -66,6 +66,12 @@ class RequestsResource(dg.ConfigurableResource[Any]):
             return work.recorded(partition_key)
         finally:
             work.close()
+
+    def require_published(self, scenario: Scenario) -> None:
+        """Raise TARGET_NOT_INITIALISED unless the target knows this version of the scenario."""
+        with self.target.connection() as connection:
+            ensure_disposable(connection)
+            catalog.require_published(connection, scenario)
 
     def reconcile(self) -> list[sweep.Reconciled]:
         """Roll back the requests whose process is gone."""

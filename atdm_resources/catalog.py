@@ -25,6 +25,7 @@ from psycopg.types.json import Jsonb
 from atdm_engine.errors import AtdmError, ErrorCode
 
 if TYPE_CHECKING:
+    from atdm_engine.model import Scenario
     from atdm_engine.planning import RequestSpec
 
 RequestStatus = Literal["pending", "ready", "rejected", "rolled_back", "retired"]
@@ -134,7 +135,7 @@ def create_request(
             (numbers, spec.domain.name, numbers),
         ).fetchone()
         if base is None:
-            raise _not_published(spec)
+            raise _not_published(scenario)
         values = {
             "request_id": spec.request_id,
             "label": name,
@@ -167,7 +168,7 @@ def create_request(
                     {"label": name, "scenario": scenario.key, "request_id": spec.request_id},
                 ) from error
             except psycopg.errors.ForeignKeyViolation as error:
-                raise _not_published(spec) from error
+                raise _not_published(scenario) from error
             record = cursor.fetchone()
         assert record is not None
         add_event(
@@ -389,6 +390,16 @@ def run_counts(conn: psycopg.Connection[Any], request_id: str) -> dict[str, int]
     return dict(rows)
 
 
+def require_published(conn: psycopg.Connection[Any], scenario: Scenario) -> None:
+    """Raise TARGET_NOT_INITIALISED unless the catalog has this version of the scenario."""
+    found = conn.execute(
+        "SELECT FROM atdm.scenario WHERE domain = %s AND scenario_id = %s AND version = %s",
+        (scenario.domain, scenario.name, scenario.version),
+    ).fetchone()
+    if found is None:
+        raise _not_published(scenario)
+
+
 def add_event(
     conn: psycopg.Connection[Any],
     action: str,
@@ -471,10 +482,10 @@ def _finish(
     return cursor.rowcount == 1
 
 
-def _not_published(spec: RequestSpec) -> AtdmError:
+def _not_published(scenario: Scenario) -> AtdmError:
     return AtdmError(
         ErrorCode.TARGET_NOT_INITIALISED,
-        f"{spec.scenario.key} version {spec.scenario.version} is not published in this database; "
+        f"{scenario.key} version {scenario.version} is not published in this database; "
         "run atdm init",
-        {"scenario": spec.scenario.key, "version": spec.scenario.version},
+        {"scenario": scenario.key, "version": scenario.version},
     )
