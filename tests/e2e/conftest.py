@@ -10,7 +10,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,15 +121,30 @@ class Shell:
         return sum(self.rows_by_table(run).values())
 
 
+@contextmanager
+def new_home() -> Iterator[Path]:
+    """A folder for a home whose server is stopped at the end.
+
+    Not below pytest's own folder: when root starts another session, pytest closes that folder to
+    every other user, the one that the embedded server runs as included.
+    """
+    with tempfile.TemporaryDirectory(prefix="atdm-home-", ignore_cleanup_errors=True) as folder:
+        parent = Path(folder)
+        parent.chmod(0o755)
+        home = parent / "home"
+        try:
+            yield home
+        finally:
+            Shell(home, parent).run("down")
+
+
 @pytest.fixture(scope="session")
-def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def shared_home() -> Iterator[Path]:
     """A home whose server runs and whose target is initialised."""
-    home = tmp_path_factory.mktemp("home")
-    shell = Shell(home, home)
-    answer = shell.run("init")
-    assert answer.status == 0, answer.err
-    yield home
-    shell.run("down")
+    with new_home() as home:
+        answer = Shell(home, home.parent).run("init")
+        assert answer.status == 0, answer.err
+        yield home
 
 
 @pytest.fixture
@@ -141,6 +158,5 @@ def fresh_shell(tmp_path: Path) -> Iterator[Shell]:
     """``atdm`` in a home that nobody has used yet."""
     folder = tmp_path / "work"
     folder.mkdir()
-    fresh = Shell(tmp_path / "home", folder)
-    yield fresh
-    fresh.run("down")
+    with new_home() as home:
+        yield Shell(home, folder)

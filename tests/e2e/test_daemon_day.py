@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from atdm_resources import leasing, queueing, sealing
-from tests.e2e.conftest import Shell
+from tests.e2e.conftest import Shell, new_home
 
 GOOD = ("active_member_clean", "claim_denial_active_member", "expired_subscription")
 
@@ -22,11 +22,11 @@ def team(tmp_path: Path) -> Iterator[Shell]:
     """A home of its own with webserver and daemon."""
     folder = tmp_path / "work"
     folder.mkdir()
-    shell = Shell(tmp_path / "home", folder)
-    shell.json("init")
-    shell.json("up")
-    yield shell
-    shell.run("down")
+    with new_home() as home:
+        shell = Shell(home, folder)
+        shell.json("init")
+        shell.json("up")
+        yield shell
 
 
 def until(what: Callable[[], Any], seconds: float) -> Any:
