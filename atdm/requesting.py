@@ -59,7 +59,7 @@ class Wish:
 def request(
     settings: Settings, output: Output, connection: psycopg.Connection[Any], wish: Wish
 ) -> dict[str, Any]:
-    """The answer to a wish, in the shape of the contract (design: contracts).
+    """The answer to a wish, in the shape of the contract.
 
     Raises AtdmError: LLM_MODE_NOT_ENABLED, SCENARIO_NOT_FOUND, CONSTRAINT_INVALID,
     CONSTRAINT_CONTRADICTION, VALIDATOR_REJECTED, SEED_FAILED, BUSY, MISSING_EXTRA, ...

@@ -168,7 +168,7 @@ def check_result(
     """The outcome as Dagster records it.
 
     In a scenario that breaks its declared rules exactly, those checks did find what they should:
-    they pass, and their metadata says what was expected (design: the gate).
+    they pass, and their metadata says what was expected (ADR 0004).
     """
     expected = checked.verdict.expected_violation and not outcome.passed
     details: Metadata = {

@@ -23,7 +23,7 @@ from atdm_engine.registry import Registry
 
 
 def scenario_assets(registry: Registry, scenario: Scenario) -> list[dg.AssetsDefinition]:
-    """The three steps of a scenario (design: a scenario's graph), as assets."""
+    """The three steps of a scenario (docs/architecture.md), as assets."""
     return [
         _request_asset(registry, scenario),
         _table_assets(registry, scenario),

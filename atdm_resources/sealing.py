@@ -1,6 +1,6 @@
 """The sealed audit trail: a hash chain over events, and checking it again.
 
-Belongs here: sealing events (design: audit) and verifying what is sealed. Does not belong here:
+Belongs here: sealing events (ADR 0033) and verifying what is sealed. Does not belong here:
 writing events, exporting them (``audit_export``).
 
 An event is sealed once every transaction that could still write one before it has ended, in the

@@ -1,6 +1,6 @@
 """What the environment says: where things are and who is asking.
 
-Belongs here: reading, checking and defaulting the ATDM_* variables (design.md section 9), once,
+Belongs here: reading, checking and defaulting the ATDM_* variables (docs/operations.md), once,
 into one immutable object. Does not belong here: opening anything that a setting points to, and any
 import that a lease would have to pay for.
 """

@@ -1,8 +1,7 @@
 """The target and whether it may be written to.
 
-Belongs here: opening the target that the settings name, and the safety rules of design.md section
-6: only a database that is marked disposable, under the very name it was marked with, is ever
-written to or reset. Does not belong here: setting one up (``initialising``). Light: every command
+Belongs here: opening the target that the settings name, and the rules of safety: only a database
+that is marked disposable, under the very name it was marked with, is ever written to or reset. Does not belong here: setting one up (``initialising``). Light: every command
 imports this.
 """
 

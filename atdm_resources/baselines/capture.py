@@ -3,7 +3,7 @@
 Belongs here: locks, the exported snapshot, copying the tables in parallel, publishing. Does not
 belong here: how rows are read (``rows``), what the tables are (``structure``).
 
-The order of locks is what makes it consistent (design.md section 7): the domain's shared lock is
+The order of locks is what makes it consistent: the domain's shared lock is
 taken on another connection, because taking it here would fix the snapshot before the tables are
 locked; the tables are locked before the snapshot is exported, because a snapshot sees a table empty
 that is truncated after it.

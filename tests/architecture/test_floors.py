@@ -1,4 +1,4 @@
-"""Imports point down only, and each floor keeps to what it is for (design: layout and floors)."""
+"""Imports point down only, and each floor keeps to what it is for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dagster's storage over a pool: connections, forks, errors (design section 11)."""
+"""Dagster's storage over a pool: connections, forks, errors."""
 
 from __future__ import annotations
 
