@@ -6,7 +6,9 @@ databases (``dagster_fixtures``), expectations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +51,23 @@ def materialised(result: dg.ExecuteInProcessResult) -> list[str]:
         for event in result.all_events
         if event.is_step_materialization and event.asset_key
     ]
+
+
+def from_several_daemons(
+    world: World,
+    count: int,
+    tick: Callable[[World, psycopg.Connection[Any]], list[dg.RunRequest]],
+) -> list[dg.RunRequest]:
+    """What ``count`` daemons ask for that all tick at one moment, each on its own connection."""
+    barrier = threading.Barrier(count)
+
+    def daemon(_: int) -> list[dg.RunRequest]:
+        with connect(world.target_url) as own:
+            barrier.wait()
+            return tick(world, own)
+
+    with ThreadPoolExecutor(count) as daemons:
+        return [request for found in daemons.map(daemon, range(count)) for request in found]
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +18,7 @@ from atdm_resources import pools as pool_rows
 from atdm_resources import retention as kept
 from atdm_resources.connection import connect
 from atdm_resources.store import Store
-from tests.integration.dagster_world import QUIET, World, error_of
+from tests.integration.dagster_world import QUIET, World, error_of, from_several_daemons
 from tests.integration.made_requests import recorded
 
 pytest_plugins = ["tests.integration.dagster_fixtures"]
@@ -246,19 +245,7 @@ def test_a_pool_is_filled_by_one_request_and_again_below_half(
 
 def test_two_daemons_at_once_fill_a_pool_once(world: World, conn: psycopg.Connection[Any]) -> None:
     only_clean_has_a_pool(conn)
-    found: list[dg.RunRequest] = []
-    barrier = threading.Barrier(4)
-
-    def daemon() -> None:
-        with connect(world.target_url) as own:
-            barrier.wait()
-            found.extend(filled(world, own))
-
-    threads = [threading.Thread(target=daemon) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = from_several_daemons(world, 4, filled)
     assert len(found) == 1
 
 

@@ -18,7 +18,7 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources import giving_back, inbox, leasing, queueing, reports
 from atdm_resources.connection import connect
 from atdm_resources.store import Store
-from tests.integration.dagster_world import QUIET, World
+from tests.integration.dagster_world import QUIET, World, from_several_daemons
 
 pytest_plugins = ["tests.integration.dagster_fixtures"]
 
@@ -274,19 +274,7 @@ def test_two_daemons_at_once_launch_everything_once(world: World) -> None:
     with connect(world.target_url) as conn:
         for number in range(40):
             submit(conn, f"d{number}", constraints={"coverage_type": ("hmo", "ppo")[number % 2]})
-    found: list[dg.RunRequest] = []
-    barrier = threading.Barrier(2)
-
-    def daemon() -> None:
-        with connect(world.target_url) as own:
-            barrier.wait()
-            found.extend(tick(world, own))
-
-    threads = [threading.Thread(target=daemon) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = from_several_daemons(world, 2, tick)
     config = f"healthcare__{CLEAN}__request"
     assert sum(r.run_config["ops"][config]["config"]["runs"] for r in found) == 40
     assert len({request.run_key for request in found}) == len(found)
