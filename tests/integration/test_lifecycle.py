@@ -20,6 +20,7 @@ from atdm_resources.connection import connect
 from atdm_resources.store import Store
 from tests.integration.dagster_world import QUIET, World, error_of, from_several_daemons
 from tests.integration.made_requests import recorded
+from tests.waiting import until
 
 pytest_plugins = ["tests.integration.dagster_fixtures"]
 
@@ -404,12 +405,12 @@ def test_leases_and_resets_become_observations_once(
     made = world.ask(CLEAN, runs=3)
     leases = leasing.lease_request(conn, made.request_id, owner="ci")
     leasing.reset_run(conn, leases[0]["test_run_id"], leases[0]["token"])
-    cursor = None
-    for _ in range(100):
-        result = audit_trail.tick(conn, store, world.registry, cursor)
-        if sealing.unsealed(conn) == 0:
-            break
-        assert isinstance(result, dg.SkipReason) or not result.asset_events
+
+    def sealed() -> bool:
+        audit_trail.tick(conn, store, world.registry, None)
+        return sealing.unsealed(conn) == 0
+
+    until(sealed)
     result = audit_trail.tick(conn, store, world.registry, None)
     assert isinstance(result, dg.SensorResult)
     (seen,) = result.asset_events or ()

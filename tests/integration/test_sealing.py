@@ -15,6 +15,7 @@ import pytest
 from atdm_resources import audit_export, outside_events, sealing
 from atdm_resources.connection import connect
 from atdm_resources.store import Store
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -40,14 +41,14 @@ def sealed_actions(conn: psycopg.Connection[Any]) -> list[str]:
     return [action for (action,) in rows]
 
 
-def seal_all(conn: psycopg.Connection[Any]) -> int:
+def seal_all(conn: psycopg.Connection[Any]) -> None:
     """Other tests' transactions on the same server hold the horizon back for moments."""
-    for _ in range(200):
-        total = sealing.seal(conn)
-        if sealing.unsealed(conn) == 0:
-            return total
-        threading.Event().wait(0.05)
-    raise AssertionError("events stay unsealed")
+
+    def sealed() -> bool:
+        sealing.seal(conn)
+        return sealing.unsealed(conn) == 0
+
+    until(sealed)
 
 
 def test_events_are_chained_and_the_chain_holds(conn: psycopg.Connection[Any]) -> None:
