@@ -60,9 +60,12 @@ down: setup ## Stop what make up started
 status: setup ## Say what is running and what is leased
 	@$(BIN)/atdm status
 
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+
 lock: setup ## Pin the dependencies anew
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --all-extras pyproject.toml --output-file requirements.lock
+	@$(COMPILE) --all-extras pyproject.toml --output-file requirements.lock
+	@$(COMPILE) --extra server --extra kubernetes --extra otel --constraint requirements.lock pyproject.toml \
+		--output-file deploy/requirements.lock
 
 clean: ## Remove the virtual environment and caches (run make down first)
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

@@ -7,6 +7,7 @@ as it says. Does not belong here: any way of doing things that a user does not h
 from __future__ import annotations
 
 import json
+import importlib.util
 import os
 import subprocess
 import sys
@@ -48,7 +49,16 @@ REQUIRED_TRAIL = (
 
 
 def run(output: Output) -> int:
-    """Play the demonstration; 0 when everything was as it says."""
+    """Play the demonstration; 0 when everything was as it says.
+
+    Raises AtdmError MISSING_EXTRA where pytest is not installed, before anything is made.
+    """
+    if importlib.util.find_spec("pytest") is None:
+        raise AtdmError(
+            ErrorCode.MISSING_EXTRA,
+            "the demonstration runs a test, and pytest is not installed: pip install pytest",
+            {"module": "pytest"},
+        )
     demonstration = Demonstration(Settings.from_environment(), output)
     with target_access.connected(demonstration.settings, output) as connection:
         payload = demonstration.play(connection)

@@ -88,7 +88,7 @@ def registry() -> Registry:
 @pytest.fixture
 def empty_database(postgres_server_url: str) -> Iterator[str]:
     """The URL of a new, empty database."""
-    with _new_database(postgres_server_url, f"t_{uuid.uuid4().hex[:12]}") as url:
+    with new_database(postgres_server_url) as url:
         yield url
 
 
@@ -112,8 +112,7 @@ def target_template(postgres_server_url: str, session_home: Path, registry: Regi
 @pytest.fixture
 def target(postgres_server_url: str, target_template: str) -> Iterator[str]:
     """The URL of a new database that is initialised with the shipped domains."""
-    name = f"t_{uuid.uuid4().hex[:12]}"
-    with _new_database(postgres_server_url, name, template=target_template) as url:
+    with new_database(postgres_server_url, template=target_template) as url:
         with connect(url) as conn:
             # The mark names the database it was made for; a copy has to be marked itself.
             conn.execute("UPDATE atdm.target SET database_name = current_database()")
@@ -139,7 +138,9 @@ def with_database(url: str, database: str) -> str:
 
 
 @contextmanager
-def _new_database(server: str, name: str, template: str | None = None) -> Iterator[str]:
+def new_database(server: str, template: str | None = None) -> Iterator[str]:
+    """The URL of a new database on a server, dropped at the end."""
+    name = f"t_{uuid.uuid4().hex[:12]}"
     create = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
     if template is not None:
         create += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))

@@ -67,7 +67,7 @@ class Shell:
 
     def run(self, *arguments: str, timeout: float = 120, **variables: str) -> Answer:
         done = subprocess.run(
-            [str(ATDM), *arguments],
+            [str(self.command), *arguments],
             cwd=self.folder,
             env=self.environment(**variables),
             capture_output=True,
@@ -92,6 +92,10 @@ class Shell:
         assert set(error) == {"code", "message", "details"}
         assert error["message"]
         return error
+
+    @property
+    def command(self) -> Path:
+        return ATDM
 
     @property
     def url(self) -> str:
