@@ -6,8 +6,8 @@ as it says. Does not belong here: any way of doing things that a user does not h
 
 from __future__ import annotations
 
-import json
 import importlib.util
+import json
 import os
 import subprocess
 import sys

@@ -71,6 +71,11 @@ def read_variables() -> set[str]:
     return set(re.findall(r"\bATDM_[A-Z0-9_]+\b", text))
 
 
+def launcher_config() -> Any:
+    """The settings that the run launcher takes."""
+    return K8sRunLauncher.config_type()  # type: ignore[no-untyped-call]
+
+
 def container(kind: str) -> dict[str, Any]:
     (found,) = manifests()[kind]["spec"]["template"]["spec"]["containers"]
     return dict(found)
@@ -203,7 +208,7 @@ def test_the_run_launcher_takes_its_settings() -> None:
         "env_config_maps": [source["name"] for source in given["envConfigMaps"]],
         "resources": given["resources"],
     }
-    validated = validate_config(K8sRunLauncher.config_type(), config)
+    validated = validate_config(launcher_config(), config)
     assert validated.success, [error.message for error in validated.errors or ()]
     named = {manifests()["ConfigMap"]["metadata"]["name"]}
     assert set(config["env_config_maps"]) == named

@@ -44,7 +44,7 @@ class Installed(Shell):
 
 
 def run(*command: object, **options: Any) -> str:
-    done = subprocess.run(
+    done: subprocess.CompletedProcess[str] = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, check=False, **options
     )
     assert done.returncode == 0, (command, done.stdout, done.stderr)
