@@ -55,19 +55,22 @@ def command_line() -> str:
 
 
 def specification() -> str:
-    """Every key of every kind of specification file."""
+    """Every key of every kind of specification file; what several kinds share stands once."""
     parts = [
         "# Specification files\n",
-        "Made from the models that read the files; `atdm schema KIND` prints them as JSON Schema.\n",
+        "Made from the models that read them; `atdm schema KIND` prints these as JSON Schema.\n",
     ]
+    shared: dict[str, Mapping[str, Any]] = {}
     for kind in get_args(SchemaKind):
         schema = json_schema(kind)
         parts.append(f"## {kind}\n")
         parts += _object(schema)
-        for name, part in sorted(schema.get("$defs", {}).items()):
-            if "properties" in part:
-                parts.append(f"### {kind}: {name}\n")
-                parts += _object(part)
+        shared |= schema.get("$defs", {})
+    parts.append("## Parts of these files\n")
+    for name, part in sorted(shared.items()):
+        if "properties" in part:
+            parts.append(f"### {name}\n")
+            parts += _object(part)
     return "\n".join(parts)
 
 
@@ -95,10 +98,12 @@ def _type(part: Mapping[str, Any]) -> str:
     if "enum" in part:
         return ", ".join(f"`{value}`" for value in part["enum"])
     if "$ref" in part:
-        return str(part["$ref"]).rpartition("/")[2]
+        name = str(part["$ref"]).rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
     for several in ("anyOf", "oneOf"):
         if several in part:
-            return " or ".join(dict.fromkeys(_type(one) for one in part[several]))
+            kinds = dict.fromkeys(_type(one) for one in part[several])
+            return " or ".join(kind for kind in kinds if kind != "null")
     kind = part.get("type", "any")
     if kind == "array":
         return f"list of {_type(part.get('items', {}))}"
@@ -182,4 +187,8 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(str(text).replace("``", "`").split())
+    """On one line, and with no tag outside of code."""
+    words = " ".join(str(text).replace("``", "`").split())
+    pieces = words.split("`")
+    pieces[::2] = [piece.replace("<", "&lt;") for piece in pieces[::2]]
+    return "`".join(pieces)
