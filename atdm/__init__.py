@@ -9,13 +9,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atdm.async_client import AsyncAtdmClient
     from atdm.client import AtdmClient, AtdmClientError
 
-__all__ = ["AtdmClient", "AtdmClientError"]
+__all__ = ["AsyncAtdmClient", "AtdmClient", "AtdmClientError"]
 
 
 def __getattr__(name: str) -> Any:
     # pytest loads this package in every suite of the environment, also in those that never use it.
+    if name == "AsyncAtdmClient":
+        from atdm.async_client import AsyncAtdmClient
+
+        return AsyncAtdmClient
     if name in __all__:
         from atdm import client
 

@@ -75,3 +75,22 @@ def checked_label(label: str) -> str:
             {"found": label, "allowed": "[A-Za-z0-9_-]{1,64}"},
         )
     return label
+
+
+def past_of(text: str, now: datetime) -> datetime:
+    """A moment in the past: so long ago (``1d``, ``30m``), or an ISO 8601 time; UTC if unsaid."""
+    from atdm_engine.spec.base import duration
+
+    try:
+        return now - duration(text.strip())
+    except (ValueError, OverflowError):
+        pass
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError as error:
+        raise UsageError(
+            ErrorCode.REQUEST_INVALID,
+            f"{text!r}: write how long ago (30m, 1d) or an ISO 8601 time like 2026-01-31T12:00:00Z",
+            {"found": text},
+        ) from error
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -122,8 +122,11 @@ def records_created(
     """
     created: list[Mapping[str, Any]] = []
     for event in events:
-        if event["action"] == "seed_completed":
-            created = list(event["outputs"].get("records_created", ()))
+        told = list(event["outputs"].get("records_created", ()))
+        if event["action"] == "seed_completed" or (event["action"] == "replayed" and run):
+            created = told
+        elif event["action"] == "replayed":
+            created += [record for record in told if record not in created]
     records = []
     for record in created:
         if "primary_key" not in record:
@@ -253,13 +256,13 @@ def event_table(events: Sequence[Mapping[str, Any]]) -> Any:
         "events",
         ("", "at", "event", "status", "by", "what"),
         [
-            (number, event["at"], event["action"], event["status"], event["invoker"], _gist(event))
+            (number, event["at"], event["action"], event["status"], event["invoker"], gist(event))
             for number, event in enumerate(events, 1)
         ],
     )
 
 
-def _gist(event: Mapping[str, Any]) -> str:
+def gist(event: Mapping[str, Any]) -> str:
     """The one thing of an event that a person looks for."""
     outputs, inputs = event["outputs"], event["inputs"]
     match event["action"]:
@@ -283,6 +286,8 @@ def _gist(event: Mapping[str, Any]) -> str:
             adopted = outputs.get("adopted") or {}
             said = f"{sum(counts.values())} rows"
             return said + (f", {sum(adopted.values())} of the application's" if adopted else "")
+        case "replayed":
+            return f"{len(outputs.get('records_created', ()))} records from {inputs.get('from')}"
         case "lease_expired":
             return f"of {inputs.get('owner')}, at {inputs.get('expires_at')}"
         case "reset_requested":

@@ -10,7 +10,6 @@ import gc
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
 with server_part("working with baselines"):
     from atdm_resources.baselines import (
         capture,
-        cloning,
+        clone_endings,
         comparing,
         listing,
         manifest,
@@ -153,7 +152,13 @@ class Baselines:
                 confirm=confirm,
                 actor=self._actor(""),
             )
-            cloning.drop_templates(conn, self.domain, baseline_id)
+            clone_endings.drop_made_from(
+                conn,
+                self.domain,
+                baseline_id,
+                invoker=self.settings.invoker,
+                source=self.source,
+            )
 
         def show(instance: dg.DagsterInstance) -> None:
             from atdm_assets import names
@@ -169,35 +174,6 @@ class Baselines:
             "baseline_id": baseline_id,
             "files": count,
         }
-
-    def clone(
-        self, baseline_id: str, database: str, *, ttl: timedelta | None, owner: str | None
-    ) -> dict[str, Any]:
-        """Make a database from one."""
-        made = cloning.clone(
-            self.url,
-            self.store,
-            self._registry,
-            self.domain,
-            baseline_id,
-            database,
-            ttl=ttl or cloning.DEFAULT_TTL,
-            owner=owner,
-            actor=self._actor(""),
-        )
-        return {**made.as_json(), "status": "leased"}
-
-    def clones(self) -> list[dict[str, Any]]:
-        """The databases that are there; those whose time is over are dropped first."""
-        with target_access.connected(self.settings, self.output) as conn:
-            cloning.sweep(conn, self.url)
-            return [item.as_json() for item in cloning.clones(conn, self.url)]
-
-    def drop_clone(self, database: str) -> dict[str, Any]:
-        """Drop one of them."""
-        with target_access.connected(self.settings, self.output) as conn:
-            cloning.drop(conn, database, actor=self._actor(""))
-        return {"status": "dropped", "database": database}
 
     @cached_property
     def url(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from dagster import DagsterEventType
+from dagster import DagsterEventType, TableMetadataValue
 
 from atdm_assets.instance import instance
 
@@ -73,6 +73,7 @@ def _check(evaluation: AssetCheckEvaluation) -> dict[str, Any]:
     values = {name: value.value for name, value in evaluation.metadata.items()}
     table = evaluation.asset_key.path[-1]
     name = evaluation.check_name
+    cases = evaluation.metadata.get("cases")
     return {
         # A rule's dots cannot stand in a check's name; other checks belong to their table.
         "validator": name.replace("__", ".") if "__" in name else f"{table}.{name}",
@@ -83,6 +84,9 @@ def _check(evaluation: AssetCheckEvaluation) -> dict[str, Any]:
         "failed": values.get("failed"),
         "vacuous": values.get("vacuous"),
         "message": evaluation.description,
+        "cases": [dict(record.data) for record in cases.records]
+        if isinstance(cases, TableMetadataValue)
+        else [],
     }
 
 

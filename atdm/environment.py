@@ -9,10 +9,14 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atdm import target_access
+from atdm import processes, target_access
 from atdm.extras import server_part
+from atdm.health import AUDIT, HOST
+
+AUDIT_VARIABLE = "ATDM_AUDIT_URL"
 
 if TYPE_CHECKING:
     from atdm.output import Output
@@ -30,10 +34,21 @@ def dagster_exports(settings: Settings, output: Output) -> dict[str, str]:
     exports["ATDM_HOME"] = str(resolved.home)
     exports["ATDM_DATABASE_URL"] = str(resolved.database_url)
     exports["ATDM_STORE_URL"] = resolved.store_url
+    exports |= audit_pages(resolved.home)
     if resolved.scenario_path:
         # A relative path would mean another folder in a process that starts elsewhere.
         exports["ATDM_SCENARIO_PATH"] = os.pathsep.join(map(str, resolved.scenario_path))
     return exports
+
+
+def audit_pages(home: Path) -> dict[str, str]:
+    """ATDM_AUDIT_URL, which Dagster's metadata links to: as it is set, else of what `atdm up`
+    started; empty where there is neither.
+    """
+    given = os.environ.get(AUDIT_VARIABLE)
+    server = None if given else processes.running(home, AUDIT)
+    url = given or (f"http://{HOST}:{server.port}" if server else None)
+    return {AUDIT_VARIABLE: url} if url else {}
 
 
 def dagster_environment(settings: Settings, output: Output) -> Mapping[str, str]:

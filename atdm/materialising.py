@@ -8,13 +8,14 @@ graph (``atdm_assets``), leasing. Importing this costs what Dagster and pandas c
 from __future__ import annotations
 
 import gc
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from atdm import target_access
-from atdm.environment import with_target
+from atdm.environment import audit_pages, with_target
 from atdm.extras import server_part
 from atdm_engine.errors import AtdmError
 
@@ -65,6 +66,7 @@ def materialise(
 
 
 def _made(settings: Settings, wish: Wish, step: Step, log_level: str) -> Outcome:
+    os.environ.update(audit_pages(settings.home))
     registry = load_registry(settings)
     target = TargetResource(database_url=settings.database_url)
     store = StoreResource(store_url=settings.store_url, endpoint_url=settings.s3_endpoint_url)

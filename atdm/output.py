@@ -67,6 +67,10 @@ ADVICE: Mapping[ErrorCode, str] = {
     ErrorCode.NO_BASELINE: "`atdm baseline-snapshot` captures one.",
     ErrorCode.BASELINE_NOT_FOUND: "`atdm baseline-list` shows what there is.",
     ErrorCode.BASELINE_EXISTS: "Take another id: baselines never change.",
+    ErrorCode.CLONE_FAILED: (
+        "`atdm baseline-clones --all` shows which databases there are; what died is swept, so "
+        "trying again is safe."
+    ),
     ErrorCode.CONFIRM_REQUIRED: "Say --confirm when you mean it.",
 }
 """What to do about an error, for people; the code says the same to programs."""
@@ -96,6 +100,10 @@ class Output:
     mode: Mode = Mode.HUMAN
     debug: bool = False
     quiet: bool = False
+    worked: bool = False
+    """Whether the command had something to do that may take long: it is then logged."""
+    result: Any = None
+    """What the command printed last."""
 
     @property
     def is_json(self) -> bool:
@@ -103,6 +111,7 @@ class Output:
 
     def emit(self, payload: Any, human: Callable[[], Any] | None = None) -> None:
         """Print a result: the payload as JSON, or what ``human`` returns (text or a renderable)."""
+        self.result = payload
         if self.is_json or human is None:
             write_json(payload)
             return
@@ -130,6 +139,7 @@ class Output:
         hand is, and how far it has come, may be told to the value this gives.
         """
         step = Step(what)
+        self.worked = True
         if self.quiet:
             yield step
             return
@@ -146,11 +156,11 @@ class Output:
     def fail(self, error: AtdmError) -> int:
         """Print an error and return the exit status it gives (requirement A-ERR-03)."""
         if self.debug:
-            traceback.print_exception(error, file=sys.stderr)
+            write_line(sys.stderr, _without_secrets("".join(traceback.format_exception(error))))
         if self.is_json:
             write_json(error.envelope())
         else:
-            advice = ADVICE.get(error.code)
+            advice = error.details.get("hint") or ADVICE.get(error.code)
             write_line(sys.stderr, f"error {error.code}: {error.message}")
             for line in _detail_lines(error):
                 write_line(sys.stderr, f"  {line}")
@@ -161,9 +171,9 @@ class Output:
     def fail_unexpected(self, error: Exception) -> int:
         """Print an error that nobody foresaw: one line, and how to see more."""
         kind = type(error).__name__
-        message = f"unexpected {kind}: {error}"
+        message = _without_secrets(f"unexpected {kind}: {error}")
         if self.debug:
-            traceback.print_exception(error, file=sys.stderr)
+            write_line(sys.stderr, _without_secrets("".join(traceback.format_exception(error))))
         if self.is_json:
             write_json(
                 {"error": {"code": "UNEXPECTED", "message": message, "details": {"type": kind}}}
@@ -173,6 +183,13 @@ class Output:
         if not self.debug:
             write_line(sys.stderr, "  This is a defect. ATDM_DEBUG=1 prints where it happened.")
         return EXIT_ERROR
+
+
+def _without_secrets(text: str) -> str:
+    """What nobody wrote for others to read, without passwords and tokens."""
+    from atdm_resources.masking import known_secrets, masked_text
+
+    return masked_text(text, known_secrets())
 
 
 def write_json(payload: Any) -> None:
@@ -216,7 +233,7 @@ def _detail_lines(error: AtdmError) -> list[str]:
     return [
         f"{key}: {value if isinstance(value, str) else json.dumps(value, default=str)}"
         for key, value in error.details.items()
-        if value not in (None, [], {}, "")
+        if key != "hint" and value not in (None, [], {}, "")
     ]
 
 

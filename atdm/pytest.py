@@ -1,8 +1,8 @@
 """The pytest plugin: a test says which data it needs, gets it, and it is gone afterwards.
 
-Belongs here: the marker, the fixtures and what a failing test's report says about its data. Does
-not belong here: leasing and making (``atdm.client``). Loaded by every pytest of the environment, so
-nothing is imported or connected before a test asks for data.
+Belongs here: hooks, options and fixtures, and which of them hands what to which. Does not belong
+here: what they do (``atdm.pytest_plugin``), leasing and making (``atdm.client``). Loaded by every
+pytest of the environment, so nothing is imported or connected before a test asks for data.
 
 ::
 
@@ -13,71 +13,171 @@ nothing is imported or connected before a test asks for data.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Generator, Mapping
+import secrets
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from atdm.pytest_plugin import reporting
+from atdm.pytest_plugin.data import AtdmData
+from atdm.pytest_plugin.marker import (
+    CLEANUPS,
+    MARKER_HELP,
+    Wanted,
+    atdm_scenario,
+    wanted_by,
+)
+from atdm.pytest_plugin.scopes import Leases, fixture_name, needs_of
+from atdm.pytest_plugin.suite import AtdmResetWarning, Held, Place, Suite
+from atdm_engine.errors import AtdmError, ErrorCode
+
 if TYPE_CHECKING:
     from atdm.client import AtdmClient
 
-MARKER = "atdm_scenario"
-_DATA = pytest.StashKey[dict[str, Any]]()
-_UNREACHABLE = pytest.StashKey[str]()
-_MARKER_HELP = (
-    "atdm_scenario(name, constraints=None, *, seed=None, as_of=None, ttl=None, "
-    "cleanup='after_test'): the scenario whose data the fixture atdm_data gets for this test; "
-    "cleanup: after_test, after_suite (when the session ends) or leave (when the lease ends)."
+__all__ = [
+    "CLEANUPS",
+    "AtdmData",
+    "AtdmResetWarning",
+    "atdm_scenario",
+]
+
+_SUITE = pytest.StashKey[Suite]()
+_HELD = pytest.StashKey[list[Held]]()
+_STOPPED = pytest.StashKey[str]()
+_SESSION_ID = pytest.StashKey[str]()
+_WORKERS = pytest.StashKey[list[dict[str, Any]]]()
+_TARGET_URL = pytest.StashKey[str | None]()
+_OF_THE_TARGET = frozenset(
+    {
+        ErrorCode.TARGET_UNREACHABLE,
+        ErrorCode.TARGET_NOT_INITIALISED,
+        ErrorCode.TARGET_NOT_DISPOSABLE,
+        ErrorCode.MISSING_EXTRA,
+        ErrorCode.LLM_MODE_NOT_ENABLED,
+    }
 )
-CLEANUPS = ("after_test", "after_suite", "leave")
-
-
-class AtdmResetWarning(pytest.PytestWarning):
-    """A run's rows could not be deleted after its test; names the run."""
-
-
-class AtdmSealWarning(pytest.PytestWarning):
-    """The audit trail could not be sealed and exported when the session ended."""
-
-
-def atdm_scenario(
-    name: str,
-    constraints: Mapping[str, object] | None = None,
-    *,
-    seed: int | None = None,
-    as_of: str | None = None,
-    ttl: str | None = None,
-    cleanup: str | None = None,
-) -> pytest.MarkDecorator:
-    """Say which scenario a test needs (requirement A-PYT-01); the same as the marker.
-
-    ``cleanup`` says when its rows go (requirement A-OPS-16): ``after_test`` (the default),
-    ``after_suite`` when the session ends, ``leave`` when the lease ends. ``seed`` and ``as_of``
-    (ISO 8601) pin the data, so it is made for this test alone and never taken from a pool. ``ttl``
-    is how long the lease holds (``30m``, ``4h``).
-    """
-    given = {"seed": seed, "as_of": as_of, "ttl": ttl, "cleanup": cleanup}
-    pinned = {key: value for key, value in given.items() if value is not None}
-    mark: pytest.MarkDecorator = getattr(pytest.mark, MARKER)
-    return mark(name, constraints, **pinned)
+"""What keeps every test from its data: the session ends with it, once and in time."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.getgroup("atdm").addoption(
+    group = parser.getgroup("atdm")
+    group.addoption(
         "--atdm-seal",
         action="store_true",
         help="Seal and export the audit trail when the session ends, as the daemon does.",
     )
+    group.addoption(
+        "--atdm-keep-failed",
+        action="store_true",
+        help="Keep the data of failed tests until its lease ends, and say how to look at it and "
+        "how to give it back.",
+    )
+    parser.addini(
+        "atdm_queue_seconds",
+        "How long a session waits for the queue to make what it lacks, where it cannot make it "
+        "itself (seconds).",
+        default="120",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", _MARKER_HELP)
+    config.addinivalue_line("markers", MARKER_HELP)
+    if hasattr(config, "workerinput"):
+        config.stash[_SESSION_ID] = config.workerinput["atdm_session"]
+    else:
+        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        config.stash[_SESSION_ID] = f"{moment}-{secrets.token_hex(4)}"
+        config.stash[_WORKERS] = []
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist which session it belongs to, and how tests are dealt out."""
+    node.workerinput["atdm_session"] = node.config.stash[_SESSION_ID]
+    node.workerinput["atdm_dist"] = node.config.getoption("dist")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a worker told at its end; one that died has told nothing."""
+    told = getattr(node, "workeroutput", {}).pop("atdm", None)
+    if told is not None:
+        node.config.stash[_WORKERS].append(told)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Count what the tests will lease; have made what is missing before the first one starts."""
+    config = session.config
+    if config.option.collectonly or config.getoption("setupplan", False) or not session.items:
+        return
+    given = getattr(config, "workerinput", {})
+    needs = needs_of(
+        session.items, workers=given.get("workercount", 1), dist=given.get("atdm_dist", "no")
+    )
+    if not needs:
+        return
+    suite = _suite_of(config)
+    suite.plan(needs)
+    if _asks_later(session):
+        return
+    from atdm.client import AtdmClient
+
+    try:
+        suite.open(AtdmClient(source="pytest"))
+        suite.prepare()
+    except AtdmError as error:
+        if not hasattr(config, "workerinput"):
+            raise session.Failed(_stop(session, error)) from error
+        _stop(session, error)
+
+
+def _asks_later(session: pytest.Session) -> bool:
+    """Whether the first lease is to open the target: another client, or a baseline comes first."""
+    if any("atdm_baseline" in getattr(item, "fixturenames", ()) for item in session.items):
+        return True
+    manager = getattr(session, "_fixturemanager", None)
+    if manager is None:
+        return True
+    for item in session.items:
+        found = manager.getfixturedefs("atdm_client", item) or ()
+        if found and found[-1].func.__module__ != __name__:
+            return True
+    return False
+
+
+def _stop(session: pytest.Session, error: AtdmError) -> str:
+    """End the session with one message; what it says."""
+    from atdm.pytest_plugin.target import said
+
+    message = f"atdm {said(error)}"
+    session.config.stash[_STOPPED] = message
+    session.shouldfail = message
+    return message
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """Leave the tests alone that a worker was still given when the session had to end."""
+    return True if _STOPPED in item.config.stash and hasattr(item.config, "workerinput") else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that runs again starts without what is known of the time before."""
+    if item.stash.get(_HELD, None) is not None:
+        item.user_properties[:] = [
+            one for one in item.user_properties if not str(one[0]).startswith("atdm_")
+        ]
+    item.stash[_HELD] = []
 
 
 @pytest.fixture(scope="session")
 def atdm_client() -> Generator[AtdmClient, None, None]:
-    """The client that ``atdm_data`` asks; override it to ask another target or a fake.
+    """The client of the session's target; override it to lease from another one or from a fake.
 
     It connects at its first call.
     """
@@ -90,77 +190,104 @@ def atdm_client() -> Generator[AtdmClient, None, None]:
 @pytest.fixture(scope="session")
 def _atdm_suite(
     request: pytest.FixtureRequest, atdm_client: AtdmClient
-) -> Generator[list[dict[str, Any]], None, None]:
-    """The runs that are given back when the session ends; then the trail is sealed, if asked."""
-    kept: list[dict[str, Any]] = []
-    yield kept
-    for data in kept:
-        _give_back(atdm_client, data)
-    if request.config.getoption("--atdm-seal"):
-        try:
-            atdm_client.seal_audit()
-        except Exception as error:
-            warnings.warn(AtdmSealWarning(f"the trail is not exported: {error}"), stacklevel=1)
+) -> Generator[Suite, None, None]:
+    """The session's leases; those that were to last as long are given back at its end."""
+    suite = _suite_of(request.config)
+    with _refusing(request.session):
+        suite.open(atdm_client)
+    yield suite
+    for held in suite.at_the_end:
+        suite.give_back(held)
+
+
+def _leases_fixture(scope: Any) -> Any:
+    """A fixture whose leases last as long as ``scope``."""
+
+    @pytest.fixture(scope=scope, name=fixture_name(scope))
+    def leases(_atdm_suite: Suite) -> Iterator[Leases]:
+        with Leases(_atdm_suite) as held:
+            yield held
+
+    return leases
+
+
+_atdm_leases_of_function = _leases_fixture("function")
+_atdm_leases_of_class = _leases_fixture("class")
+_atdm_leases_of_module = _leases_fixture("module")
+_atdm_leases_of_session = _leases_fixture("session")
 
 
 @pytest.fixture
-def atdm_data(
-    request: pytest.FixtureRequest, atdm_client: AtdmClient, _atdm_suite: list[dict[str, Any]]
-) -> Generator[dict[str, Any], None, None]:
+def atdm_data(request: pytest.FixtureRequest, _atdm_suite: Suite) -> AtdmData:
     """The data of the test's scenario, in the shape of ``atdm -o json request``.
 
-    Leased (or made) before the test, deleted by its token after it, also when the test fails
-    (unless the marker's ``cleanup`` says otherwise). A failed reset is an AtdmResetWarning that
-    names the run. Raises UsageError without the marker.
+    Leased (or made) before the test, deleted by its token after it, also when the test fails or is
+    interrupted, unless the marker or --atdm-keep-failed says otherwise. A failed reset is an
+    AtdmResetWarning that names the run. Raises UsageError without the marker.
     """
-    from atdm.client import AtdmClientError
-
-    marker = request.node.get_closest_marker(MARKER)
-    if marker is None:
-        raise pytest.UsageError(
-            f"{request.node.nodeid} uses atdm_data: mark it with @pytest.mark.{MARKER}(NAME)"
-        )
-    wanted = _wanted(request.node.nodeid, marker)
-    cleanup = wanted.pop("cleanup")
-    known = request.config.stash.get(_UNREACHABLE, None)
-    if known is not None:
-        pytest.fail(known, pytrace=False)
-    try:
-        data = atdm_client.request_scenario(**wanted, reason=request.node.nodeid)
-    except AtdmClientError as error:
-        hint = error.details.get("hint")
-        message = f"atdm {error.code}: {error.message}" + (f"\n{hint}" if hint else "")
-        if error.code == "TARGET_UNREACHABLE":
-            # The next test would wait for the same time-out; it fails at once instead.
-            request.config.stash[_UNREACHABLE] = message
-        pytest.fail(message, pytrace=False)
-    if data["status"] != "ready":
-        pytest.fail(
-            f"atdm: scenario {wanted['scenario']} is made to be {data['status']}: there is no data",
-            pytrace=False,
-        )
-    request.node.stash[_DATA] = data
-    if cleanup == "after_suite":
-        _atdm_suite.append(data)
-    try:
-        yield data
-    finally:
-        if cleanup == "after_test":
-            _give_back(atdm_client, data)
+    wanted = wanted_by(request.node)
+    scope = {"test": "function"}.get(wanted.per, wanted.per)
+    if scope == "class" and request.cls is None:
+        scope = "function"
+    return _leased(request, scope, wanted)
 
 
-def _give_back(client: AtdmClient, data: Mapping[str, Any]) -> None:
+@pytest.fixture
+def atdm_lease(request: pytest.FixtureRequest, _atdm_suite: Suite) -> Callable[..., AtdmData]:
+    """Lease by a call: ``atdm_lease(scenario, **constraints)``, as often as a test has actors.
+
+    Given back after the test, as the data of ``atdm_data`` is.
+    """
+
+    def lease(scenario: str, /, **constraints: Any) -> AtdmData:
+        return _leased(request, "function", Wanted(scenario, constraints), again=True)
+
+    return lease
+
+
+def _leased(
+    request: pytest.FixtureRequest, scope: str, wanted: Wanted, *, again: bool = False
+) -> AtdmData:
+    leases: Leases = request.getfixturevalue(fixture_name(scope))
+    item = request.node
+    with _refusing(request.session):
+        held = leases.lease(wanted, item.nodeid, again=again)
+    item.stash[_HELD].append(held)
+    item.user_properties += reporting.properties(held)
+    return held.data
+
+
+@contextmanager
+def _refusing(session: pytest.Session) -> Iterator[None]:
+    """Fail the test that asked; end the session where every other one would fail alike."""
+    from atdm.pytest_plugin.target import said
+
     try:
-        client.reset_run(data["test_run_id"], data["cleanup"]["cleanup_token"])
-    except Exception as error:
-        code = getattr(error, "code", type(error).__name__)
-        warnings.warn(
-            AtdmResetWarning(
-                f"the rows of test run {data['test_run_id']} ({data['scenario_id']}) "
-                f"were not deleted: {code}: {error}"
-            ),
-            stacklevel=1,
+        yield
+    except AtdmError as error:
+        if error.code in _OF_THE_TARGET:
+            message = _stop(session, error)
+        else:
+            message = f"atdm {error.message if error.details.get('told') else said(error)}"
+        raise pytest.fail.Exception(message, pytrace=False) from None
+
+
+@pytest.fixture(scope="session")
+def atdm_baseline(_atdm_suite: Suite, atdm_client: AtdmClient) -> Callable[..., dict[str, Any]]:
+    """Bring the target to a baseline: ``atdm_baseline(id, domain=None)``, once a session.
+
+    Under pytest-xdist one worker restores and the others wait for it. Ask for it before the first
+    lease of the session, in a session fixture: a restore waits for leases that are out, and what
+    was ready before is gone.
+    """
+
+    def restore(baseline: str, domain: str | None = None) -> dict[str, Any]:
+        return _atdm_suite.restore(
+            f"{domain or ''}/{baseline}",
+            lambda: atdm_client.baseline_restore(baseline, domain=domain),
         )
+
+    return restore
 
 
 @pytest.hookimpl(wrapper=True)
@@ -168,59 +295,83 @@ def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    data = item.stash.get(_DATA, None)
-    if data is not None and report.failed:
-        report.sections.append(("atdm", _how_to_repeat(item, data)))
+    held = item.stash.get(_HELD, [])
+    if not held:
+        return report
+    if report.failed:
+        for one in held:
+            one.failed_in = item.nodeid
+        texts = dict.fromkeys(reporting.how_to_repeat(one) for one in held)
+        report.sections.append((reporting.SECTION, "\n\n".join(texts)))
+    runs = [one.data.test_run_id for one in held if one.database is None]
+    _suite_of(item.config).note_outcome(report, runs)
     return report
 
 
-def _wanted(nodeid: str, marker: pytest.Mark) -> dict[str, Any]:
-    """The marker's arguments by name; UsageError when they are not what it takes."""
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, Any, Any]:
+    """After the last fixture is torn down: nothing of this process stays; then nothing of any."""
+    result = yield
+    config = session.config
+    suite = config.stash.get(_SUITE, None)
+    if suite is not None:
+        suite.finish()
+    if hasattr(config, "workerinput"):
+        if suite is not None:
+            output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
+            output["atdm"] = {
+                "seconds": suite.seconds, "kept": suite.kept, "problems": suite.problems,
+            }  # fmt: skip
+        return result
+    told = config.stash[_WORKERS]
+    if suite is not None:
+        told.append({"seconds": suite.seconds, "kept": suite.kept, "problems": suite.problems})
+    if suite is not None or config.pluginmanager.hasplugin("dsession"):
+        from atdm.pytest_plugin.ending import end_session
+
+        ended = end_session(config.stash[_SESSION_ID], suite.settings if suite else None)
+        told.append({"seconds": [], "kept": ended.kept, "problems": ended.problems})
+        config.stash[_TARGET_URL] = ended.url
+    if config.getoption("--atdm-seal"):
+        told.append({"seconds": [], "kept": [], "problems": _seal(session)})
+    return result
+
+
+def _seal(session: pytest.Session) -> list[str]:
+    from atdm.pytest_plugin.ending import seal
+
     try:
-        mark = _arguments(*marker.args, **marker.kwargs)
-    except TypeError as error:
-        raise pytest.UsageError(f"{nodeid}: {error}; write {_MARKER_HELP}") from error
-    if not isinstance(mark["scenario"], str) or not isinstance(mark["constraints"], Mapping | None):
-        raise pytest.UsageError(f"{nodeid}: write {_MARKER_HELP}")
-    if mark["cleanup"] not in CLEANUPS:
-        raise pytest.UsageError(
-            f"{nodeid}: cleanup is {mark['cleanup']!r}; allowed: {', '.join(CLEANUPS)}"
+        seal()
+    except Exception as error:
+        return [f"the audit trail is not exported: {error}"]
+    return []
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """What was leased, what could not be given back, and what was kept."""
+    told = config.stash.get(_WORKERS, [])
+    seconds = [one for part in told for one in part["seconds"]]
+    kept = [one for part in told for one in part["kept"]]
+    if kept:
+        terminalreporter.section("atdm: kept data of failed tests", bold=True)
+        for line in reporting.kept_lines(kept, config.stash.get(_TARGET_URL, None)):
+            terminalreporter.write_line(line)
+    for problem in dict.fromkeys(one for part in told for one in part["problems"]):
+        terminalreporter.write_line(f"atdm: {problem}", yellow=True)
+    if seconds and config.get_verbosity() >= 0:
+        terminalreporter.write_line(reporting.summary_line(seconds))
+
+
+def _suite_of(config: pytest.Config) -> Suite:
+    suite = config.stash.get(_SUITE, None)
+    if suite is None:
+        given = getattr(config, "workerinput", {})
+        place = Place(
+            session_id=config.stash[_SESSION_ID],
+            worker=given.get("workerid", "main"),
+            workers=given.get("workercount", 1),
+            keep_failed=config.getoption("--atdm-keep-failed"),
+            queue_seconds=float(config.getini("atdm_queue_seconds")),
         )
-    return mark
-
-
-def _arguments(
-    name: str,
-    constraints: Mapping[str, object] | None = None,
-    *,
-    seed: int | None = None,
-    as_of: str | None = None,
-    ttl: str | None = None,
-    cleanup: str = "after_test",
-) -> dict[str, Any]:
-    return {
-        "scenario": name, "constraints": constraints, "seed": seed, "as_of": as_of, "ttl": ttl,
-        "cleanup": cleanup,
-    }  # fmt: skip
-
-
-def _how_to_repeat(item: pytest.Item, data: Mapping[str, Any]) -> str:
-    """Which data the test had, and the command that makes the same again."""
-    import shlex
-
-    from atdm_engine.run_ids import run_number
-
-    marker = item.get_closest_marker(MARKER)
-    constraints = (_wanted(item.nodeid, marker)["constraints"] if marker else None) or {}
-    number = run_number(data["test_run_id"])
-    words = ["atdm", "request", f"{data['domain']}/{data['scenario_id']}"]
-    for key, value in constraints.items():
-        words += ["-c", f"{key}={value}"]
-    words += ["--seed", str(data["seed"]), "--as-of", str(data["as_of"])]
-    if number > 1:
-        words += ["--runs", str(number)]
-    which = "" if number <= 1 else f" (run {number} of them)"
-    return (
-        f"scenario {data['scenario_id']}, test run {data['test_run_id']}\n"
-        f"the same data again: {shlex.join(words)}{which}"
-    )
+        suite = config.stash[_SUITE] = Suite(place, reporting.teller(config))
+    return suite

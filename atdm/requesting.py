@@ -7,7 +7,7 @@ nothing is ready), option texts (``atdm.cli``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from atdm.output import Output
     from atdm_resources.settings import Settings
 
-_MADE_WHEN = frozenset({ErrorCode.NONE_READY, ErrorCode.SCENARIO_NOT_FOUND})
+MADE_WHEN = frozenset({ErrorCode.NONE_READY, ErrorCode.SCENARIO_NOT_FOUND})
 """What a lease may answer and making may still succeed: a scenario file can be newer than what is
 published."""
 
@@ -67,9 +67,9 @@ def request(
     refuse_language_model(settings)
     if wish.may_come_from_a_pool:
         try:
-            return _answer(_from_pool(settings, connection, wish), wish)
+            return from_pool(settings, connection, wish)
         except AtdmError as error:
-            if error.code not in _MADE_WHEN and not target_access.initialised_on_first_use(
+            if error.code not in MADE_WHEN and not target_access.initialised_on_first_use(
                 settings, output, connection, error
             ):
                 raise
@@ -87,20 +87,59 @@ def request(
 
     outcome = materialising.materialise(settings, output, connection, wish)
     if outcome.status == "rejected":
-        return rejected_as_expected(outcome.request_id, outcome.scenario)
+        return rejected_as_expected(
+            outcome.request_id,
+            outcome.scenario.domain,
+            outcome.scenario.name,
+            outcome.scenario.spec.violates,
+        )
     if not wish.lease:
-        return _left_ready(outcome.request_id, outcome.scenario, wish)
-    leases = leasing.lease_request(
-        connection,
-        outcome.request_id,
-        owner=wish.owner or settings.invoker,
-        ttl=wish.ttl,
-        owner_secret=wish.owner_secret,
-        count=wish.runs,
-        invoker=settings.invoker,
-        source=wish.source,
+        return left_ready(
+            outcome.request_id, outcome.scenario.domain, outcome.scenario.name, wish.runs
+        )
+    return of_request(settings, connection, outcome.request_id, wish)
+
+
+def from_pool(
+    settings: Settings, connection: psycopg.Connection[Any], wish: Wish
+) -> dict[str, Any]:
+    """As many ready runs as were asked for, or none of them and NONE_READY."""
+    names, options = pool_call(settings, wish)
+    with connection.transaction():
+        leases = [leasing.lease(connection, *names, **options) for _ in range(wish.runs)]
+    return answer_to(wish, leases)
+
+
+def pool_call(settings: Settings, wish: Wish) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What ``lease`` is called with for one of the runs."""
+    domain, _, name = wish.scenario.rpartition("/")
+    return (domain or None, name, wish.constraints), _lease_options(settings, wish)
+
+
+def of_request(
+    settings: Settings, connection: psycopg.Connection[Any], request_id: str, wish: Wish
+) -> dict[str, Any]:
+    """The runs that a request made for this wish, leased."""
+    options = _lease_options(settings, wish)
+    return answer_to(
+        wish, leasing.lease_request(connection, request_id, count=wish.runs, **options)
     )
-    return _answer(leases, wish)
+
+
+def _lease_options(settings: Settings, wish: Wish) -> dict[str, Any]:
+    return {
+        "owner": wish.owner or settings.invoker,
+        "ttl": wish.ttl,
+        "owner_secret": wish.owner_secret,
+        "invoker": settings.invoker,
+        "source": wish.source,
+    }
+
+
+def answer_to(wish: Wish, leases: list[leasing.Lease]) -> dict[str, Any]:
+    """What was leased, in the shape of the contract."""
+    runs = [response.leased(lease) for lease in leases]
+    return runs[0] if wish.runs == 1 else response.several(runs)
 
 
 def _ensure_known(settings: Settings, wish: Wish, refused: AtdmError) -> None:
@@ -119,16 +158,18 @@ def refuse_language_model(settings: Settings) -> None:
         )
 
 
-def rejected_as_expected(request_id: str, scenario: Any) -> dict[str, Any]:
+def rejected_as_expected(
+    request_id: str, domain: str, scenario: str, violates: Sequence[str]
+) -> dict[str, Any]:
     """The answer to a scenario that declares which rules it breaks, and broke exactly those."""
     return {
         "request_id": request_id,
         "test_run_id": None,
-        "scenario_id": scenario.name,
-        "domain": scenario.domain,
+        "scenario_id": scenario,
+        "domain": domain,
         "status": "rejected",
         "expected": True,
-        "violates": list(scenario.spec.violates),
+        "violates": list(violates),
         "data": {},
         "fixtures": {"playwright": None, "pytest": None},
         "cleanup": None,
@@ -166,43 +207,17 @@ def emit_fixtures(
         raise
 
 
-def _left_ready(request_id: str, scenario: Any, wish: Wish) -> dict[str, Any]:
+def left_ready(request_id: str, domain: str, scenario: str, runs: int) -> dict[str, Any]:
+    """The answer when runs were made for others to lease."""
     from atdm_engine.run_ids import run_id
 
     return {
         "request_id": request_id,
-        "scenario_id": scenario.name,
-        "domain": scenario.domain,
+        "scenario_id": scenario,
+        "domain": domain,
         "status": "ready",
         "leased": False,
-        "ready_runs": wish.runs,
+        "ready_runs": runs,
         "first_test_run_id": run_id(request_id, 1),
-        "last_test_run_id": run_id(request_id, wish.runs),
+        "last_test_run_id": run_id(request_id, runs),
     }
-
-
-def _from_pool(
-    settings: Settings, connection: psycopg.Connection[Any], wish: Wish
-) -> list[leasing.Lease]:
-    """As many ready runs as were asked for, or none of them and NONE_READY."""
-    domain, _, name = wish.scenario.rpartition("/")
-    with connection.transaction():
-        return [
-            leasing.lease(
-                connection,
-                domain or None,
-                name,
-                wish.constraints,
-                owner=wish.owner or settings.invoker,
-                ttl=wish.ttl,
-                owner_secret=wish.owner_secret,
-                invoker=settings.invoker,
-                source=wish.source,
-            )
-            for _ in range(wish.runs)
-        ]
-
-
-def _answer(leases: list[leasing.Lease], wish: Wish) -> dict[str, Any]:
-    runs = [response.leased(lease) for lease in leases]
-    return runs[0] if wish.runs == 1 else response.several(runs)

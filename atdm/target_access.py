@@ -35,7 +35,12 @@ def database_url(settings: Settings, output: Output) -> str:
 
 def connected(settings: Settings, output: Output) -> psycopg.Connection[Any]:
     """A connection to the target; a context manager that closes it. Raises TARGET_UNREACHABLE."""
-    return connect(database_url(settings, output))
+    return opened(database_url(settings, output))
+
+
+def opened(url: str) -> psycopg.Connection[Any]:
+    """A connection to the target at ``url``. Raises TARGET_UNREACHABLE."""
+    return connect(url)
 
 
 def initialise(

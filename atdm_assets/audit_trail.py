@@ -1,7 +1,8 @@
-"""The audit trail in Dagster: the sensor that seals it, shows it on the assets and exports it.
+"""The audit trail in Dagster: the sensor that seals, counts, shows and exports it.
 
 Belongs here: observations, and the order of a tick. Does not belong here: sealing
-(``atdm_resources.sealing``), files (``audit_export``), which events are shown (``outside_events``).
+(``atdm_resources.sealing``), counting (``metrics``), files (``audit_export``), which events are
+shown (``outside_events``).
 """
 
 # No postponed annotations here: Dagster reads those of resources as classes.
@@ -14,12 +15,14 @@ import psycopg
 
 from atdm_assets import names, ticks
 from atdm_engine.registry import Registry
-from atdm_resources import audit_export, outside_events, sealing
+from atdm_resources import audit_export, metrics, outside_events, sealing
 from atdm_resources.configurable import StoreResource, TargetResource
 from atdm_resources.outside_events import Gathered
 from atdm_resources.store import Store
 
 SEALED_A_TICK = 50_000
+COUNTED_A_TICK = 3
+"""Hundred thousands of events."""
 EVENTS_A_TICK = 20_000
 OBSERVATIONS_A_TICK = 200
 
@@ -47,8 +50,9 @@ def audit_sensor(registry: Registry) -> dg.SensorDefinition:
 def tick(
     conn: psycopg.Connection[Any], store: Store, registry: Registry, cursor: str | None
 ) -> ticks.Ticked:
-    """Seal, export what is due, show what is new."""
+    """Seal, count, export what is due, show what is new."""
     sealed = sealing.seal(conn, SEALED_A_TICK)
+    metrics.advance(conn, rounds=COUNTED_A_TICK)
     files = audit_export.export(conn, store, before=datetime.now(UTC).date())
     after = int(cursor or 0)
     gathered, last = outside_events.gather(

@@ -112,6 +112,15 @@ def _asset(domain: Domain) -> dg.AssetsDefinition:
     @dg.asset(
         key=names.baseline_key(domain.name),
         partitions_def=names.baseline_partitions(domain.name),
+        deps=[
+            dg.AssetDep(
+                names.seeded_key(domain.name, scenario.name),
+                # A copy holds what every request of the scenario has put into the target.
+                partition_mapping=dg.AllPartitionMapping(),
+            )
+            for scenario in domain.scenarios.values()
+            if not scenario.spec.violates
+        ],
         group_name=f"{domain.name}__{names.BASELINE}",
         description=f"Immutable copies of every table of schema {domain.name}, as Parquet with "
         "checksums. Materialising a partition captures the tables as they are now under its key; "
@@ -297,9 +306,7 @@ def materialise_baseline(
     partitions = names.baseline_partitions_name(domain)
     known = instance.has_dynamic_partition(partitions, baseline_id)
     instance.add_dynamic_partitions(partitions, [baseline_id])
-    tags = {names.SOURCE_TAG: actor.source, names.INVOKER_TAG: actor.invoker}
-    if parent_run_id is not None:
-        tags[names.PARENT_TAG] = parent_run_id
+    tags = names.asked_by(actor.invoker, actor.source, parent_run_id)
     step = names.baseline_key(domain).to_python_identifier()
     result = resolve_job(names.baseline_job_name(domain)).execute_in_process(
         instance=instance,
@@ -364,6 +371,8 @@ def restore_observation(done: Restored, reason: str = "") -> dg.AssetObservation
             "restored": True,
             "reason": reason,
             "rows": sum(done.tables.values()),
+            "tables": dg.MetadataValue.json(done.tables),
+            "outside_references": dg.MetadataValue.json(done.outside_references),
             "runs_ready": done.runs.ready,
             "runs_cleaned": done.runs.cleaned,
             "runs_expired": done.runs.expired,
@@ -404,6 +413,8 @@ def baseline_metadata(uri: str, made: Manifest) -> dict[str, Any]:
         "content_hash": made.content_hash,
         "captured_at": made.captured_at.isoformat(),
         "captured_by": made.captured_by,
+        "reason": made.reason,
+        "format_version": made.format_version,
         "postgres_version": made.postgres_version,
         "engine_version": made.engine_version,
         "runs": dg.MetadataValue.json(dict(made.runs.counts)),

@@ -15,8 +15,9 @@ from typing import Any
 
 import dagster as dg
 
+from atdm_engine.constraints import Constraint, parse_scalar, scalar_text
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.model import Constraint, Scenario, parse_scalar, scalar_text
+from atdm_engine.model import Scenario
 
 Schema = dict[str, dg.Field]
 

@@ -7,6 +7,7 @@ Does not belong here: what a version is made of (``dataset_assets``).
 
 # No postponed annotations here: Dagster compares those of steps as classes, not as text.
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from atdm_assets import metadata, names
+from atdm_assets import metadata, names, own_runs
 from atdm_assets.config_schema import as_of as config_as_of
 from atdm_assets.dataset_assets import dataset_assets, dataset_job
 from atdm_assets.execution import Progress, reporting
@@ -24,6 +25,8 @@ from atdm_engine.datasets import version_id
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.model import Dataset
 from atdm_engine.registry import Registry
+from atdm_resources.baselines import clone_endings, records
+from atdm_resources.baselines.manifest import read_manifest
 from atdm_resources.baselines.records import Actor
 from atdm_resources.baselines.restore import restore
 from atdm_resources.configurable import StoreResource, TargetResource
@@ -66,12 +69,15 @@ def materialise_version(
     instance: dg.DagsterInstance,
     resolve_job: ResolveJob,
     store: StoreResource,
+    target: TargetResource | None = None,
     progress: Progress | None = None,
     log_level: str = "WARNING",
 ) -> VersionOutcome:
     """Make the version that a dataset is on a clock, by one run of its job in this process.
 
     A version that a killed process began is gone on with; one that is published is not made again.
+    ``target``, where it can be used, vouches for the run as long as this process lives, and records
+    what was published and deleted; a dataset needs none.
 
     Raises:
         AtdmError: DATASET_NOT_FOUND. What goes wrong later is in the outcome.
@@ -81,23 +87,24 @@ def materialise_version(
     version = version_id(dataset, clock)
     partitions = names.dataset_partitions_name(dataset.domain, dataset.name)
     instance.add_dynamic_partitions(partitions, [version])
-    tags = {names.SOURCE_TAG: asked.source, names.VERSION_TAG: version}
-    if asked.invoker:
-        tags[names.INVOKER_TAG] = asked.invoker
-    if asked.parent_run_id:
-        tags[names.PARENT_TAG] = asked.parent_run_id
+    tags = {
+        names.VERSION_TAG: version,
+        **names.asked_by(asked.invoker, asked.source, asked.parent_run_id),
+    }
     job = resolve_job(names.dataset_job_name(dataset.domain, dataset.name))
     step = names.dataset_step_name(dataset.domain, dataset.name)
     config = {"processes": asked.processes} if asked.processes else {}
-    with reporting(progress):
+    run_id = str(uuid.uuid4())
+    with own_runs.vouched_for(target, run_id) as vouched, reporting(progress):
         result = job.execute_in_process(
             instance=instance,
+            run_id=run_id,
             partition_key=version,
             run_config={
                 "ops": {step: {"config": config}},
                 "loggers": {"console": {"config": {"log_level": log_level}}},
             },
-            tags=tags,
+            tags={**tags, **vouched},
             raise_on_error=False,
         )
     if not result.success:
@@ -106,14 +113,42 @@ def materialise_version(
             error=first_error(result, ErrorCode.DATASET_FAILED),
         )  # fmt: skip
     expired = expire(instance, store.store(), dataset, version) if asked.expire else []
+    _record(asked, store.store(), target, dataset, version, expired)
     return VersionOutcome(dataset, version, result.run_id, tuple(expired))
+
+
+def _record(
+    asked: AskedVersion,
+    store: Store,
+    target: TargetResource | None,
+    dataset: Dataset,
+    version: str,
+    expired: Sequence[str],
+) -> None:
+    """Have the target know, and its trail say, what was published and what was deleted."""
+    actor = Actor(asked.invoker or Settings.from_environment().invoker, asked.source)
+    with own_runs.usable(target) as conn:
+        if conn is None:
+            return
+        made = read_manifest(store, dataset.domain, version)
+        if not records.is_known(conn, made):
+            records.published(conn, store, made, actor, "dataset_published")
+        for gone in expired:
+            records.deleted(conn, dataset.domain, gone, actor)
+            clone_endings.drop_made_from(
+                conn, dataset.domain, gone, invoker=actor.invoker, source=actor.source
+            )
 
 
 def expire(
     instance: dg.DagsterInstance, store: Store, dataset: Dataset, keep: str | None = None
 ) -> list[str]:
-    """Delete the versions beyond the dataset's retention, and their partitions."""
+    """Delete the versions beyond the dataset's retention, and their partitions.
+
+    Also what killed builds and deletions have left of other versions.
+    """
     gone = versions.expire(store, dataset, keep=keep)
+    gone += versions.sweep(store, dataset, datetime.now(UTC))
     partitions = names.dataset_partitions_name(dataset.domain, dataset.name)
     for version in gone:
         instance.delete_dynamic_partition(partitions, version)
@@ -195,6 +230,7 @@ def refresh_job(registry: Registry, resolve_job: ResolveJob) -> dg.JobDefinition
                 instance=context.instance,
                 resolve_job=resolve_job,
                 store=store,
+                target=target,
             )
             context.instance.add_run_tags(context.run_id, {names.VERSION_TAG: outcome.version})
             if outcome.error is not None:

@@ -19,6 +19,7 @@ from atdm_assets.request_job import request_job
 from atdm_assets.requests_resource import RequestsResource
 from atdm_assets.scenario_assets import scenario_assets, scenario_job
 from atdm_engine.registry import Registry
+from atdm_resources import logs
 from atdm_resources.bundle import load_registry
 from atdm_resources.configurable import StoreResource, TargetResource
 from atdm_resources.settings import Settings
@@ -83,4 +84,5 @@ def build_defs(
 @dg.definitions
 def defs() -> dg.Definitions:
     """What Dagster loads. Lazy, so that the command line can import this module for less."""
+    logs.configure(service=True)
     return build_defs()

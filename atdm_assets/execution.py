@@ -24,10 +24,11 @@ from atdm_engine.check_results import verdict
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation import batches, plan_of, runs_per_batch
 from atdm_engine.planning import RequestSpec, numbers_needed, resolve
-from atdm_resources import catalog, seeding
+from atdm_resources import catalog, replays, seeding, tracing
 from atdm_resources.catalog import RequestRecord
 from atdm_resources.settings import is_invoker
 from atdm_resources.store import ParquetSink
+from atdm_resources.sweep import REASON
 
 if TYPE_CHECKING:
     from atdm_engine.validation import Validator
@@ -81,8 +82,11 @@ def plan(work: RequestWork, asked: Asked) -> Planned:
             f"invoker is {asked.invoker!r}; allowed: human:<name> or agent:<id>",
             {"field": "invoker", "found": asked.invoker},
         )
-    recorded = work.recorded(asked.partition_key)
-    planned = _new(work, asked) if recorded is None else _replayed(work, asked, recorded)
+    work.begin_trace(asked)
+    with work.traced("plan") as span:
+        recorded = work.recorded(asked.partition_key)
+        planned = _new(work, asked) if recorded is None else _replayed(work, asked, recorded)
+        span.set(request_id=planned.request_id, replayed=planned.replayed)
     work.planned = planned
     return planned
 
@@ -128,9 +132,20 @@ def _replayed(work: RequestWork, asked: Asked, recorded: RequestRecord) -> Plann
         catalog.rollback_request(
             work.connection,
             recorded.request_id,
-            message="the process that worked on it is gone",
+            message=REASON,
             step="reconcile",
         )
+    else:
+        replays.end_replay(
+            work.connection,
+            recorded.request_id,
+            message=REASON,
+            step="reconcile",
+            code=ErrorCode.SEED_FAILED,
+        )
+    work.store.sweep(
+        catalog.request_folder(recorded.domain, recorded.scenario_id, recorded.request_id)
+    )
     invoker = asked.invoker or work.invoker
     record = catalog.reopen_request(
         work.connection,
@@ -217,7 +232,7 @@ def generate_and_check(
 
     planned = work.planned or _taken_up(work, partition_key, dagster_run_id)
     spec = planned.spec
-    with work.undone_on_error("generate"):
+    with work.traced("generate_and_check") as span, work.undone_on_error("generate"):
         catalog.mark_started(
             work.connection,
             spec.request_id,
@@ -227,11 +242,14 @@ def generate_and_check(
         began = time.perf_counter()
         validator = Validator(spec.domain, spec.scenario, spec.effective)
         writing = RequestFiles(work.store, work.folder, spec)
+        spans = tracing.Batches()
         try:
             with writing:
-                for done, batch in _batches(spec):
-                    validator.check(batch)
-                    writing.write(batch)
+                for done, batch in spans.around("atdm.generate", _batches(spec)):
+                    with spans.of("atdm.check"):
+                        validator.check(batch)
+                    with spans.of("atdm.stage"):
+                        writing.write(batch)
                     _report("made and checked", done, spec.runs)
                 outcomes = validator.outcomes()
                 judgement = verdict(spec.scenario, outcomes)
@@ -255,6 +273,11 @@ def generate_and_check(
             seconds=time.perf_counter() - began,
         )
         _record_judgement(work, checked)
+        span.set(
+            accepted=judgement.accepted,
+            rows=sum(made.file.rows for made in tables.values()),
+            failed=list(judgement.failed) or None,
+        )
     work.checked = checked
     return checked
 
@@ -323,7 +346,8 @@ def seed(work: RequestWork, partition_key: str) -> Seeded:
             {"partition_key": partition_key},
         )
     totals = {table: made.file.rows for table, made in checked.tables.items()}
-    with work.undone_on_error("seed"):
+    with work.traced("load") as span, work.undone_on_error("seed"):
+        span.set(rows=sum(totals.values()), runs=checked.spec.runs)
         result = seeding.seed(
             work.connection,
             work.store,
@@ -337,10 +361,11 @@ def seed(work: RequestWork, partition_key: str) -> Seeded:
                 f"loaded {table}", rows, totals.get(table, checked.spec.runs)
             ),
         )
-    return Seeded(
+    work.seeded = Seeded(
         request_id=checked.request_id,
         runs=result.runs,
         rows={table: result.tables[table].rows for table in checked.scenario.tables},
         content_hash=checked.content_hash,
         seconds=result.seconds,
     )
+    return work.seeded

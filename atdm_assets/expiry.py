@@ -12,9 +12,10 @@ from typing import Any
 import dagster as dg
 import psycopg
 
-from atdm_assets import names, ticks
+from atdm_assets import names, own_runs, ticks
 from atdm_assets.request_job import report_failed
 from atdm_resources import expiry, giving_back, sweep
+from atdm_resources.baselines import clone_endings
 from atdm_resources.configurable import StoreResource, TargetResource
 from atdm_resources.retention import Retention
 from atdm_resources.store import Store
@@ -35,8 +36,8 @@ def expiry_sensor() -> dg.SensorDefinition:
         minimum_interval_seconds=ticks.CALM_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Takes back leases past their time and runs that nobody came for, rolls back "
-        "requests whose process is gone, retires requests whose runs are gone and removes their "
-        "partition keys.",
+        "requests whose process is gone, drops clones past their time, retires requests whose runs "
+        "are gone and removes their partition keys.",
     )
     def sensor(
         context: dg.SensorEvaluationContext, target: TargetResource, store: StoreResource
@@ -73,12 +74,15 @@ def tick(
             break
     dead = sweep.reconcile(conn, store)
     report_failed(instance, dead)
+    databases = clone_endings.sweep(conn, thorough=thorough)
     done = {
         "leases expired": len(expired.runs),
         "leases that could not be taken back": len(expired.failed),
         "dead requests rolled back": len(dead),
+        "clones dropped": len(databases),
     }
     if thorough:
+        done["runs whose process is gone"] = len(own_runs.report_dead(instance, conn))
         unclaimed = giving_back.reset_unclaimed(
             conn, retention.ready, EXPIRED_A_TICK, invoker=INVOKER, source=SOURCE
         )

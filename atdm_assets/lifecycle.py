@@ -13,8 +13,10 @@ from typing import Any
 import dagster as dg
 
 from atdm_assets.audit_trail import audit_sensor
+from atdm_assets.clone_pool import clone_pool_sensor, fill_clone_pool_job
 from atdm_assets.expiry import expiry_sensor
 from atdm_assets.failures import failure_sensors
+from atdm_assets.idempotence import idempotent_seed_check
 from atdm_assets.pools import pool_sensor
 from atdm_assets.queue import RestoreRun, queue_sensor
 from atdm_assets.resets import (
@@ -56,13 +58,18 @@ def lifecycle_definitions(
         "ignore", message="Parameter `owners` of initializer", category=dg.BetaWarning
     )
     retention = retention_job()
+    fill_clones = fill_clone_pool_job(registry)
     return Lifecycle(
         assets=[test_runs_asset(domain) for domain in registry.domains],
-        checks=[zero_residue_check(domain) for domain in registry.domains],
-        jobs=[reset_run_job(), reset_all_job(registry), retention],
+        checks=[
+            *(zero_residue_check(domain) for domain in registry.domains),
+            *(idempotent_seed_check(registry, domain) for domain in registry.domains),
+        ],
+        jobs=[reset_run_job(), reset_all_job(registry), fill_clones, retention],
         sensors=[
             queue_sensor(registry, [*scenario_jobs, *restore_jobs], restore),
             pool_sensor(registry, scenario_jobs),
+            clone_pool_sensor(registry, fill_clones),
             expiry_sensor(),
             audit_sensor(registry),
             *failure_sensors(),

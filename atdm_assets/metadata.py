@@ -7,6 +7,7 @@ belong here: computing anything about the data.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -18,13 +19,19 @@ from atdm_assets import names
 from atdm_assets.reference_check import ReferenceResult
 from atdm_assets.request_work import Checked, Planned, Seeded, TableResult
 from atdm_engine.check_results import CheckId, CheckOutcome
+from atdm_engine.constraints import scalar_json
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.model import Domain, Scenario, scalar_json
+from atdm_engine.model import Domain, Scenario
 from atdm_engine.spec.table import ColumnSpec, TableSpec
 
 Metadata = dict[str, Any]
 
 MOST_CASES: Final = 20
+_HEIGHTS: Final = "\u2002\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+"""From a blank of one width with the blocks to a full block."""
+
+_FULL: Final = "\u2588"
+_WIDTH: Final = 10
 MOST_TEXT: Final = 200
 """Characters of a value shown in a sample: enough to recognise it."""
 
@@ -106,7 +113,20 @@ def request_metadata(planned: Planned) -> Metadata:
         "linked_requirement_ids": MetadataValue.json(
             list(spec.scenario.spec.linked_requirement_ids)
         ),
+        **audit_link(spec.request_id),
     }
+
+
+def audit_link(request_id: str) -> Metadata:
+    """Where a request's audit page is (ADR 0071): the command that writes it, and a link to it.
+
+    The link is there where ATDM_AUDIT_URL names what `atdm audit-serve` answers at.
+    """
+    found: Metadata = {"audit": f"atdm audit {request_id} --html audit-{request_id}.html"}
+    base = os.environ.get("ATDM_AUDIT_URL", "").strip().rstrip("/")
+    if base:
+        found["audit_page"] = MetadataValue.url(f"{base}/{request_id}")
+    return found
 
 
 def table_metadata(checked: Checked, result: TableResult) -> Metadata:
@@ -137,6 +157,7 @@ def seeded_metadata(seeded: Seeded) -> Metadata:
         "content_hash": seeded.content_hash,
         "seconds": round(seeded.seconds, 3),
         "rows_per_second": rate(sum(seeded.rows.values()), seeded.seconds),
+        **audit_link(seeded.request_id),
     }
 
 
@@ -251,9 +272,38 @@ def profile_table(profile: Mapping[str, Any]) -> MetadataValue[Any]:
     """A column profile as a table, one line a column."""
     return records_table(
         [
-            {"column": name, **values, "top": _most_frequent(values["top"])}
+            {
+                "column": name,
+                "nulls": values["nulls"],
+                "distinct": values["distinct"],
+                "chart": chart(values),
+                "min": values["min"],
+                "max": values["max"],
+                "top": _most_frequent(values["top"]),
+            }
             for name, values in profile["columns"].items()
         ]
+    )
+
+
+def chart(column: Mapping[str, Any]) -> str:
+    """How a column's values are spread, drawn in characters; empty where there is nothing to see.
+
+    A histogram from the least to the greatest value, or a bar for each of a few values.
+    """
+    histogram: list[int] | None = column["histogram"]
+    if histogram:
+        highest = max(histogram)
+        steps = len(_HEIGHTS) - 1
+        # What is there at all must be seen: only an empty bin is blank.
+        return "".join(_HEIGHTS[-(-count * steps // highest)] for count in histogram)
+    if not 1 < column["distinct"] <= len(column["top"]):
+        return ""
+    known = sum(item["rows"] for item in column["top"])
+    shares = [(item["value"], item["rows"] / known) for item in column["top"]]
+    return "  ".join(
+        f"{_cell(value)} {_FULL * max(1, round(share * _WIDTH))} {share:.0%}"
+        for value, share in shares
     )
 
 

@@ -31,6 +31,8 @@ SNAPSHOT_JOB: Final = "snapshot_baseline"
 RESTORE_JOB: Final = "restore_baseline"
 SNAPSHOT_STEP: Final = "snapshot"
 RESTORE_STEP: Final = "restore"
+FILL_CLONES_JOB: Final = "fill_clone_pool"
+FILL_CLONES_STEP: Final = "fill"
 DATASET: Final = "dataset"
 DATASET_JOB: Final = "refresh_dataset"
 DATASET_STEP: Final = "refresh"
@@ -39,9 +41,15 @@ DATASET_STEP: Final = "refresh"
 REQUEST_ID_TAG: Final = "atdm/request_id"
 INVOKER_TAG: Final = "atdm/invoker"
 SOURCE_TAG: Final = "atdm/source"
+USER_TAG: Final = "user"
+"""Dagster's own: who launched the run, as its pages show it."""
+
 VERSION_TAG: Final = "atdm/dataset_version"
 LAUNCH_TAG: Final = "atdm/launch"
 """On a run that a sensor launched: the id of the request that it was launched for."""
+
+VOUCHED_TAG: Final = "atdm/vouched_by"
+"""On a run that a process executes itself: the target in which it holds the run's lock."""
 
 PARENT_TAG: Final = "atdm/parent_run"
 """On a scenario's run: the run of ``request_data`` that started it in its own process."""
@@ -79,8 +87,12 @@ def job_name(domain: str, scenario: str) -> str:
     return f"{domain}__{scenario}"
 
 
-def group_name(domain: str, scenario: str) -> str:
-    return f"{domain}__{scenario}"
+def group_name(domain: str, scenario: str, default_domain: str) -> str:
+    """The group of a scenario's assets, as pages list it.
+
+    In the default domain the bare name, as in a request: pages cut long names in their middle.
+    """
+    return scenario if domain == default_domain else f"{domain}__{scenario}"
 
 
 def partitions_name(domain: str, scenario: str) -> str:
@@ -157,6 +169,16 @@ def require_free(scenarios: Collection[Scenario]) -> None:
             f"no scenario may be called {REFERENCE} or {BASELINE}, no table {REQUEST} or {SEEDED}",
             {"taken": taken},
         )
+
+
+def asked_by(invoker: str | None, source: str, parent_run_id: str | None = None) -> dict[str, str]:
+    """The tags of a run that say who asked, through what, and which run it is a part of."""
+    tags = {SOURCE_TAG: source}
+    if invoker:
+        tags |= {INVOKER_TAG: invoker, USER_TAG: invoker}
+    if parent_run_id:
+        tags[PARENT_TAG] = parent_run_id
+    return tags
 
 
 def safe_tag(text: str) -> str:

@@ -59,7 +59,7 @@ def tick(
     for lost in pools.unrecorded(conn):
         if lost.age.total_seconds() < ticks.RELAUNCH_SECONDS:
             continue
-        run = ticks.run_of_launch(instance, lost.request_id)
+        run = ticks.run_of_launch(instance, lost.request_id, recorded=False)
         if run is None:
             problems += _launch(instance, conn, registry, launches, lost)
         elif run.is_finished:

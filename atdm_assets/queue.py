@@ -6,7 +6,9 @@ Belongs here: the order of a tick, and what is launched. Does not belong here: r
 
 # No postponed annotations here: Dagster reads those of resources as classes.
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -16,8 +18,8 @@ from atdm_assets import names, ticks
 from atdm_assets.execution import mint_request_id
 from atdm_assets.launching import Launches, forget_key
 from atdm_assets.request_job import RequestedData, error_in_events
+from atdm_engine.constraints import parse_scalar
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.model import parse_scalar
 from atdm_engine.registry import Registry
 from atdm_resources import giving_back, inbox, queueing
 from atdm_resources.configurable import StoreResource, TargetResource
@@ -32,6 +34,10 @@ MOST_AT_ONCE = 8
 SUITES_A_TICK = 20
 ANSWERS_A_TICK = 500
 
+INBOX_RESTS = timedelta(minutes=1)
+"""A store that failed is left alone for so long, so that it does not slow down what is quick."""
+
+OpenStore = Callable[[], Store]
 RestoreRun = Callable[[SuiteEvent, str], dg.RunRequest]
 """The run that restores the baseline of a suite, with a run key; raises AtdmError."""
 
@@ -52,9 +58,25 @@ def queue_sensor(
     def sensor(
         context: dg.SensorEvaluationContext, target: TargetResource, store: StoreResource
     ) -> ticks.Ticked:
-        return ticks.on_target(
-            target, lambda conn: tick(context.instance, conn, store.store(), registry, restore)
-        )
+        now = datetime.now(UTC)
+        rests = context.cursor and now < datetime.fromisoformat(context.cursor)
+        troubles: list[str] = []
+
+        def tick_on(conn: psycopg.Connection[Any]) -> ticks.Ticked:
+            return tick(
+                context.instance,
+                conn,
+                None if rests else lambda: store.store(hasty=True),
+                registry,
+                restore,
+                troubles,
+            )
+
+        ticked = ticks.on_target(target, tick_on)
+        if troubles:
+            context.log.warning(f"the inbox is left alone for a minute: {'; '.join(troubles)}")
+            context.update_cursor((now + INBOX_RESTS).isoformat())
+        return ticked
 
     return sensor
 
@@ -62,12 +84,22 @@ def queue_sensor(
 def tick(
     instance: dg.DagsterInstance,
     conn: psycopg.Connection[Any],
-    store: Store,
+    store: OpenStore | None,
     registry: Registry,
     restore: RestoreRun | None = None,
+    troubles: list[str] | None = None,
 ) -> ticks.Ticked:
-    """One tick: files in, what has ended answered, what waits launched, answers out."""
-    taken = inbox.take_in(conn, store, FILES_A_TICK)
+    """One tick: files in, what has ended answered, what waits launched, answers out.
+
+    A store that cannot be used costs files and their answers, and nothing that was submitted to the
+    database: it is said in ``troubles``. ``store`` None: it is left alone this time.
+    """
+    said: list[str] = [] if troubles is None else troubles
+    opened = None if store is None else _usable(store, said)
+    taken = inbox.TakenIn()
+    if opened is not None:
+        with _told(said):
+            taken = inbox.take_in(conn, opened, FILES_A_TICK)
     counts = queueing.waiting(conn)
     launches = Launches()
     others: list[dg.RunRequest] = []
@@ -80,14 +112,36 @@ def tick(
         if not restoring and not others:
             # A suite that starts gets its baseline before anything is made on top of it.
             _launch(instance, conn, registry, launches)
-    published = inbox.publish_answers(conn, store, ANSWERS_A_TICK)
+    published: list[str] = []
+    if opened is not None and not said:
+        with _told(said):
+            published = inbox.publish_answers(conn, opened, ANSWERS_A_TICK)
     if launches.runs or others:
         return launches.result(*others)
     return dg.SkipReason(
         f"{counts['waiting']} waiting, {counts['launched']} being made, "
         f"{len(taken.submitted)} files taken in, {len(taken.rejected)} put aside, "
         f"{len(published)} answers written"
+        + "".join(f"; the inbox cannot be read: {trouble}" for trouble in said)
+        + ("; the inbox is left alone after a failure" if store is None else "")
     )
+
+
+def _usable(store: OpenStore, troubles: list[str]) -> Store | None:
+    with _told(troubles):
+        return store()
+    return None
+
+
+@contextmanager
+def _told(troubles: list[str]) -> Iterator[None]:
+    """Note what a store refuses instead of raising it."""
+    try:
+        yield
+    except AtdmError as error:
+        if error.code not in (ErrorCode.STORE_FAILED, ErrorCode.MISSING_EXTRA):
+            raise
+        troubles.append(error.message)
 
 
 def _launch(
@@ -108,7 +162,7 @@ def _launch(
         if launch.request_id not in fresh:
             if launch.age.total_seconds() < ticks.RELAUNCH_SECONDS:
                 continue
-            run = ticks.run_of_launch(instance, launch.request_id)
+            run = ticks.run_of_launch(instance, launch.request_id, recorded=False)
             if run is not None:
                 _settle_unrecorded(instance, conn, launch, run)
                 continue

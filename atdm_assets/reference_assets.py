@@ -24,7 +24,7 @@ def reference_assets(domain: Domain) -> list[dg.AssetsDefinition]:
 def _reference_asset(domain: Domain, table: str) -> dg.AssetsDefinition:
     @dg.asset(
         key=names.reference_key(domain.name, table),
-        group_name=names.group_name(domain.name, names.REFERENCE),
+        group_name=f"{domain.name}__{names.REFERENCE}",
         description=f"{domain.tables[table].description}\n\nReference rows; materialising verifies "
         "that the database holds exactly the rows of the file.",
         kinds={"postgres", "csv"},

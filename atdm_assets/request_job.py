@@ -18,8 +18,9 @@ from atdm_assets import metadata, names
 from atdm_assets.config_schema import as_of, request_schema
 from atdm_assets.execution import Progress, mint_request_id, reporting
 from atdm_assets.requests_resource import RequestsResource
+from atdm_engine.constraints import TypedScalar, scalar_json
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.model import Scenario, TypedScalar, scalar_json
+from atdm_engine.model import Scenario
 from atdm_engine.planning import resolve
 from atdm_engine.registry import Registry
 from atdm_resources import catalog
@@ -178,12 +179,7 @@ def scenario_run_config(
 
 def request_tags(asked: RequestedData) -> dict[str, str]:
     """The tags of a scenario's run that say who asked, and through what."""
-    tags = {names.SOURCE_TAG: asked.source}
-    if asked.invoker:
-        tags[names.INVOKER_TAG] = asked.invoker
-    if asked.parent_run_id:
-        tags[names.PARENT_TAG] = asked.parent_run_id
-    return tags
+    return names.asked_by(asked.invoker, asked.source, asked.parent_run_id)
 
 
 def first_error(

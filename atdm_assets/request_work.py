@@ -6,6 +6,7 @@ not belong here: what the steps do (``atdm_assets.execution``).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,11 +16,13 @@ from typing import Any, Final
 import psycopg
 
 from atdm_engine.check_results import CheckOutcome, Verdict
+from atdm_engine.constraints import TypedScalar
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.model import Domain, Scenario, TypedScalar
+from atdm_engine.model import Domain, Scenario
 from atdm_engine.planning import RequestSpec
 from atdm_engine.registry import Registry
-from atdm_resources import catalog
+from atdm_engine.run_ids import run_id
+from atdm_resources import catalog, logs, queueing, replays, tracing
 from atdm_resources.catalog import RequestRecord
 from atdm_resources.connection import connect
 from atdm_resources.request_lock import RequestLock
@@ -175,6 +178,10 @@ class RequestWork:
         self.invoker = invoker
         self.planned: Planned | None = None
         self.checked: Checked | None = None
+        self.seeded: Seeded | None = None
+        self._began = time.perf_counter()
+        self._trace = tracing.NONE
+        self._error: BaseException | None = None
         self._url = target_url
         self._connection: psycopg.Connection[Any] | None = None
         self._lock: RequestLock | None = None
@@ -216,6 +223,26 @@ class RequestWork:
             self.scenario.domain, self.scenario.name, self.planned.request_id
         )
 
+    def begin_trace(self, asked: Asked) -> None:
+        """From here on, ``traced`` steps are spans of the request, if anybody wants traces."""
+        if not tracing.wanted():
+            return
+        submitted = queueing.submitted_at(self.connection, asked.partition_key)
+        self._trace = tracing.begin("atdm.request", asked.dagster_run_id, start=submitted)
+        if submitted is not None:
+            with tracing.span("atdm.queue_wait", self._trace, start=submitted):
+                pass  # it ends here
+
+    @contextmanager
+    def traced(self, step: str) -> Iterator[tracing.Span]:
+        """A step of the request as a span; an error in it is the request's."""
+        try:
+            with tracing.span(f"atdm.{step}", self._trace) as span:
+                yield span
+        except BaseException as error:
+            self._error = error
+            raise
+
     @contextmanager
     def undone_on_error(self, step: str) -> Iterator[None]:
         """Whatever goes wrong inside the block, interrupts too, rolls the request back at once."""
@@ -241,14 +268,14 @@ class RequestWork:
             )
             if undone:
                 self.store.delete_prefix(self.folder)
-            elif step != END:
+            else:
                 # A request that was ready before keeps its rows and its files.
-                catalog.add_event(
+                replays.end_replay(
                     self.connection,
-                    "seed_failed",
-                    self.planned.record,
-                    status=self.planned.record.status,
-                    outputs={"step": step, "downstream_status": str(code), "message": str(error)},
+                    self.planned.request_id,
+                    message=str(error) or type(error).__name__,
+                    step=step,
+                    code=code,
                 )
         except (AtdmError, psycopg.Error) as problem:
             # The first error is the one to report. The request has no rows, and once this process
@@ -267,6 +294,46 @@ class RequestWork:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+            self._tell()
+
+    def _tell(self) -> None:
+        """The request's line in the log, and the end of its trace."""
+        planned = self.planned
+        if planned is None and self._error is None:
+            return
+        status, error = "ended", self._error
+        if error is not None:
+            status = str(error.code) if isinstance(error, AtdmError) else type(error).__name__
+            self._trace.fail(error)
+        elif self.seeded is not None:
+            status = "ready"
+        elif self.checked is not None and not self.checked.verdict.accepted:
+            status = "rejected"
+        facts: dict[str, Any] = {"scenario": self.scenario.key, "status": status}
+        if planned is not None:
+            facts |= {
+                "request_id": planned.request_id,
+                "runs": planned.spec.runs,
+                "invoker": planned.invoker,
+                "source": planned.source,
+            }
+        if self.seeded is not None:
+            facts["rows"] = sum(self.seeded.rows.values())
+        self._trace.set(**facts)
+        self._trace.end()
+        self._trace = tracing.NONE
+        logs.record(
+            "request",
+            level="info" if error is None else "error",
+            seconds=time.perf_counter() - self._began,
+            method=facts.pop("source", None),
+            test_run_id=run_id(planned.request_id, 1)
+            if planned is not None and planned.spec.runs == 1
+            else None,
+            dagster_run_id=planned.record.dagster_run_id if planned is not None else None,
+            error=None if error is None else str(error),
+            **facts,
+        )
 
     def _abandon(self) -> None:
         unfinished = AtdmError(

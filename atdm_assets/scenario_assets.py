@@ -67,7 +67,7 @@ def _request_asset(registry: Registry, scenario: Scenario) -> dg.AssetsDefinitio
         metadata=metadata.scenario_metadata(scenario),
         kinds={"postgres"},
         config_schema=scenario_schema(scenario),
-        group_name=names.group_name(domain.name, scenario.name),
+        group_name=names.group_name(domain.name, scenario.name, registry.default_domain),
         code_version=scenario.version,
         owners=domain.spec.owners,
         tags=_tags(scenario),
@@ -86,11 +86,8 @@ def _request_asset(registry: Registry, scenario: Scenario) -> dg.AssetsDefinitio
 
 def _run_tags(planned: Planned) -> dict[str, str]:
     """What finds the run again; a run that a person started does not have them before."""
-    return {
-        names.REQUEST_ID_TAG: planned.request_id,
-        names.INVOKER_TAG: planned.invoker,
-        names.SOURCE_TAG: planned.source,
-    }
+    asked = names.asked_by(planned.invoker, planned.source)
+    return {names.REQUEST_ID_TAG: planned.request_id, **asked}
 
 
 def _asked(context: dg.AssetExecutionContext, config: Mapping[str, Any]) -> Asked:
@@ -119,7 +116,8 @@ def _check_spec(domain: Domain, scenario: Scenario, check: CheckId) -> dg.AssetC
     )
 
 
-def _table_specs(domain: Domain, scenario: Scenario) -> Iterator[dg.AssetSpec]:
+def _table_specs(registry: Registry, scenario: Scenario) -> Iterator[dg.AssetSpec]:
+    domain = registry.domains[scenario.domain]
     for table in scenario.tables:
         spec = domain.tables[table]
         parents = dict.fromkeys(
@@ -140,7 +138,7 @@ def _table_specs(domain: Domain, scenario: Scenario) -> Iterator[dg.AssetSpec]:
             partitions_def=names.partitions(domain.name, scenario.name),
             # Nothing may be materialised that did not pass every check.
             skippable=True,
-            group_name=names.group_name(domain.name, scenario.name),
+            group_name=names.group_name(domain.name, scenario.name, registry.default_domain),
             code_version=scenario.version,
             owners=domain.spec.owners,
             tags=_tags(scenario),
@@ -154,7 +152,7 @@ def _table_assets(registry: Registry, scenario: Scenario) -> dg.AssetsDefinition
 
     @dg.multi_asset(
         name=names.step_name(domain.name, scenario.name, "tables"),
-        specs=list(_table_specs(domain, scenario)),
+        specs=list(_table_specs(registry, scenario)),
         check_specs=[_check_spec(domain, scenario, check) for check in checks],
     )
     def tables(
@@ -195,7 +193,7 @@ def _seeded_asset(registry: Registry, scenario: Scenario) -> dg.AssetsDefinition
         "in one transaction.",
         metadata=metadata.scenario_metadata(scenario),
         kinds={"postgres"},
-        group_name=names.group_name(domain.name, scenario.name),
+        group_name=names.group_name(domain.name, scenario.name, registry.default_domain),
         code_version=scenario.version,
         owners=domain.spec.owners,
         tags=_tags(scenario),

@@ -5,6 +5,7 @@ Belongs here: opening the target for a tick. Does not belong here: what any sens
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,6 +26,11 @@ CALM_SECONDS: Final = 30
 RELAUNCH_SECONDS: Final = 90
 """A launch without a recorded request is looked at after this long: its run may have failed, or the
 daemon may have ended between deciding and launching."""
+
+GIVEN_UP_SECONDS: Final = 600
+"""A run that has not recorded its request after this long is dead, although Dagster shows it as
+started: recording is the first thing it does, within a second. Whoever should have noticed its end
+was killed together with it."""
 
 _NOT_NOW: Final = frozenset({ErrorCode.TARGET_NOT_INITIALISED, ErrorCode.TARGET_NOT_DISPOSABLE})
 
@@ -54,7 +60,23 @@ def on_target(target: TargetResource, tick: Callable[[psycopg.Connection[Any]], 
             )
 
 
-def run_of_launch(instance: dg.DagsterInstance, request_id: str) -> dg.DagsterRun | None:
-    """The latest Dagster run that was launched for a request, if there is one."""
-    found = instance.get_runs(filters=dg.RunsFilter(tags={names.LAUNCH_TAG: request_id}), limit=1)
-    return found[0] if found else None
+def run_of_launch(
+    instance: dg.DagsterInstance, request_id: str, *, recorded: bool = True
+) -> dg.DagsterRun | None:
+    """The latest Dagster run that was launched for a request, if there is one.
+
+    ``recorded`` False: the request is not in the catalog. A run that started GIVEN_UP_SECONDS ago
+    is then reported as failed.
+    """
+    filters = dg.RunsFilter(tags={names.LAUNCH_TAG: request_id})
+    found = instance.get_run_records(filters=filters, limit=1)
+    if not found:
+        return None
+    run, since = found[0].dagster_run, found[0].start_time
+    started = run.status is dg.DagsterRunStatus.STARTED and since is not None
+    if started and not recorded and time.time() - (since or 0.0) > GIVEN_UP_SECONDS:
+        instance.report_run_failed(
+            run, "The process that executed this run is gone: it has not recorded its request."
+        )
+        return instance.get_run_by_id(run.run_id)
+    return run

@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from atdm_engine import rows_sql
+from atdm_engine.constraints import TypedScalar
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation_plan import GenerationPlan
 from atdm_engine.generators import make
 from atdm_engine.generators.cells import Cells, Setting
 from atdm_engine.links import chosen_rows
-from atdm_engine.model import TypedScalar
 from atdm_engine.randomness import stream_for
 from atdm_engine.request_spec import RequestSpec
 from atdm_engine.row_layout import GroupRows, Positions, lay_out

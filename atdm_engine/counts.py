@@ -11,7 +11,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from atdm_engine.model import Scenario, TypedScalar
+from atdm_engine.constraints import TypedScalar
+from atdm_engine.model import Scenario
 from atdm_engine.randomness import Numbers, Stream, cumulative, pick, unit, zipf_shares
 from atdm_engine.spec.scenario import (
     Count,

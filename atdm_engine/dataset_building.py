@@ -15,19 +15,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from atdm_engine import ENGINE_VERSION
+from atdm_engine.constraints import TypedScalar, scalar_json, scalar_text
 from atdm_engine.datasets import dataset_id
 from atdm_engine.errors import AtdmError, Problem
 from atdm_engine.generation_plan import GenerationPlan, unique_columns
 from atdm_engine.loading import Loaded
-from atdm_engine.model import (
-    Dataset,
-    Domain,
-    MixPart,
-    Scenario,
-    TypedScalar,
-    scalar_json,
-    scalar_text,
-)
+from atdm_engine.model import Dataset, Domain, MixPart, Scenario
 from atdm_engine.planning import MAX_RUNS, resolve
 from atdm_engine.spec.base import Scalar
 from atdm_engine.spec.dataset import DatasetSpec, MixEntry, Shares

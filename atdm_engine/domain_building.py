@@ -14,12 +14,13 @@ from typing import TypeVar
 import duckdb
 import pyarrow as pa
 
+from atdm_engine.constraints import scalar_text
 from atdm_engine.dataset_building import DatasetBuilder
 from atdm_engine.domain_tables import DomainTables, empty_connection
 from atdm_engine.errors import Problem, SpecError
 from atdm_engine.generation_plan import GenerationPlan
 from atdm_engine.loading import Loaded, load
-from atdm_engine.model import Dataset, Domain, Rule, Scenario, scalar_text
+from atdm_engine.model import Dataset, Domain, Rule, Scenario
 from atdm_engine.patterns import parse as parse_pattern
 from atdm_engine.reference_rows import read_reference
 from atdm_engine.rule_files import read_rule

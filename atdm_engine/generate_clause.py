@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from atdm_engine import duck
+from atdm_engine.constraints import scalar_text
 from atdm_engine.domain_tables import DomainTables
 from atdm_engine.errors import Problem
 from atdm_engine.loading import describe
-from atdm_engine.model import scalar_text
 from atdm_engine.patterns import parse as parse_pattern
 from atdm_engine.spec import generators as g
 from atdm_engine.spec.base import TIME_EXPRESSION

@@ -7,29 +7,16 @@ the asset factories read. Does not belong here: parsing files (``loading``), che
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
-from typing import Literal
 
 import pyarrow as pa
 
-from atdm_engine.errors import nearest_spelling
+from atdm_engine.constraints import Constraint, TypedScalar
 from atdm_engine.spec.dataset import DatasetSpec
 from atdm_engine.spec.domain import DomainSpec
 from atdm_engine.spec.scenario import RowGroup, ScenarioSpec
 from atdm_engine.spec.table import TableSpec
-
-ConstraintType = Literal["text", "integer", "decimal", "boolean", "date", "timestamptz"]
-TypedScalar = str | int | float | bool | date | datetime | Decimal | None
-"""A scalar after parsing: decimals are ``Decimal``, timestamps are aware and in UTC."""
-
-_TRUE = frozenset({"true", "t", "yes", "y", "on", "1"})
-_FALSE = frozenset({"false", "f", "no", "n", "off", "0"})
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}\Z")
-_DECIMAL = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?\Z")
 
 
 @dataclass(frozen=True)
@@ -41,125 +28,6 @@ class Rule:
     sql: str
     table: str
     tables: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """A typed, named knob. ``sets`` are the (table, column) pairs whose cells it fixes.
-
-    ``values`` are the allowed values, typed (empty: any), ``min`` and ``max`` are inclusive bounds,
-    ``reference`` is the table whose keys a given value must be one of. ``default`` None means that
-    the column's own generator decides.
-    """
-
-    name: str
-    type: ConstraintType
-    values: tuple[TypedScalar, ...] = ()
-    min: TypedScalar = None
-    max: TypedScalar = None
-    default: TypedScalar = None
-    sets: tuple[tuple[str, str], ...] = ()
-    reference: str | None = None
-    description: str = ""
-
-    def parse(self, value: TypedScalar) -> TypedScalar:
-        """``value`` (often text from a command line) as this constraint's type.
-
-        None stays None: the column's own generator decides. ValueError says what is allowed.
-        """
-        if value is None:
-            return None
-        typed = parse_scalar(self.type, value)
-        if self.values and typed not in self.values:
-            listed = ", ".join(scalar_text(allowed) for allowed in self.values)
-            nearest = nearest_spelling(
-                scalar_text(typed), [scalar_text(allowed) for allowed in self.values]
-            )
-            hint = f"; did you mean {nearest!r}?" if nearest else ""
-            raise ValueError(f"{scalar_text(value)!r} is not one of: {listed}{hint}")
-        if self.min is not None and typed < self.min:  # type: ignore[operator]
-            raise ValueError(f"{scalar_text(typed)} is less than the minimum {self.allowed()}")
-        if self.max is not None and typed > self.max:  # type: ignore[operator]
-            raise ValueError(f"{scalar_text(typed)} is more than the maximum {self.allowed()}")
-        return typed
-
-    def allowed(self) -> str:
-        """What may be given, in words."""
-        if self.values:
-            return "one of: " + ", ".join(scalar_text(allowed) for allowed in self.values)
-        bounds = [
-            f"{word} {scalar_text(bound)}"
-            for word, bound in (("at least", self.min), ("at most", self.max))
-            if bound is not None
-        ]
-        return " ".join([_WORDS[self.type], *bounds])
-
-
-_WORDS: Mapping[str, str] = {
-    "text": "a text",
-    "integer": "an integer",
-    "decimal": "a decimal number like 12.50",
-    "boolean": "true or false",
-    "date": "a date like 2026-01-31",
-    "timestamptz": "a timestamp like 2026-01-31T12:00:00Z",
-}
-
-
-def parse_scalar(kind: ConstraintType, value: TypedScalar) -> TypedScalar:
-    """``value`` as ``kind``: text is read, other values must fit; ValueError says what is
-    allowed.
-    """
-    text = scalar_text(value)
-    refusal = f"{text!r} is not {_WORDS[kind]}"
-    stripped = text.strip()
-    if kind == "text":
-        return text
-    if kind == "boolean":
-        if isinstance(value, bool):
-            return value
-        if stripped.lower() in _TRUE and not isinstance(value, float):
-            return True
-        if stripped.lower() in _FALSE and not isinstance(value, float):
-            return False
-        raise ValueError(refusal)
-    if isinstance(value, bool):
-        raise ValueError(refusal)
-    try:
-        if kind == "integer" and _INTEGER.match(stripped):
-            return int(stripped)
-        if kind == "decimal" and _DECIMAL.match(stripped):
-            return Decimal(stripped)
-        if kind == "date" and not isinstance(value, datetime):
-            return date.fromisoformat(stripped)
-        if kind == "timestamptz":
-            instant = datetime.fromisoformat(stripped)
-            # A timestamp without an offset is UTC: never the machine's zone.
-            return instant.replace(tzinfo=UTC) if not instant.tzinfo else instant.astimezone(UTC)
-    except (ValueError, InvalidOperation) as error:
-        raise ValueError(refusal) from error
-    raise ValueError(refusal)
-
-
-def scalar_text(value: TypedScalar) -> str:
-    """A scalar as a person writes it: ``true``, ``null``, ISO dates, decimals without exponent."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    return str(value)
-
-
-def scalar_json(value: TypedScalar) -> str | int | float | bool | None:
-    """A scalar as a JSON value: decimals and times are texts that ``parse`` reads back."""
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    return scalar_text(value)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 import pyarrow.compute as pc
 
+from atdm_engine.constraints import Constraint, TypedScalar, scalar_json, scalar_text
 from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
 from atdm_engine.generation_plan import GenerationPlan, require_sound
-from atdm_engine.model import Constraint, Domain, Scenario, TypedScalar, scalar_json, scalar_text
+from atdm_engine.model import Domain, Scenario
 from atdm_engine.request_spec import RequestSpec
 from atdm_engine.run_ids import is_request_id, time_of
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,9 +21,13 @@ from atdm_engine.types import column_kind
 
 SAMPLE_ROWS = 10_000
 TOP_VALUES = 5
+BINS = 12
+"""Of a histogram: as many as can be told apart at a glance."""
+
 _ORDERED = frozenset(
     {"smallint", "integer", "bigint", "double", "numeric", "date", "timestamptz", "text"}
 )
+_WITH_DISTANCE = (int, float, Decimal, date, datetime)
 
 
 @dataclass
@@ -35,9 +42,10 @@ class _Column:
 class ColumnProfile:
     """Accumulates the profile of one table over its batches.
 
-    ``rows``, ``nulls``, ``min`` and ``max`` are of all rows (texts: of the sample). ``distinct``
-    and ``top`` are of the first ``sample_rows`` rows, which is all of them while the table is no
-    larger; the result says which.
+    ``rows``, ``nulls``, ``min`` and ``max`` are of all rows (texts: of the sample). ``distinct``,
+    ``top`` and ``histogram`` are of the first ``sample_rows`` rows, which is all of them while the
+    table is no larger; the result says which. ``histogram`` counts values in equal steps between
+    the least and the greatest; it is None for what has no distance (texts) or too few values.
     """
 
     def __init__(self, spec: TableSpec, *, sample_rows: int = SAMPLE_ROWS) -> None:
@@ -87,10 +95,32 @@ class ColumnProfile:
                             column.values.items(), key=lambda item: (-item[1], str(item[0]))
                         )[:TOP_VALUES]
                     ],
+                    "histogram": _histogram(column.values),
                 }
                 for name, column in self._columns.items()
             },
         }
+
+
+def _histogram(values: Counter[Any]) -> list[int] | None:
+    if len(values) <= TOP_VALUES or not isinstance(next(iter(values)), _WITH_DISTANCE):
+        return None
+    places = np.array([_place(value) for value in values])
+    counts = np.fromiter(values.values(), np.int64, len(values))
+    known = np.isfinite(places)
+    # Halves, scaled to 0..1: the widest span of doubles is no double, the least has no 12 steps.
+    halves = places[known] / 2
+    low, high = (halves.min(), halves.max()) if len(halves) else (0.0, 0.0)
+    scaled = (halves - low) / ((high - low) or 1.0)
+    found, _ = np.histogram(scaled, BINS, range=(0, 1), weights=counts[known])
+    return [int(count) for count in found]
+
+
+def _place(value: Any) -> float:
+    """Where a value stands on a line."""
+    if isinstance(value, datetime):
+        return value.timestamp()
+    return float(value.toordinal() if isinstance(value, date) else value)
 
 
 def _counted(values: pa.ChunkedArray) -> dict[Any, int]:

@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TypeVar
 
+from atdm_engine.cards import Card, card_of
+from atdm_engine.constraints import Constraint
 from atdm_engine.domain_building import DomainFiles, SpecFile, build_domain
 from atdm_engine.errors import AtdmError, ErrorCode, Problem, SpecError, nearest_spelling
 from atdm_engine.loading import Loaded, load
-from atdm_engine.model import Constraint, Dataset, Domain, Exposure, Rule, Scenario
+from atdm_engine.model import Dataset, Domain, Exposure, Rule, Scenario
 from atdm_engine.search import Match, search
 from atdm_engine.spec.base import SpecModel
-from atdm_engine.spec.domain import BundleSpec
+from atdm_engine.spec.domain import BundleSpec, ClonePool
 from atdm_engine.spec.scenario import ScenarioSpec
 from atdm_engine.vocabulary import parse_words
 
@@ -35,16 +37,23 @@ __all__ = [
     "SpecFile",
 ]
 
+BUNDLE_FILE = "atdm.yaml"
+"""The one file that each folder of a bundle may have its own of."""
+
 Model = TypeVar("Model", bound=SpecModel)
 
 
 @dataclass(frozen=True)
 class Registry:
-    """All domains of a bundle. ``warnings`` are files that were left aside, in words."""
+    """All domains of a bundle. ``warnings`` are files that were left aside, in words.
+
+    ``clones`` are the databases to hold ready, by domain.
+    """
 
     default_domain: str
     domains: Mapping[str, Domain]
     warnings: tuple[str, ...] = ()
+    clones: Mapping[str, ClonePool] = field(default_factory=dict)
 
     @classmethod
     def build(cls, files: Sequence[SpecFile]) -> Registry:
@@ -114,11 +123,15 @@ class Registry:
             {"dataset": name, "nearest": nearest, "known": list(known)},
         )
 
+    def cards(self) -> list[Card]:
+        """A card for each scenario, in the order of their keys' files."""
+        return [card_of(scenario) for scenario in self.scenarios.values()]
+
     def search(
         self, words: Sequence[str] = (), constraints: Mapping[str, str] | None = None
     ) -> list[Match]:
         """The scenarios that fit ``words`` and ``constraints``, the best first (see ``search``)."""
-        return search(list(self.scenarios.values()), words, constraints or {})
+        return search(self.cards(), words, constraints or {})
 
 
 @dataclass
@@ -133,7 +146,7 @@ class _Builder:
     def build(self, files: Sequence[SpecFile]) -> Registry:
         seen: dict[str, SpecFile] = {}
         for file in files:
-            if file.name in seen:
+            if file.name in seen and file.name != BUNDLE_FILE:
                 first = seen[file.name].path
                 self._problem(file, repr(file.name), f"one file of that name; {first} is another")
                 continue
@@ -147,10 +160,11 @@ class _Builder:
             self.problems.extend(problems)
             if domain is not None:
                 domains[name] = domain
+        clones = self._clone_pools()
         if self.problems:
             ordered = dict.fromkeys(self.problems)
             raise SpecError(sorted(ordered, key=lambda problem: (problem.file, problem.line)))
-        return Registry(default, domains, tuple(self.warnings))
+        return Registry(default, domains, tuple(self.warnings), clones)
 
     def _problem(self, file: SpecFile, found: str, allowed: str) -> None:
         self.problems.append(Problem(file.path, 0, "(file)", found, allowed))
@@ -175,7 +189,7 @@ class _Builder:
         parts = PurePosixPath(file.name).parts
         stem, suffix = PurePosixPath(file.name).stem, PurePosixPath(file.name).suffix
         match parts, suffix:
-            case (("atdm.yaml",), _):
+            case ((name,), _) if name == BUNDLE_FILE:
                 bundle = self._load(BundleSpec, file)
                 if bundle:
                     self.bundles.append(bundle)
@@ -203,14 +217,15 @@ class _Builder:
                     self.warnings.append(f"{file.path}: not a place for such a file{hint}; ignored")
 
     def _default_domain(self) -> str:
-        named = {bundle.model.default_domain: bundle for bundle in self.bundles}
+        named: dict[str, Loaded[BundleSpec]] = {}
+        for bundle in self.bundles:
+            if bundle.model.default_domain is not None:
+                named[bundle.model.default_domain] = bundle
         if len(named) > 1:
             files = ", ".join(bundle.file for bundle in named.values())
             bundle = list(named.values())[-1]
             allowed = f"the same in every atdm.yaml: {files}"
-            self.problems.append(
-                bundle.problem(("default_domain",), bundle.model.default_domain, allowed)
-            )
+            self.problems.append(bundle.problem(("default_domain",), list(named)[-1], allowed))
         folders = [name for name, files in self.domains.items() if files.domain is not None]
         if not named:
             return min(folders, default="")
@@ -221,6 +236,22 @@ class _Builder:
                 bundle.problem(("default_domain",), repr(default), listed, folders)
             )
         return default
+
+    def _clone_pools(self) -> dict[str, ClonePool]:
+        """The pools of every atdm.yaml; one domain has one pool."""
+        folders = [name for name, files in self.domains.items() if files.domain is not None]
+        pools: dict[str, ClonePool] = {}
+        for bundle in self.bundles:
+            for domain, pool in bundle.model.clones.items():
+                where = ("clones", domain)
+                if domain not in folders:
+                    listed = "a domain folder: " + ", ".join(sorted(folders))
+                    self.problems.append(bundle.problem(where, repr(domain), listed, folders))
+                elif pools.get(domain, pool) != pool:
+                    allowed = "the same in every atdm.yaml"
+                    self.problems.append(bundle.problem(where, "another pool", allowed))
+                pools[domain] = pool
+        return pools
 
     def _place_loose(self, default: str) -> None:
         folders = sorted(name for name, files in self.domains.items() if files.domain is not None)

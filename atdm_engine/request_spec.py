@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from atdm_engine.model import Domain, Scenario, TypedScalar
+from atdm_engine.constraints import TypedScalar
+from atdm_engine.model import Domain, Scenario
 
 
 @dataclass(frozen=True)

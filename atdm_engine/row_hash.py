@@ -24,6 +24,8 @@ _SHORT_BYTES = 256
 _KEYS = np.array([stream_key("word", place)[0] | 1 for place in range(32)], np.uint64)
 _LENGTH_KEY = np.uint64(stream_key("length")[0] | 1)
 _NULL = np.uint64(stream_key("null")[0])
+_NO_MOMENT = np.uint64(0x6E756C6C_A5A5C3C3)
+"""NULL among dates and instants, which hash as ``content_hash`` does it."""
 _MASKS = np.array([(1 << (8 * size)) - 1 for size in range(8)] + [2**64 - 1], np.uint64)
 _LANE = np.uint64(0xC2B2AE3D27D4EB4F)
 _32 = np.uint64(32)
@@ -80,6 +82,11 @@ def column_hashes(column: pa.Array) -> U64:
         hashes = _text_hashes(column)
     elif pa.types.is_boolean(kind) or pa.types.is_integer(kind):
         hashes = _integer_hashes(column)
+    elif pa.types.is_date32(kind) or pa.types.is_timestamp(kind):
+        hashes = _integer_hashes(column.view(f"int{kind.bit_width}"))
+        if column.null_count:
+            hashes[null_rows(column)] = _NO_MOMENT
+        return hashes
     else:
         return cell_hashes(column, _MARKER)
     if column.null_count:
@@ -122,15 +129,20 @@ def _text_hashes(column: pa.StringArray) -> U64:
             hashes += words[:, place] * _KEYS[place]
         return hashes
     begin, end = int(starts[0]), int(starts[-1] + sizes[-1])
-    filled = np.zeros(end - begin + 8, np.uint8)
-    filled[:-8] = data[begin:end]
+    filled = np.zeros(end - begin + longest + 8, np.uint8)
+    filled[: end - begin] = data[begin:end]
     # A word at every byte: no copy of the texts, whatever their alignment.
     at = np.ndarray((len(filled) - 7,), "<u8", filled, strides=(1,))
-    places = starts - begin
+    places, left = starts - begin, sizes.copy()
+    shortest = int(sizes.min())
     for number, offset in enumerate(range(0, longest, 8)):
-        rows = np.flatnonzero(sizes > offset)
-        words = at[places[rows] + offset] & _MASKS[np.minimum(sizes[rows] - offset, 8)]
-        hashes[rows] += words * _KEYS[number]
+        words = at[places]
+        if offset + 8 > shortest:
+            words &= _MASKS[np.clip(left, 0, 8)]
+        words *= _KEYS[number]
+        hashes += words
+        places += 8
+        left -= 8
     return hashes
 
 

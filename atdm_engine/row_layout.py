@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from atdm_engine.constraints import TypedScalar
 from atdm_engine.counts import count_range, drawn_counts, resolved_count
-from atdm_engine.model import Scenario, TypedScalar
+from atdm_engine.model import Scenario
 from atdm_engine.randomness import Numbers, Stream
 
 Positions = NDArray[np.int64] | None

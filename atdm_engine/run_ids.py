@@ -101,6 +101,13 @@ def time_of(request_id: str) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest * 1000)
 
 
+def least_id(moment: datetime) -> str:
+    """What every id from ``moment`` (aware) on is not less than, and every earlier one is less."""
+    milliseconds = -((_EPOCH - moment) // timedelta(milliseconds=1))
+    bounded = min(max(milliseconds, 0), 2**48 - 1)
+    return "".join(ALPHABET[(bounded >> shift) & 31] for shift in range(45, -1, -5))
+
+
 def key_text(prefix: str, test_run_id: str, row: int = 0) -> str:
     """The key of row ``row`` of a table in a run."""
     return f"{prefix}-{test_run_id}" if row == 0 else f"{prefix}-{test_run_id}-{row}"

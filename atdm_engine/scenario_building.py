@@ -1,33 +1,28 @@
 """A scenario file and its domain to a resolved ``Scenario``.
 
 Belongs here: row groups, the constraints a scenario offers and their defaults, what a lease
-exposes, which rules run, the version. Does not belong here: reading files (``loading``), checking
-tables (``table_checks``), resolving a request (``planning``).
+exposes, which rules run. Does not belong here: reading files (``loading``), checking tables
+(``table_checks``), the version (``scenario_version``), resolving a request (``planning``).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from atdm_engine import ENGINE_VERSION
-from atdm_engine.domain_tables import DomainTables
-from atdm_engine.errors import Problem
-from atdm_engine.generate_clause import GeneratorCheck
-from atdm_engine.loading import Loaded, describe
-from atdm_engine.model import (
+from atdm_engine.constraints import (
     Constraint,
     ConstraintType,
-    Domain,
-    Exposure,
-    Scenario,
     TypedScalar,
     parse_scalar,
     scalar_text,
 )
+from atdm_engine.domain_tables import DomainTables
+from atdm_engine.errors import Problem
+from atdm_engine.generate_clause import GeneratorCheck
+from atdm_engine.loading import Loaded, describe
+from atdm_engine.model import Domain, Exposure, Scenario
+from atdm_engine.scenario_version import version_of
 from atdm_engine.spec import generators as g
 from atdm_engine.spec.scenario import (
     PoissonCount,
@@ -409,69 +404,3 @@ def unknown_key(domain: Domain, constraint: Constraint, value: TypedScalar) -> s
         return None
     listed = ", ".join(str(key) for key in known[:20]) + (", ..." if len(known) > 20 else "")
     return f"a key of the reference rows of {constraint.reference}: {listed or 'there are none'}"
-
-
-_SHAPELESS = {"description", "tags", "linked_requirement_ids", "pool", "lease_ttl", "validators"}
-
-
-def version_of(domain: Domain, scenario: Scenario) -> str:
-    """16 hex digits over everything that shapes the scenario's data and what it hands out.
-
-    Descriptions, tags and pool sizes are left out: changing them keeps what is in the pools.
-    """
-    tables: dict[str, Any] = {}
-    waiting = list(scenario.tables)
-    while waiting:
-        name = waiting.pop()
-        if name in tables:
-            continue
-        spec = domain.tables[name]
-        body = spec.model_dump(mode="json", by_alias=True, exclude={"description", "columns"})
-        body["constraints"] = {
-            key: found.model_dump(mode="json", exclude={"description"})
-            for key, found in spec.constraints.items()
-        }
-        body["columns"] = [
-            [key, column.model_dump(mode="json", by_alias=True, exclude={"description"})]
-            for key, column in spec.columns.items()
-        ]
-        tables[name] = body
-        waiting.extend(column.references for column in spec.columns.values() if column.references)
-    providers = _providers(tables, scenario)
-    shape = {
-        "engine": ENGINE_VERSION,
-        "scenario": scenario.spec.model_dump(mode="json", by_alias=True, exclude=_SHAPELESS),
-        "groups": [
-            [name, group.model_dump(mode="json", by_alias=True)]
-            for name, group in scenario.groups.items()
-        ],
-        "domain": domain.spec.model_dump(mode="json", exclude={"description", "owners"}),
-        "tables": tables,
-        "reference": {
-            name: rows.to_pylist() for name, rows in domain.reference.items() if name in tables
-        },
-        "vocabularies": [
-            [*key, hashlib.sha256("\n".join(words).encode()).hexdigest()]
-            for key, words in sorted(domain.vocabularies.items())
-            if key[1] in providers
-        ],
-    }
-    text = json.dumps(shape, sort_keys=True, default=str, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _providers(tables: Mapping[str, Any], scenario: Scenario) -> set[str]:
-    """The vocabularies that the generators of these tables and of the scenario name."""
-    found: set[str] = set()
-    groups = [group.model_dump(mode="json", by_alias=True) for group in scenario.groups.values()]
-    waiting: list[Any] = [tables, groups]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, dict):
-            wanted = part.get("faker")
-            if wanted is not None:
-                found.add(wanted if isinstance(wanted, str) else wanted["provider"])
-            waiting.extend(part.values())
-        elif isinstance(part, list):
-            waiting.extend(part)
-    return found

@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from atdm_engine.model import Scenario, scalar_text
+from atdm_engine.cards import Card
+from atdm_engine.constraints import scalar_text
 
 
 @dataclass(frozen=True)
 class Match:
     """A scenario that was found. ``why`` says in a line what made it fit."""
 
-    scenario: Scenario
+    scenario: Card
     score: float
     why: str
 
@@ -86,7 +87,7 @@ _WEIGHTS = {"name": 3.0, "tag": 2.5, "constraint": 2.0, "description": 1.5, "req
 
 
 def search(
-    scenarios: Sequence[Scenario], words: Sequence[str], constraints: Mapping[str, str]
+    scenarios: Sequence[Card], words: Sequence[str], constraints: Mapping[str, str]
 ) -> list[Match]:
     """Scenarios that fit, best first; equal ones by name.
 
@@ -114,12 +115,11 @@ def search(
     return sorted(matches, key=lambda match: (-match.score, match.scenario.key))
 
 
-def _fields(scenario: Scenario) -> dict[str, Counter[str]]:
-    spec = scenario.spec
+def _fields(scenario: Card) -> dict[str, Counter[str]]:
     fixed = [
         f"{name} {scalar_text(value)}"
-        for group in scenario.groups.values()
-        for name, value in group.constraints.items()
+        for group in scenario.groups
+        for name, value in group.fixed.items()
     ]
     set_values = [
         f"{name} {scalar_text(value)}"
@@ -127,16 +127,16 @@ def _fields(scenario: Scenario) -> dict[str, Counter[str]]:
         if value is not None
     ]
     texts = {
-        "name": [scenario.name, *scenario.groups],
-        "tag": spec.tags,
+        "name": [scenario.name, *(group.name for group in scenario.groups)],
+        "tag": scenario.tags,
         "constraint": [*fixed, *set_values],
-        "description": [spec.description],
+        "description": [scenario.description],
         "requirement": [],
         "domain": [scenario.domain],
     }
     found = {name: Counter(_terms(" ".join(parts))) for name, parts in texts.items()}
     # Requirement ids are looked up whole: FR-001 is not found by 001.
-    found["requirement"] = Counter(id_.lower() for id_ in spec.linked_requirement_ids)
+    found["requirement"] = Counter(id_.lower() for id_ in scenario.linked_requirement_ids)
     return found
 
 
@@ -203,7 +203,7 @@ def _word_score(
 
 
 def _constraint_fit(
-    scenario: Scenario, constraints: Mapping[str, str]
+    scenario: Card, constraints: Mapping[str, str]
 ) -> tuple[float, list[str]] | None:
     """How well a scenario takes the constraints, None when it cannot."""
     score, reasons = 0.0, []
@@ -230,21 +230,12 @@ def _constraint_fit(
     return score, reasons
 
 
-def _fixed_values(scenario: Scenario, name: str) -> list[object]:
-    constraint = scenario.constraints[name]
-    return [
-        constraint.parse(group.constraints[name])
-        for group in scenario.groups.values()
-        if name in group.constraints
-    ]
+def _fixed_values(scenario: Card, name: str) -> list[object]:
+    return [group.fixed[name] for group in scenario.groups if name in group.fixed]
 
 
-def _all_fixed(scenario: Scenario, name: str) -> bool:
+def _all_fixed(scenario: Card, name: str) -> bool:
     """Whether every row that the constraint could shape has it fixed by ``with``."""
     tables = {table for table, _ in scenario.constraints[name].sets}
-    groups = [
-        group
-        for group in scenario.groups.values()
-        if group.table in tables or name in group.constraints
-    ]
-    return bool(groups) and all(name in group.constraints for group in groups)
+    groups = [group for group in scenario.groups if group.table in tables or name in group.fixed]
+    return bool(groups) and all(name in group.fixed for group in groups)

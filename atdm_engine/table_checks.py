@@ -16,11 +16,11 @@ from typing import Any
 import duckdb
 
 from atdm_engine import duck
+from atdm_engine.constraints import scalar_text
 from atdm_engine.domain_tables import RUN_COLUMN, DomainTables
 from atdm_engine.errors import Problem
 from atdm_engine.generate_clause import GeneratorCheck
 from atdm_engine.loading import Loaded, describe
-from atdm_engine.model import scalar_text
 from atdm_engine.patterns import parse as parse_pattern
 from atdm_engine.spec import generators as g
 from atdm_engine.spec.table import ColumnSpec, TableSpec

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from atdm_engine.model import scalar_text
+from atdm_engine.constraints import scalar_text
 from atdm_engine.spec.table import COLUMN_TYPE
 
 if TYPE_CHECKING:

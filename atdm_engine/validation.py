@@ -26,8 +26,9 @@ from atdm_engine.check_results import (
     involved_constraints,
     verdict,
 )
+from atdm_engine.constraints import TypedScalar, scalar_json
 from atdm_engine.domain_tables import RUN_COLUMN
-from atdm_engine.model import Domain, Scenario, TypedScalar, scalar_json
+from atdm_engine.model import Domain, Scenario
 from atdm_engine.rules import RuleRunner, json_value
 from atdm_engine.seen_values import SeenValues
 from atdm_engine.table_schemas import Findings, Mask, pandera_schema, validate

@@ -49,7 +49,7 @@ def read_bundle(paths: Iterable[Path]) -> list[SpecFile]:
         if not root.exists():
             problems.append(Problem(str(root), 0, "path", "nothing", "a folder or a file"))
             continue
-        for path in _spec_paths(root):
+        for path in spec_paths(root):
             name = path.name if root.is_file() else path.relative_to(root).as_posix()
             try:
                 # utf-8-sig: editors on some systems put a byte order mark in front.
@@ -74,7 +74,8 @@ def load_registry(settings: Settings) -> Registry:
     return Registry.build(read_bundle((shipped_root(), *settings.scenario_path)))
 
 
-def _spec_paths(root: Path) -> list[Path]:
+def spec_paths(root: Path) -> list[Path]:
+    """The specification files of a folder (or the one file), sorted."""
     if root.is_file():
         return [root]
     found = []

@@ -272,8 +272,10 @@ def reopen_request(
                 (dagster_run_id, request_id),
             )
         else:
+            # Started after it had finished: that is how a replay that is under way is known.
             conn.execute(
-                "UPDATE atdm.request SET dagster_run_id = %s WHERE request_id = %s",
+                "UPDATE atdm.request SET dagster_run_id = %s, started_at = clock_timestamp()"
+                " WHERE request_id = %s",
                 (dagster_run_id, request_id),
             )
         add_event(

@@ -20,6 +20,8 @@ from atdm_resources.settings import Settings
 from atdm_resources.store import Store
 from atdm_resources.target import connect, database_url
 
+_HASTY_SECONDS = 5.0
+
 
 class TargetResource(dg.ConfigurableResource[Any]):
     """The PostgreSQL database under test."""
@@ -45,12 +47,17 @@ class StoreResource(dg.ConfigurableResource[Any]):
     store_url: str | None = Field(None, description="Default: ATDM_STORE_URL.")
     endpoint_url: str | None = Field(None, description="Default: ATDM_S3_ENDPOINT_URL.")
 
-    def store(self) -> Store:
-        """The store, opened."""
+    def store(self, *, hasty: bool = False) -> Store:
+        """The store, opened; ``hasty`` gives up on one that does not answer within half a minute.
+
+        A tick of a sensor has a minute in all.
+        """
         settings = Settings.from_environment()
         options = settings.s3
         if self.endpoint_url:
             options = replace(options, endpoint_url=self.endpoint_url)
+        if hasty:
+            options = replace(options, attempts=1, read_seconds=_HASTY_SECONDS)
         return Store(self.store_url or settings.store_url, s3=options)
 
 

@@ -14,7 +14,11 @@ import psycopg
 
 from atdm_engine.errors import AtdmError, ErrorCode
 
-_CONNECT_SECONDS = 10
+_OPTIONS: dict[str, Any] = {
+    "connect_timeout": 10,
+    "application_name": "atdm",
+    "prepare_threshold": None,
+}
 
 
 def connect(url: str, *, autocommit: bool = True, **options: Any) -> psycopg.Connection[Any]:
@@ -26,15 +30,16 @@ def connect(url: str, *, autocommit: bool = True, **options: Any) -> psycopg.Con
     Raises:
         AtdmError: TARGET_UNREACHABLE with the URL (its password masked) and what to do.
     """
-    settings: dict[str, Any] = {
-        "connect_timeout": _CONNECT_SECONDS,
-        "application_name": "atdm",
-        **options,
-    }
     try:
-        return psycopg.connect(
-            libpq_url(url), autocommit=autocommit, prepare_threshold=None, **settings
-        )
+        return psycopg.connect(libpq_url(url), autocommit=autocommit, **{**_OPTIONS, **options})
+    except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
+        raise unreachable(url, error) from error
+
+
+async def connect_async(url: str) -> psycopg.AsyncConnection[Any]:
+    """The same for asyncio, in autocommit mode. Raises AtdmError TARGET_UNREACHABLE."""
+    try:
+        return await psycopg.AsyncConnection.connect(libpq_url(url), autocommit=True, **_OPTIONS)
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
         raise unreachable(url, error) from error
 

@@ -39,6 +39,7 @@ CLIENT_FUNCTIONS = (
     "submit",
     "submission_status",
     "claim",
+    "record_outcomes",
 )
 
 _SCRATCH = "atdm_expected"
@@ -73,7 +74,7 @@ def initialise(
             )
     database = current_database(conn)
     report = InitReport(database)
-    with _one_transaction(conn) as connection:
+    with one_transaction(conn) as connection:
         conn.execute("SET LOCAL lock_timeout = '60s'")
         conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('atdm.initialise', 0))")
         because = reason_to_mark(conn, database, disposable)
@@ -103,7 +104,7 @@ def initialise(
 
 
 @contextmanager
-def _one_transaction(conn: psycopg.Connection[Any]) -> Iterator[sqlalchemy.Connection]:
+def one_transaction(conn: psycopg.Connection[Any]) -> Iterator[sqlalchemy.Connection]:
     """``conn`` as an SQLAlchemy connection in a transaction that ends with the block."""
     autocommit = conn.autocommit
     conn.autocommit = False

@@ -15,7 +15,9 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
-from atdm_engine.model import Constraint, Domain, Scenario, TypedScalar, scalar_text
+from atdm_engine.constraints import Constraint, TypedScalar, scalar_text
+from atdm_engine.model import Domain, Scenario
+from atdm_engine.scenario_version import version_parts
 from atdm_engine.spec.base import duration
 from atdm_engine.spec.generators import Id
 from atdm_engine.spec.scenario import Pool
@@ -114,28 +116,34 @@ def _row(domain: Domain, scenario: Scenario) -> dict[str, Any]:
         "pool_ready": pool.ready if pool else 0,
         "max_age": duration(pool.max_age if pool else Pool(ready=1).max_age),
         "lease_ttl": duration(scenario.spec.lease_ttl),
+        "parts": Jsonb(version_parts(domain, scenario)),
     }
 
 
 _UPSERT = """
 INSERT INTO atdm.scenario AS s
     (domain, scenario_id, version, current, description, tags, linked_requirement_ids, parameters,
-     defaults, default_pool_key, exposes, violates, pool_ready, max_age, lease_ttl)
+     defaults, default_pool_key, exposes, violates, pool_ready, max_age, lease_ttl,
+     parts)
 VALUES
     (%(domain)s, %(scenario_id)s, %(version)s, true, %(description)s, %(tags)s, %(linked)s,
      %(parameters)s, %(defaults)s,
      atdm.pool_key(%(domain)s, %(scenario_id)s, %(version)s, %(defaults)s::jsonb),
-     %(exposes)s, %(violates)s, %(pool_ready)s, %(max_age)s, %(lease_ttl)s)
+     %(exposes)s, %(violates)s, %(pool_ready)s, %(max_age)s, %(lease_ttl)s,
+     %(parts)s)
 ON CONFLICT (domain, scenario_id, version) DO UPDATE SET
     current = true, description = excluded.description, tags = excluded.tags,
     linked_requirement_ids = excluded.linked_requirement_ids, parameters = excluded.parameters,
     defaults = excluded.defaults, default_pool_key = excluded.default_pool_key,
     exposes = excluded.exposes, violates = excluded.violates, pool_ready = excluded.pool_ready,
-    max_age = excluded.max_age, lease_ttl = excluded.lease_ttl, published_at = now()
+    max_age = excluded.max_age, lease_ttl = excluded.lease_ttl, parts = excluded.parts,
+    published_at = now()
 WHERE (s.current, s.description, s.tags, s.linked_requirement_ids, s.parameters, s.defaults,
-       s.default_pool_key, s.exposes, s.violates, s.pool_ready, s.max_age, s.lease_ttl)
+       s.default_pool_key, s.exposes, s.violates, s.pool_ready, s.max_age, s.lease_ttl,
+       s.parts)
     IS DISTINCT FROM
       (true, excluded.description, excluded.tags, excluded.linked_requirement_ids,
        excluded.parameters, excluded.defaults, excluded.default_pool_key, excluded.exposes,
-       excluded.violates, excluded.pool_ready, excluded.max_age, excluded.lease_ttl)
+       excluded.violates, excluded.pool_ready, excluded.max_age, excluded.lease_ttl,
+       excluded.parts)
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -88,6 +88,14 @@ def waiting(conn: psycopg.Connection[Any]) -> dict[str, int]:
     ).fetchone()
     assert row is not None
     return {"waiting": row[0], "launched": row[1]}
+
+
+def submitted_at(conn: psycopg.Connection[Any], request_id: str) -> datetime | None:
+    """When the first submission came in that a request was made for; None without one."""
+    row = conn.execute(
+        "SELECT min(submitted_at) FROM atdm.submission WHERE request_id = %s", (request_id,)
+    ).fetchone()
+    return None if row is None else row[0]
 
 
 def groups(conn: psycopg.Connection[Any], most: int) -> list[Group]:

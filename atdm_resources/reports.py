@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
 from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
 
 from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources.owner_rights import catalog_needed
+
+_ID_LENGTH = 26
+_COMPARED = 1_000
+"""Requests whose names are looked at for what somebody may have meant."""
 
 
 def summary(conn: psycopg.Connection[Any]) -> dict[str, Any]:
@@ -22,21 +28,14 @@ def summary(conn: psycopg.Connection[Any]) -> dict[str, Any]:
     Raises:
         AtdmError: TARGET_NOT_INITIALISED without a catalog.
     """
-    try:
-        (head,) = _rows(
-            conn,
-            "SELECT version() AS version, current_database() AS database,"
-            " (SELECT version_num FROM atdm.alembic_version) AS revision,"
-            " EXISTS (SELECT FROM atdm.target WHERE database_name = current_database())"
-            " AS disposable,"
-            " (SELECT count(*) FROM atdm.scenario WHERE current) AS scenarios",
-        )
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
-        raise AtdmError(
-            ErrorCode.TARGET_NOT_INITIALISED,
-            f"database {conn.info.dbname} has no ATDM catalog; run atdm init",
-            {"database": conn.info.dbname},
-        ) from error
+    (head,) = rows(
+        conn,
+        "SELECT version() AS version, current_database() AS database,"
+        " (SELECT version_num FROM atdm.alembic_version) AS revision,"
+        " EXISTS (SELECT FROM atdm.target WHERE database_name = current_database())"
+        " AS disposable,"
+        " (SELECT count(*) FROM atdm.scenario WHERE current) AS scenarios",
+    )
     head["version"] = " ".join(str(head["version"]).split()[:2])
     head["requests"] = _counts(conn, "request")
     head["runs"] = _counts(conn, "test_run")
@@ -45,7 +44,7 @@ def summary(conn: psycopg.Connection[Any]) -> dict[str, Any]:
 
 def scenarios(conn: psycopg.Connection[Any]) -> list[dict[str, Any]]:
     """The published scenarios with their parameters, defaults and how many runs are ready."""
-    return _rows(
+    return rows(
         conn,
         "SELECT s.domain, s.scenario_id, s.version, s.description, s.tags,"
         " s.linked_requirement_ids, s.parameters, s.defaults, s.violates, s.pool_ready,"
@@ -67,7 +66,7 @@ def requests(
 ) -> list[dict[str, Any]]:
     """The requests that fit every filter given, the newest first (requirement A-CAT-03)."""
     start = datetime.now(UTC) - since if isinstance(since, timedelta) else since
-    return _rows(
+    return rows(
         conn,
         "SELECT request_id, label, domain, scenario_id, scenario_version, status, runs, pooled,"
         " seed, as_of, given, invoker, source, reason, dagster_run_id, created_at, finished_at,"
@@ -99,7 +98,7 @@ def runs(
 ) -> list[dict[str, Any]]:
     """The test runs that fit every filter given, the newest first (requirement A-CAT-03)."""
     start = datetime.now(UTC) - since if isinstance(since, timedelta) else since
-    return _rows(
+    return rows(
         conn,
         "SELECT r.test_run_id, r.request_id, q.domain, q.scenario_id, r.status, r.owner,"
         " r.leased_at, r.expires_at, r.ended_at, r.as_of, q.created_at, r.deleted"
@@ -124,7 +123,7 @@ def runs(
 
 def run(conn: psycopg.Connection[Any], test_run_id: str) -> dict[str, Any] | None:
     """One test run, None when there is none of that id."""
-    found = _rows(
+    found = rows(
         conn,
         "SELECT test_run_id, request_id, status, owner, leased_at, expires_at, ended_at, as_of,"
         " deleted FROM atdm.test_run WHERE test_run_id = %s",
@@ -135,7 +134,7 @@ def run(conn: psycopg.Connection[Any], test_run_id: str) -> dict[str, Any] | Non
 
 def runs_by_scenario(conn: psycopg.Connection[Any]) -> list[dict[str, Any]]:
     """Every published scenario with how many of its runs are ready and how many are leased."""
-    return _rows(
+    return rows(
         conn,
         "SELECT s.domain, s.scenario_id, coalesce(n.ready, 0) AS ready,"
         " coalesce(n.leased, 0) AS leased FROM atdm.scenario AS s LEFT JOIN ("
@@ -152,9 +151,10 @@ def find(conn: psycopg.Connection[Any], name: str) -> tuple[str, str | None]:
     """The request that ``name`` (a run id, a request id, a label) means, and the run if it is one.
 
     Raises:
-        AtdmError: RUN_NOT_FOUND when there is none, or several requests have that label.
+        AtdmError: RUN_NOT_FOUND when there is none (with what was probably meant), or several
+            requests have that label.
     """
-    found = _rows(
+    found = rows(
         conn,
         "SELECT q.request_id, r.test_run_id FROM atdm.test_run AS r"
         " JOIN atdm.request AS q USING (request_id) WHERE r.test_run_id = %(name)s"
@@ -164,16 +164,39 @@ def find(conn: psycopg.Connection[Any], name: str) -> tuple[str, str | None]:
     )
     if len(found) == 1:
         return found[0]["request_id"], found[0]["test_run_id"]
-    message = (
-        f"several requests are called {name!r}: give the request id"
-        if found
-        else f"there is no test run, request or label {name!r}"
+    raise _not_found(conn, name, [row["request_id"] for row in found])
+
+
+def _not_found(conn: psycopg.Connection[Any], name: str, several: list[str]) -> AtdmError:
+    """Why ``name`` means nothing, or too much, and what was probably meant."""
+    details: dict[str, Any] = {"name": name[:200]}
+    if several:
+        message = f"several requests are called {name!r}: give the request id"
+        return AtdmError(ErrorCode.RUN_NOT_FOUND, message, {**details, "requests": several})
+    message = f"there is no test run, request or label {name[:200]!r}"
+    request_id = name.upper()[:20] + "000000"
+    runs_of = rows(
+        conn,
+        "SELECT request_id, runs, status FROM atdm.request WHERE request_id = %s",
+        (request_id,),
     )
-    raise AtdmError(
-        ErrorCode.RUN_NOT_FOUND,
-        message,
-        {"name": name[:200], "requests": [row["request_id"] for row in found]},
+    if runs_of and len(name) == _ID_LENGTH:
+        # Written small, or an id of that request that was never loaded or is forgotten.
+        whole = runs_of[0]
+        meant = name.upper() if run(conn, name.upper()) else whole["request_id"]
+        runs_made = f"{whole['runs']:,} run" + ("s" if whole["runs"] != 1 else "")
+        message += f"; request {whole['request_id']} is {whole['status']} and has {runs_made}"
+        return AtdmError(ErrorCode.RUN_NOT_FOUND, message, {**details, "nearest": [meant]})
+    known = rows(
+        conn,
+        "SELECT request_id, label FROM atdm.request ORDER BY request_id DESC LIMIT %s",
+        (_COMPARED,),
     )
+    words = dict.fromkeys(word for row in known for word in (row["label"], row["request_id"]))
+    nearest = get_close_matches(name[: _ID_LENGTH * 3], words, n=3, cutoff=0.7)
+    if nearest:
+        message += f"; did you mean {' or '.join(nearest)}?"
+    return AtdmError(ErrorCode.RUN_NOT_FOUND, message, {**details, "nearest": nearest})
 
 
 def events(
@@ -183,7 +206,7 @@ def events(
 
     With ``test_run_id``, those of the request itself and of this run; without, those of every run.
     """
-    return _rows(
+    return rows(
         conn,
         "SELECT event_id, at, action, status, domain, scenario_id, request_id, test_run_id,"
         " invoker, source, inputs, tools_called, outputs, schema_version FROM atdm.audit_event"
@@ -194,18 +217,29 @@ def events(
     )
 
 
+def one_state(conn: psycopg.Connection[Any]) -> None:
+    """Let the transaction that has just begun read one consistent state, and change nothing."""
+    conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
+
 def _counts(conn: psycopg.Connection[Any], table: str) -> dict[str, int]:
     queries = {
         "request": "SELECT status, count(*) AS n FROM atdm.request GROUP BY 1 ORDER BY 1",
         "test_run": "SELECT status, count(*) AS n FROM atdm.test_run GROUP BY 1 ORDER BY 1",
     }
-    return {row["status"]: row["n"] for row in _rows(conn, queries[table])}
+    return {row["status"]: row["n"] for row in rows(conn, queries[table])}
 
 
-def _rows(conn: psycopg.Connection[Any], query: str, values: Any = None) -> list[dict[str, Any]]:
-    with conn.cursor(row_factory=dict_row) as cursor:
-        rows: Sequence[dict[str, Any]] = cursor.execute(query.encode(), values).fetchall()
-    return [{name: _utc(value) for name, value in row.items()} for row in rows]
+def rows(conn: psycopg.Connection[Any], query: str, values: Any = None) -> list[dict[str, Any]]:
+    """What a query selects, as mappings; times in UTC, whatever the session's zone is.
+
+    Raises:
+        AtdmError: TARGET_NOT_INITIALISED without a catalog, and for a user who may not read it.
+    """
+    what = "what you ask for"
+    with catalog_needed(conn, what), conn.cursor(row_factory=dict_row) as cursor:
+        found: Sequence[dict[str, Any]] = cursor.execute(query.encode(), values).fetchall()
+    return [{name: _utc(value) for name, value in row.items()} for row in found]
 
 
 def _utc(value: Any) -> Any:

@@ -27,6 +27,8 @@ _TRANSACTION_TIMEOUT_SINCE = 170000
 class RequestLock:
     """Holds the lock of one request and the domain's shared lock while its block runs.
 
+    ``domain`` None: only the first, for what is alone in the domain anyway.
+
     Both are transaction-level advisory locks in a transaction that stays open on a connection of
     its own: that works behind PgBouncer in transaction mode, keeps no snapshot and no transaction
     id, and ends with the process, however it ends.
@@ -36,7 +38,7 @@ class RequestLock:
             restored; TARGET_UNREACHABLE; TARGET_NOT_INITIALISED.
     """
 
-    def __init__(self, url: str, domain: str, request_id: str) -> None:
+    def __init__(self, url: str, domain: str | None, request_id: str) -> None:
         self.request_id = request_id
         self._url = url
         self._domain = domain
@@ -45,7 +47,8 @@ class RequestLock:
     def __enter__(self) -> Self:
         conn = connect(self._url, autocommit=False, application_name="atdm request lock")
         try:
-            conn.execute("SELECT atdm.enter_domain(%s)", (self._domain,))
+            if self._domain is not None:
+                conn.execute("SELECT atdm.enter_domain(%s)", (self._domain,))
             row = conn.execute(
                 "SELECT pg_try_advisory_xact_lock(atdm.request_lock_key(%s))", (self.request_id,)
             ).fetchone()

@@ -38,8 +38,8 @@ class Retention:
     ready: a ready run that nobody leases. retired: a request whose runs are all gone, before its
     partition key and files go. failed: the same for one that was rejected or rolled back. runs: the
     row of a run that is over, in the catalog. submissions: an answered submission and its file.
-    quarantine: rejected rows. exports: the trail as Parquet. dagster: events of Dagster's runs that
-    the audit does not need.
+    outcomes: how a test ended that used a run. quarantine: rejected rows. exports: the trail as
+    Parquet. dagster: events of Dagster's runs that the audit does not need.
     """
 
     ready: timedelta = timedelta(days=7)
@@ -47,6 +47,7 @@ class Retention:
     failed: timedelta = timedelta(days=7)
     runs: timedelta = timedelta(days=90)
     submissions: timedelta = timedelta(days=30)
+    outcomes: timedelta = timedelta(days=90)
     quarantine: timedelta = timedelta(days=30)
     exports: timedelta = timedelta(days=400)
     dagster: timedelta = timedelta(days=30)
@@ -84,13 +85,15 @@ def delete_old(
 ) -> dict[str, int]:
     """Delete what is older than ``retention`` says; how much of what went.
 
-    Keys: runs (rows of the catalog), submissions, outbox, inbox, quarantine, exports (files).
+    Keys: runs, submissions, outcomes (rows of the catalog); outbox, inbox, quarantine, exports
+    (files).
     """
     names = _old_submissions(conn, retention)
     outbox = sum(store.delete_prefix(f"{inbox.OUTBOX}/{name}") for name in names if name)
     return {
         "runs": _old_runs(conn, retention),
         "submissions": len(names),
+        "outcomes": _old_outcomes(conn, retention),
         "outbox": outbox,
         "inbox": _old_days(store, inbox.REJECTED, now - retention.submissions),
         "quarantine": _old_quarantine(store, now - retention.quarantine),
@@ -117,6 +120,19 @@ def _old_runs(conn: psycopg.Connection[Any], retention: Retention) -> int:
             " WHERE q.status = 'retired' AND q.finished_at < now() - %s"
             " AND r.status IN ('cleaned', 'expired') AND r.ended_at < now() - %s LIMIT %s)",
             (retention.runs, retention.runs, _AT_ONCE),
+        ).rowcount
+        total += gone
+        if gone < _AT_ONCE:
+            return total
+
+
+def _old_outcomes(conn: psycopg.Connection[Any], retention: Retention) -> int:
+    total = 0
+    while True:
+        gone = conn.execute(
+            "DELETE FROM atdm.test_outcome WHERE outcome_id IN ("
+            " SELECT outcome_id FROM atdm.test_outcome WHERE at < now() - %s LIMIT %s)",
+            (retention.outcomes, _AT_ONCE),
         ).rowcount
         total += gone
         if gone < _AT_ONCE:

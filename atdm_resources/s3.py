@@ -35,6 +35,7 @@ class S3Options:
     encryption: Encryption | None = None
     kms_key_id: str | None = None
     read_seconds: float = _READ_SECONDS
+    attempts: int = _ATTEMPTS
 
     def for_s3fs(self) -> dict[str, Any]:
         """The options as s3fs takes them."""
@@ -42,7 +43,7 @@ class S3Options:
         config: dict[str, Any] = {
             "connect_timeout": _CONNECT_SECONDS,
             "read_timeout": self.read_seconds,
-            "retries": {"max_attempts": _ATTEMPTS, "mode": "standard"},
+            "retries": {"max_attempts": self.attempts, "mode": "standard"},
         }
         if path_style:
             config["s3"] = {"addressing_style": "path"}

@@ -21,7 +21,7 @@ from psycopg.types.json import Jsonb
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.model import Domain, Scenario
 from atdm_engine.run_ids import run_id_array
-from atdm_resources import catalog
+from atdm_resources import catalog, tracing
 from atdm_resources.catalog import RequestRecord
 from atdm_resources.leasing import as_atdm_error
 from atdm_resources.ownership import Loaded, RunColumn, RunOwnership
@@ -102,13 +102,14 @@ def seed(
             _clear_earlier(conn, record, rows)
             for current in scenario.tables:
                 file = staged[current]
-                done[current] = rows.load(
-                    conn,
-                    domain.name,
-                    current,
-                    store.batches(file.path, _ROWS_A_BATCH),
-                    _named(progress, current),
-                )
+                with tracing.span("atdm.load_table", table=current, rows=file.rows):
+                    done[current] = rows.load(
+                        conn,
+                        domain.name,
+                        current,
+                        store.batches(file.path, _ROWS_A_BATCH),
+                        _named(progress, current),
+                    )
                 if done[current].rows != file.rows:
                     raise AtdmError(
                         ErrorCode.SEED_FAILED,
@@ -118,9 +119,10 @@ def seed(
                     )
             current = RUN_TABLE
             batches = run_batches(conn, record, store, exposed)
-            done[current] = RunColumn().load(
-                conn, "atdm", current, batches, _named(progress, current)
-            )
+            with tracing.span("atdm.load_table", table=current, rows=record.runs):
+                done[current] = RunColumn().load(
+                    conn, "atdm", current, batches, _named(progress, current)
+                )
             current = "request"
             _record(conn, record, domain, staged, done, content_hash)
     except psycopg.Error as error:

@@ -33,6 +33,7 @@ class Settings:
     ``home`` holds the embedded server, Dagster's files and (by default) the store. ``database_url``
     None means: the embedded server in ``home``. ``scenario_path`` are further folders of
     specification files. ``invoker`` is ``human:<name>`` or ``agent:<id>`` (requirement A-AUD-13).
+    ``user_header`` is the HTTP header in which a proxy before the webserver names its user.
     """
 
     home: Path
@@ -49,6 +50,7 @@ class Settings:
     s3_path_style: bool | None = None
     s3_encryption: Encryption | None = None
     s3_kms_key_id: str | None = None
+    user_header: str | None = None
 
     @property
     def s3(self) -> S3Options:
@@ -112,6 +114,7 @@ class Settings:
             s3_path_style=None if path_style is None else path_style == "true",
             s3_encryption=encryption,
             s3_kms_key_id=kms_key,
+            user_header=read("ATDM_USER_HEADER"),
         )
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import PurePosixPath
 from types import TracebackType
@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.s3 import S3Options, raised_by_store
+from atdm_resources.staging import is_abandoned, is_staged, staged_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,7 +75,7 @@ class Store:
         full = self._full(path)
         folder = os.path.dirname(full)
         os.makedirs(folder, exist_ok=True)
-        staged = f"{folder}/.{os.path.basename(full)}.{secrets.token_hex(6)}"
+        staged = f"{folder}/{staged_name(os.path.basename(full))}"
         try:
             with open(staged, "xb") as handle:
                 yield handle
@@ -113,7 +114,7 @@ class Store:
             if self._local:
                 folder = os.path.dirname(full)
                 os.makedirs(folder, exist_ok=True)
-                staged = f"{folder}/.{os.path.basename(full)}.{secrets.token_hex(6)}"
+                staged = f"{folder}/{staged_name(os.path.basename(full))}"
                 try:
                     with open(staged, "xb") as handle:
                         handle.write(content)
@@ -161,11 +162,30 @@ class Store:
         with _failing(self.uri(path)):
             return int(self._files.size(self._full(path)))
 
+    def modified(self, path: str) -> datetime:
+        """When a file was written last, in UTC."""
+        with _failing(self.uri(path)):
+            moment: datetime = self._files.modified(self._full(path))
+        return moment.astimezone(UTC)
+
     def files(self, prefix: str) -> list[str]:
         """Every file below a folder, sorted, as paths of this store."""
         with _failing(self.uri(prefix)):
             found = self._files.find(self._full(prefix))
         return sorted(path.removeprefix(f"{self._root}/") for path in found)
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """The sizes in bytes of every whole file below a folder, by path, from one listing.
+
+        Files that are being written, or go while this looks, are none.
+        """
+        with _failing(self.uri(prefix)):
+            found = self._files.find(self._full(prefix), detail=True)
+        return {
+            path.removeprefix(f"{self._root}/"): int(about["size"])
+            for path, about in sorted(found.items())
+            if not is_staged(os.path.basename(path))
+        }
 
     def delete_prefix(self, prefix: str) -> int:
         """Delete a folder with everything in it; returns how many files went."""
@@ -174,6 +194,20 @@ class Store:
             with _failing(self.uri(prefix)), suppress(FileNotFoundError):
                 self._files.rm(self._full(prefix), recursive=True)
         return len(found)
+
+    def sweep(self, prefix: str) -> int:
+        """Delete what killed writers have left half-written below a folder; returns how many files.
+
+        Files of writers that are alive stay, and so do whole files. An object store has none: what
+        is uploaded there in part is no file, and goes by the bucket's own rule.
+        """
+        if not self._local:
+            return 0
+        gone = [path for path in self.files(prefix) if is_abandoned(os.path.basename(path))]
+        for path in gone:
+            with _failing(self.uri(path)), suppress(FileNotFoundError):
+                os.unlink(self._full(path))
+        return len(gone)
 
     def batches(self, path: str, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
         """The rows of a Parquet file, in batches of at most ``rows``."""

@@ -12,7 +12,8 @@ from typing import Any
 
 import psycopg
 
-from atdm_resources import catalog
+from atdm_engine.errors import ErrorCode
+from atdm_resources import catalog, replays
 from atdm_resources.store import Store
 
 REASON = "the process that worked on it is gone"
@@ -39,13 +40,15 @@ def reconcile(
     """Roll back every pending request whose lock is free (see ``request_lock``).
 
     Status rolled_back, audit event seed_failed with ``reason``; its staged files are deleted when
-    ``store`` is given. ``dagster_run_ids`` limits it to the requests of these runs. Its rows never
-    were visible: they were in a transaction that died with its process. ``conn`` must be in
-    autocommit mode. Safe when several callers do it at once.
+    ``store`` is given. A ready request that was being made again stays ready, with its rows and its
+    files; the event is the same. ``dagster_run_ids`` limits it to the requests of these runs. Rows
+    of theirs never were visible: they were in a transaction that died with its process. ``conn``
+    must be in autocommit mode. Safe when several callers do it at once.
     """
     pending = conn.execute(
         "SELECT request_id, label, domain, scenario_id, dagster_run_id FROM atdm.request"
-        " WHERE status = 'pending' AND (%s::text[] IS NULL OR dagster_run_id = ANY (%s))"
+        " WHERE (status = 'pending' OR status = 'ready' AND partition_removed_at IS NULL"
+        "  AND started_at > finished_at) AND (%s::text[] IS NULL OR dagster_run_id = ANY (%s))"
         " ORDER BY created_at",
         (dagster_run_ids, dagster_run_ids),
     ).fetchall()
@@ -58,13 +61,20 @@ def reconcile(
             ).fetchone()
             if free is None or not free[0]:
                 continue
-            if not catalog.rollback_request(
-                conn, dead.request_id, message=reason, step="reconcile"
+            folder = catalog.request_folder(dead.domain, dead.scenario_id, dead.request_id)
+            if catalog.rollback_request(conn, dead.request_id, message=reason, step="reconcile"):
+                if store is not None:
+                    store.delete_prefix(folder)
+            elif replays.end_replay(
+                conn,
+                dead.request_id,
+                message=reason,
+                step="reconcile",
+                code=ErrorCode.SEED_FAILED,
             ):
+                if store is not None:
+                    store.sweep(folder)
+            else:
                 continue
-            if store is not None:
-                store.delete_prefix(
-                    catalog.request_folder(dead.domain, dead.scenario_id, dead.request_id)
-                )
         found.append(dead)
     return found

@@ -67,7 +67,7 @@ def ticks(
 ) -> dict[str, Callable[[], object]]:
     """One tick of each sensor, by name."""
     return {
-        "queue_sensor": lambda: queue.tick(instance, conn, store, registry),
+        "queue_sensor": lambda: queue.tick(instance, conn, lambda: store, registry),
         "pool_sensor": lambda: pools.tick(instance, conn, registry),
         "expiry_sensor": lambda: expiry.tick(instance, conn, store, Retention(), False),
         "expiry_sensor, thorough": lambda: expiry.tick(instance, conn, store, Retention(), True),

@@ -8,12 +8,14 @@ status. Does not belong here: what a command does. Its module is imported when i
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Concatenate, ParamSpec, TypeAlias, cast
 
 import typer
 
+from atdm.cli import completing
 from atdm.output import Mode, Output
 from atdm_engine.errors import AtdmError
 
@@ -25,7 +27,6 @@ app = typer.Typer(
     help="Test data by intent: valid, isolated, reproducible, and gone again afterwards.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 catalog = typer.Typer(
@@ -51,14 +52,20 @@ def command(group: typer.Typer, name: str) -> Callable[[Command[P]], Command[P]]
         @functools.wraps(body)
         def run(context: typer.Context, *args: P.args, **kwargs: P.kwargs) -> int | None:
             output: Output = context.obj
+            started = time.perf_counter()
+            failure: Exception | None = None
             try:
                 status = body(context, *args, **kwargs)
             except AtdmError as error:
-                status = output.fail(error)
+                failure, status = error, output.fail(error)
             except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
                 raise
             except Exception as error:
-                status = output.fail_unexpected(error)
+                failure, status = error, output.fail_unexpected(error)
+            if output.worked:
+                from atdm.cli import recording
+
+                recording.record(output, name, time.perf_counter() - started, failure)
             raise typer.Exit(status or 0)
 
         group.command(name)(run)
@@ -94,7 +101,10 @@ def init(
         bool, typer.Option("--rebuild", help="Drop and make the domain tables that have drifted.")
     ] = False,
 ) -> int | None:
-    """Make the catalog and the tables in the target, and publish the scenarios. Repeatable."""
+    """Make the catalog and the tables in the target, and publish the scenarios. Repeatable.
+
+    Example: atdm init --disposable app_test
+    """
     from atdm.cli import setup
 
     return setup.init(context.obj, disposable=disposable, rebuild=rebuild)
@@ -108,7 +118,10 @@ def up(
         typer.Option(min=1, max=65535, help="Of the web page; default 3000 or a free one."),
     ] = None,
 ) -> int | None:
-    """Start PostgreSQL, the Dagster web page and the daemon, on this machine alone."""
+    """Start PostgreSQL, the Dagster web page and the daemon, on this machine alone.
+
+    Example: atdm up --port 3000
+    """
     from atdm.cli import services
 
     return services.up(context.obj, port=port)
@@ -116,7 +129,10 @@ def up(
 
 @command(app, "down")
 def down(context: typer.Context) -> int | None:
-    """Stop what `atdm up` started, and the embedded PostgreSQL."""
+    """Stop what `atdm up` started, and the embedded PostgreSQL.
+
+    Example: atdm down
+    """
     from atdm.cli import services
 
     return services.down(context.obj)
@@ -124,7 +140,10 @@ def down(context: typer.Context) -> int | None:
 
 @command(app, "status")
 def status(context: typer.Context) -> int | None:
-    """Say what runs, what is ready, and what is wrong (then exit status 1)."""
+    """Say what runs, what is ready, and what is wrong (then exit status 1).
+
+    Example: atdm -o json status
+    """
     from atdm.cli import services
 
     return services.status(context.obj)
@@ -132,7 +151,10 @@ def status(context: typer.Context) -> int | None:
 
 @command(app, "env")
 def env(context: typer.Context) -> int | None:
-    """Print the exports that plain `dagster` and `dg` commands need: eval "$(atdm env)"."""
+    """Print the exports that plain `dagster` and `dg` commands need: eval "$(atdm env)".
+
+    Example: eval "$(atdm env)"
+    """
     from atdm.cli import setup
 
     return setup.env(context.obj)
@@ -141,9 +163,17 @@ def env(context: typer.Context) -> int | None:
 @command(app, "schema")
 def schema(
     context: typer.Context,
-    kind: Annotated[str, typer.Argument(metavar="scenario|domain|table|dataset")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="scenario|domain|table|dataset", autocompletion=completing.schema_kinds
+        ),
+    ],
 ) -> int | None:
-    """Print the JSON Schema of a kind of specification file."""
+    """Print the JSON Schema of a kind of specification file.
+
+    Example: atdm schema scenario > scenario.schema.json
+    """
     from atdm.cli import discovery
 
     return discovery.schema(context.obj, kind)
@@ -157,7 +187,10 @@ def scenarios(
     ] = None,
     constraint: Constraints = None,
 ) -> int | None:
-    """Find a scenario by what you need: the best match first, with the reason."""
+    """Find a scenario by what you need: the best match first, with the reason.
+
+    Example: atdm scenarios denied claim -c provider_network=out_of_network
+    """
     from atdm.cli import discovery
 
     return discovery.scenarios(context.obj, words or [], constraint or [])
@@ -166,7 +199,10 @@ def scenarios(
 @command(app, "request")
 def request(
     context: typer.Context,
-    scenario: Annotated[str, typer.Argument(help="Name, or domain/name.")],
+    scenario: Annotated[
+        str,
+        typer.Argument(help="Name, or domain/name.", autocompletion=completing.scenario_names),
+    ],
     constraint: Constraints = None,
     runs: Annotated[int, typer.Option(min=1, help="How many test runs.")] = 1,
     seed: Annotated[
@@ -212,7 +248,10 @@ def request(
     ] = None,
     timeout: Annotated[str, typer.Option(help="How long --wait waits: 90s, 10m.")] = "10m",
 ) -> int | None:
-    """Lease a ready test run, or make one when none is ready. Prints the cleanup token once."""
+    """Lease a ready test run, or make one when none is ready. Prints the cleanup token once.
+
+    Example: atdm request claim_denial_active_member -c claim_status=denied --ttl 30m
+    """
     from atdm.cli import leases
 
     return leases.request(
@@ -249,7 +288,10 @@ def reset(
         str | None, typer.Option(help="Give back all runs that this owner holds.")
     ] = None,
 ) -> int | None:
-    """Delete a run's rows, by its token; or everything that an owner holds."""
+    """Delete a run's rows, by its token; or everything that an owner holds.
+
+    Example: atdm reset 01K7ZQ3V5MWXR8ABCDEF000001 --token atdm_TOKEN
+    """
     from atdm.cli import leases
 
     return leases.reset(context.obj, run, token=token, owner=owner)
@@ -263,41 +305,13 @@ def reset_all(
         bool, typer.Option("--revoke-leases", help="Also the runs that somebody holds.")
     ] = False,
 ) -> int | None:
-    """Delete the rows of every test run."""
+    """Delete the rows of every test run.
+
+    Example: atdm reset-all --confirm
+    """
     from atdm.cli import leases
 
     return leases.reset_all(context.obj, confirm=confirm, revoke_leases=revoke_leases)
-
-
-@command(app, "audit")
-def audit(
-    context: typer.Context,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run id, a request id or a label.")],
-) -> int | None:
-    """Print who asked for a run, what was made and checked, and that it is gone again."""
-    from atdm.cli import trail
-
-    return trail.audit(context.obj, run)
-
-
-@command(catalog, "scenarios")
-def catalog_scenarios(context: typer.Context) -> int | None:
-    """List the published scenarios with their constraints and requirement ids."""
-    from atdm.cli import trail
-
-    return trail.catalog_scenarios(context.obj)
-
-
-@command(catalog, "runs")
-def catalog_runs(
-    context: typer.Context,
-    scenario: Annotated[str | None, typer.Option(help="Of this scenario alone.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 20,
-) -> int | None:
-    """List requests, the latest first."""
-    from atdm.cli import trail
-
-    return trail.catalog_runs(context.obj, scenario=scenario, limit=limit)
 
 
 @command(app, "dataset-build")
@@ -311,7 +325,10 @@ def dataset_build(
         int | None, typer.Option(min=1, max=512, help="How many; default: one for each core.")
     ] = None,
 ) -> int | None:
-    """Make the next version of a dataset, or go on with one whose build was killed."""
+    """Make the next version of a dataset, or go on with one whose build was killed.
+
+    Example: atdm dataset-build healthcare/smoke
+    """
     from atdm.cli import datasets
 
     return datasets.build(context.obj, dataset, as_of=as_of, processes=processes)
@@ -327,7 +344,10 @@ def vocabulary(
         Path | None, typer.Option(help="Where LOCALE/PROVIDER.txt goes; default: the shipped ones.")
     ] = None,
 ) -> int | None:
-    """Draw a word pool once and keep it as a file (maintenance)."""
+    """Draw a word pool once and keep it as a file (maintenance).
+
+    Example: atdm vocabulary first_name --locale de_DE --count 300
+    """
     from atdm.cli import discovery
 
     return discovery.vocabulary(context.obj, provider, locale, count=count, folder=folder)
@@ -335,7 +355,10 @@ def vocabulary(
 
 @command(app, "demo")
 def demo(context: typer.Context) -> int | None:
-    """Show all of it on a real PostgreSQL: make, check, load, lease, test, reset, audit."""
+    """Show all of it on a real PostgreSQL: make, check, load, lease, test, reset, audit.
+
+    Example: atdm demo
+    """
     from atdm import demo as demonstration
 
     return demonstration.run(context.obj)
@@ -344,3 +367,6 @@ def demo(context: typer.Context) -> int | None:
 # Last, because they register themselves with what is defined above.
 from atdm.cli import baseline_commands as _baseline_commands  # noqa: E402, F401
 from atdm.cli import lifecycle_commands as _lifecycle_commands  # noqa: E402, F401
+from atdm.cli import metrics_commands as _metrics_commands  # noqa: E402, F401
+from atdm.cli import replay_commands as _replay_commands  # noqa: E402, F401
+from atdm.cli import trail_commands as _trail_commands  # noqa: E402, F401

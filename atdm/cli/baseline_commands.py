@@ -29,7 +29,10 @@ def baseline_snapshot(
     domain: Domain = None,
     reason: Reason = None,
 ) -> int | None:
-    """Capture one consistent copy of every table; nobody is held up."""
+    """Capture one consistent copy of every table; nobody is held up.
+
+    Example: atdm baseline-snapshot -b before-migration
+    """
     from atdm.cli import baselines
 
     return baselines.snapshot(context.obj, baseline_id=baseline_id, domain=domain, reason=reason)
@@ -48,7 +51,10 @@ def baseline_restore(
     ] = False,
     reason: Reason = None,
 ) -> int | None:
-    """Bring every table back to a baseline, in one transaction."""
+    """Bring every table back to a baseline, in one transaction.
+
+    Example: atdm baseline-restore -b before-migration
+    """
     from atdm.cli import baselines
 
     return baselines.restore(
@@ -62,7 +68,10 @@ def baseline_restore(
 
 @command(app, "baseline-list")
 def baseline_list(context: typer.Context, domain: Domain = None) -> int | None:
-    """List the baselines, newest first."""
+    """List the baselines, newest first.
+
+    Example: atdm baseline-list
+    """
     from atdm.cli import baselines
 
     return baselines.list_all(context.obj, domain=domain)
@@ -70,7 +79,10 @@ def baseline_list(context: typer.Context, domain: Domain = None) -> int | None:
 
 @command(app, "baseline-verify")
 def baseline_verify(context: typer.Context, baseline_id: Id, domain: Domain = None) -> int | None:
-    """Read a baseline's files again and compare them with their checksums."""
+    """Read a baseline's files again and compare them with their checksums.
+
+    Example: atdm baseline-verify before-migration
+    """
     from atdm.cli import baselines
 
     return baselines.verify(context.obj, baseline_id, domain=domain)
@@ -83,7 +95,10 @@ def baseline_diff(
     other: Annotated[str, typer.Argument(metavar="B", help="A baseline, or live.")] = "live",
     domain: Domain = None,
 ) -> int | None:
-    """Rows added, removed and changed from A to B, by table and column."""
+    """Rows added, removed and changed from A to B, by table and column.
+
+    Example: atdm baseline-diff before-migration live
+    """
     from atdm.cli import baselines
 
     return baselines.diff(context.obj, one, other, domain=domain)
@@ -96,7 +111,10 @@ def baseline_delete(
     domain: Domain = None,
     confirm: Annotated[bool, typer.Option("--confirm", help="Yes, for good.")] = False,
 ) -> int | None:
-    """Delete a baseline; never the last intact one of a domain."""
+    """Delete a baseline; never the last intact one of a domain.
+
+    Example: atdm baseline-delete before-migration --confirm
+    """
     from atdm.cli import baselines
 
     return baselines.delete(context.obj, baseline_id, domain=domain, confirm=confirm)
@@ -106,10 +124,14 @@ def baseline_delete(
 def baseline_clone(
     context: typer.Context,
     baseline_id: Annotated[
-        str | None, typer.Option("--baseline-id", "-b", metavar="ID", help="Made from this one.")
+        str | None,
+        typer.Option("--baseline-id", "-b", metavar="ID", help="Default: the latest."),
     ] = None,
+    empty: Annotated[
+        bool, typer.Option("--empty", help="No baseline: initialised, without test runs.")
+    ] = False,
     database: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The new database; never the target.")
+        str | None, typer.Option(metavar="NAME", help="Its name; default: one is made up.")
     ] = None,
     domain: Domain = None,
     ttl: Annotated[
@@ -119,20 +141,53 @@ def baseline_clone(
         str | None, typer.Option(envvar="ATDM_OWNER", help="Who holds it; default: the invoker.")
     ] = None,
     drop: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Drop this clone instead.")
+        str | None, typer.Option(metavar="NAME", help="Give this clone back instead.")
     ] = None,
-    listed: Annotated[bool, typer.Option("--list", help="List the clones instead.")] = False,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ATDM_CLONE_TOKEN", help="With --drop; the catalog's owner may leave it out."
+        ),
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="As atdm baseline-clones.")] = False,
 ) -> int | None:
-    """Make a database of your own from a baseline."""
-    from atdm.cli import baselines
+    """Lease a database of your own, made from a baseline; never the target.
 
-    return baselines.clone(
+    From the pool where one is ready, else a copy of the baseline's template, made once.
+
+    Example: atdm baseline-clone -b golden-7 --ttl 30m
+    """
+    from atdm.cli import clones
+
+    return clones.clone(
         context.obj,
-        baseline_id=baseline_id,
+        baseline=baseline_id,
+        empty=empty,
         database=database,
         domain=domain,
         ttl=ttl,
         owner=owner,
         drop=drop,
+        token=token,
         listed=listed,
     )
+
+
+@command(app, "baseline-clones")
+def baseline_clones(
+    context: typer.Context,
+    domain: Annotated[str | None, typer.Option(help="Default: all of them.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also those ready in the pool, and templates.")
+    ] = False,
+    fill: Annotated[
+        bool, typer.Option("--fill", help="Fill the pools of atdm.yaml first, as the daemon does.")
+    ] = False,
+) -> int | None:
+    """List the clones that are leased, after dropping those whose time is over.
+
+    Example: atdm baseline-clones --all
+    """
+    from atdm.cli import clones
+
+    return clones.list_all(context.obj, domain=domain, everything=everything, fill=fill)

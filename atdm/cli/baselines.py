@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from atdm.arguments import length_of
 from atdm.output import UsageError, table
 from atdm_engine.errors import ErrorCode
 from atdm_resources.settings import Settings
@@ -99,42 +98,6 @@ def delete(output: Output, baseline_id: str, *, domain: str | None, confirm: boo
     return 0
 
 
-def clone(
-    output: Output,
-    *,
-    baseline_id: str | None,
-    database: str | None,
-    domain: str | None,
-    ttl: str | None,
-    owner: str | None,
-    drop: str | None,
-    listed: bool,
-) -> int:
-    """Make, list or drop databases that were made from a baseline."""
-    if [listed, drop is not None, baseline_id is not None and database is not None].count(
-        True
-    ) != 1 or (baseline_id is None) != (database is None):
-        raise UsageError(
-            ErrorCode.REQUEST_INVALID,
-            "write `atdm baseline-clone -b ID --database NAME`, `--list`, or `--drop NAME`",
-        )
-    baselines = _opened(output, domain)
-    if listed:
-        found = baselines.clones()
-        output.emit(found, lambda: _shown_clones(found))
-    elif drop is not None:
-        done = baselines.drop_clone(drop)
-        output.emit(done, lambda: f"dropped {drop}")
-    else:
-        length = None if ttl is None else length_of(ttl)
-        with output.working(f"making database {database}"):
-            made = baselines.clone(str(baseline_id), str(database), ttl=length, owner=owner)
-        output.emit(
-            made, lambda: f"made {made['database']}, until {made['expires_at']}\n{made['url']}"
-        )
-    return 0
-
-
 def size(count: int) -> str:
     """Bytes for people."""
     value = float(count)
@@ -208,14 +171,4 @@ def _shown_diff(result: Mapping[str, Any]) -> Any:
             )
             for item in result["tables"]
         ],
-    )
-
-
-def _shown_clones(found: Sequence[Mapping[str, Any]]) -> Any:
-    if not found:
-        return "no clones"
-    return table(
-        None,
-        ("database", "baseline", "owner", "until"),
-        [(c["database"], c["baseline_id"], c["owner"], c["expires_at"]) for c in found],
     )

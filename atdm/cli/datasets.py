@@ -65,6 +65,7 @@ def _built(
     with server_part("building a dataset"):
         from dagster import DagsterExecutionInterruptedError
 
+        from atdm_assets import own_runs
         from atdm_assets.dataset_job import AskedVersion, materialise_version
         from atdm_assets.definitions import build_defs
         from atdm_assets.instance import instance
@@ -81,6 +82,9 @@ def _built(
     defs = build_defs(scenarios=registry, resource_overrides={"store": store, "target": target})
     try:
         with instance(settings) as opened:
+            with own_runs.usable(target) as conn:
+                if conn is not None:
+                    own_runs.report_dead(opened, conn)
             outcome = materialise_version(
                 AskedVersion(
                     dataset,
@@ -93,6 +97,7 @@ def _built(
                 instance=opened,
                 resolve_job=defs.resolve_job_def,
                 store=store,
+                target=target,
                 progress=step,
                 log_level="DEBUG" if output.debug else "CRITICAL",
             )

@@ -15,12 +15,14 @@ from atdm.arguments import constraints_of
 from atdm.extras import load_registry, server_part
 from atdm.output import UsageError, table, write_json
 from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
+from atdm_engine.search import search
+from atdm_resources.scenario_cards import scenario_cards
 from atdm_resources.settings import Settings
 
 if TYPE_CHECKING:
     from atdm.output import Output
-    from atdm_engine.model import Scenario
-    from atdm_engine.registry import Match
+    from atdm_engine.cards import Card
+    from atdm_engine.search import Match
 
 _LOCALE = re.compile(r"[a-z]{2,3}_[A-Z]{2}\Z")
 _PROVIDER = re.compile(r"[a-z][a-z0-9_]{0,50}\Z")
@@ -29,8 +31,9 @@ _PROVIDER = re.compile(r"[a-z][a-z0-9_]{0,50}\Z")
 def scenarios(output: Output, words: Sequence[str], constraint: Sequence[str]) -> int:
     """Rank the scenarios against words and constraints; without either, list all."""
     given = constraints_of(constraint)
-    registry = load_registry(Settings.from_environment())
-    matches = registry.search(words, given)
+    settings = Settings.from_environment()
+    cards = scenario_cards(settings, lambda: load_registry(settings))
+    matches = search(cards, words, given)
     output.emit(
         [as_json(match) for match in matches],
         lambda: _shown(matches, words, ranked=bool(words or given)),
@@ -101,17 +104,17 @@ def as_json(match: Match) -> dict[str, Any]:
     return {**describe(match.scenario), "score": match.score, "why": match.why}
 
 
-def describe(scenario: Scenario) -> dict[str, Any]:
+def describe(scenario: Card) -> dict[str, Any]:
     """What a caller needs to know of a scenario before asking for it."""
-    from atdm_engine.model import scalar_json
+    from atdm_engine.constraints import scalar_json
 
     return {
         "scenario_id": scenario.name,
         "domain": scenario.domain,
-        "description": scenario.spec.description,
-        "tags": list(scenario.spec.tags),
-        "linked_requirement_ids": list(scenario.spec.linked_requirement_ids),
-        "violates": list(scenario.spec.violates),
+        "description": scenario.description,
+        "tags": list(scenario.tags),
+        "linked_requirement_ids": list(scenario.linked_requirement_ids),
+        "violates": list(scenario.violates),
         "version": scenario.version,
         "tables": list(scenario.tables),
         "rules": list(scenario.rules),
@@ -129,14 +132,14 @@ def describe(scenario: Scenario) -> dict[str, Any]:
 
 
 def _shown(matches: Sequence[Match], words: Sequence[str], *, ranked: bool) -> list[Any]:
-    from atdm_engine.model import scalar_text
+    from atdm_engine.constraints import scalar_text
 
     columns = ("scenario", "what", "tags", *(("why",) if ranked else ()))
     rows = [
         (
             match.scenario.key,
-            match.scenario.spec.description.strip(),
-            ", ".join(match.scenario.spec.tags),
+            match.scenario.description.strip(),
+            ", ".join(match.scenario.tags),
             *((match.why,) if ranked else ()),
         )
         for match in matches

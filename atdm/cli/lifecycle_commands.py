@@ -26,7 +26,10 @@ def queue(
     context: typer.Context,
     key: Annotated[str, typer.Argument(metavar="KEY", help="The idempotency key.")],
 ) -> int | None:
-    """Say how a submission to the queue stands: keys or errors, never a token."""
+    """Say how a submission to the queue stands: keys or errors, never a token.
+
+    Example: atdm queue build-7-denials
+    """
     from atdm.cli import queueing
 
     return queueing.status(context.obj, key)
@@ -39,7 +42,10 @@ def claim(
     ttl: Ttl = None,
     owner: Owner = None,
 ) -> int | None:
-    """Lease the test runs that were made for a submission. Prints the cleanup token once."""
+    """Lease the test runs that were made for a submission. Prints the cleanup token once.
+
+    Example: atdm claim build-7-denials --ttl 30m
+    """
     from atdm.cli import queueing
 
     return queueing.claim(context.obj, key, ttl=ttl, owner=owner)
@@ -57,7 +63,10 @@ def suite_started(
         bool, typer.Option("--revoke-leases", help="Also when somebody holds test runs.")
     ] = False,
 ) -> int | None:
-    """Tell the queue that a suite starts; its baseline is restored first."""
+    """Tell the queue that a suite starts; its baseline is restored first.
+
+    Example: atdm suite-started build-7 --baseline golden-7
+    """
     from atdm.cli import queueing
 
     return queueing.suite_started(
@@ -70,18 +79,30 @@ def suite_finished(
     context: typer.Context,
     build: Annotated[str, typer.Argument(metavar="BUILD", help="Whose suite it was.")],
 ) -> int | None:
-    """Tell the queue that a suite is over; what its build holds is given back."""
+    """Tell the queue that a suite is over; what its build holds is given back.
+
+    Example: atdm suite-finished build-7
+    """
     from atdm.cli import queueing
 
     return queueing.suite_finished(context.obj, build)
 
 
 @command(app, "audit-verify")
-def audit_verify(context: typer.Context) -> int | None:
-    """Compute the seal of the audit trail anew; names the first event that does not hold."""
+def audit_verify(
+    context: typer.Context,
+    exports: Annotated[
+        bool, typer.Option("--exports", help="Also read every exported file again.")
+    ] = False,
+) -> int | None:
+    """Compute the seal of the audit trail anew; names the first event that does not hold.
+
+    With --exports, names every exported file that is missing or was changed as well.
+    Example: atdm audit-verify --exports
+    """
     from atdm.cli import sealing
 
-    return sealing.verify(context.obj)
+    return sealing.verify(context.obj, exports=exports)
 
 
 @command(app, "audit-seal")
@@ -91,7 +112,10 @@ def audit_seal(
         bool, typer.Option("--no-export", help="Only seal, write no files.")
     ] = False,
 ) -> int | None:
-    """Seal the audit trail and export it, as the daemon does; for sessions without one."""
+    """Seal the audit trail and export it, as the daemon does; for sessions without one.
+
+    Example: atdm audit-seal
+    """
     from atdm.cli import sealing
 
     return sealing.seal(context.obj, export=not no_export)

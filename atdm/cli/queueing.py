@@ -1,22 +1,18 @@
 """``atdm request --enqueue``, ``queue``, ``claim``, ``suite-started`` and ``suite-finished``.
 
-Belongs here: what the options mean as a submission, waiting for the answer, what is printed. Does
-not belong here: the queue (``atdm_resources.queueing``).
+Belongs here: what the options mean, and what is printed. Does not belong here: submitting, waiting
+and leasing (``atdm.submitting``), the queue (``atdm_resources.queueing``).
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from atdm import requesting, response, target_access
+from atdm import requesting, submitting, target_access
 from atdm.arguments import length_of
-from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources import leasing, queueing
+from atdm_resources import queueing
 from atdm_resources.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,7 +21,6 @@ if TYPE_CHECKING:
     from atdm.output import Output
 
 SOURCE = "cli"
-_POLL_SECONDS = 0.5
 
 
 def enqueue(
@@ -39,61 +34,30 @@ def enqueue(
     timeout: str,
 ) -> int:
     """Submit a wish; with ``wait``, lease what was made for it and print that."""
-    seconds = length_of(timeout).total_seconds()
+    patience = length_of(timeout)
     settings = Settings.from_environment()
-    submission = {
-        "idempotency_key": key or f"cli-{secrets.token_hex(12)}",
-        "scenario": wish.scenario,
-        "constraints": {name: _json(value) for name, value in wish.constraints.items()},
-        "runs": wish.runs,
-        "priority": priority,
-        "seed": wish.seed,
-        "as_of": wish.as_of.isoformat() if wish.as_of else None,
-        "ttl": f"{wish.ttl.total_seconds()} seconds" if wish.ttl else None,
-        "owner": wish.owner or settings.invoker,
-        "cleanup_strategy": cleanup,
-        "reason": wish.reason,
-        "invoker": settings.invoker,
-        "source": SOURCE,
-        "secret_sha256": _secret_hash(wish.owner_secret),
-    }
     with target_access.connected(settings, output) as connection:
-        standing = queueing.submit(
-            connection, {name: value for name, value in submission.items() if value is not None}
+        standing = submitting.submit(
+            connection,
+            wish,
+            invoker=settings.invoker,
+            key=key,
+            priority=priority,
+            cleanup=cleanup,
         )
         if not wait:
             output.emit(standing, lambda: shown(standing))
             return 0
-        answer = _waited(output, settings, connection, standing, wish.owner_secret, seconds)
+        key = str(standing["idempotency_key"])
+        with output.working(f"waiting for {key}"):
+            standing = submitting.answered(connection, key, wish.owner_secret, patience)
+        answer = (
+            dict(standing)
+            if submitting.is_expected_violation(standing)
+            else _claimed(settings, connection, key, wish.owner_secret)
+        )
     output.emit(answer, lambda: _shown_runs(answer))
     return 0
-
-
-def _waited(
-    output: Output,
-    settings: Settings,
-    connection: psycopg.Connection[Any],
-    standing: Mapping[str, Any],
-    secret: str | None,
-    seconds: float,
-) -> dict[str, Any]:
-    """The runs of a submission, leased as soon as it is answered."""
-    key = standing["idempotency_key"]
-    deadline = time.monotonic() + seconds
-    with output.working(f"waiting for {key}"):
-        while standing["answer"] is None:
-            if time.monotonic() > deadline:
-                raise AtdmError(
-                    ErrorCode.NONE_READY,
-                    f"{key} is {standing['status']} after {seconds:g} s; does the daemon run "
-                    f"(atdm up)? Lease it later: atdm claim {key}",
-                    {"idempotency_key": key, "status": standing["status"]},
-                )
-            time.sleep(_POLL_SECONDS)
-            standing = queueing.submission_status(connection, key, secret)
-        if standing["answer"].get("expected"):
-            return dict(standing)
-        return _claimed(settings, connection, key, secret)
 
 
 def claim(output: Output, key: str, *, ttl: str | None, owner: str | None) -> int:
@@ -119,17 +83,9 @@ def _claimed(
     secret: str | None,
     **options: Any,
 ) -> dict[str, Any]:
-    leases = leasing.claim(
-        connection,
-        key,
-        secret=secret,
-        owner_secret=secret,
-        invoker=settings.invoker,
-        source=SOURCE,
-        **options,
+    return submitting.claimed(
+        connection, key, secret, invoker=settings.invoker, source=SOURCE, **options
     )
-    runs = [response.leased(lease) for lease in leases]
-    return runs[0] if len(runs) == 1 else response.several(runs)
 
 
 def status(output: Output, key: str) -> int:
@@ -198,11 +154,3 @@ def _shown_runs(answer: Mapping[str, Any]) -> str:
     from atdm.cli.leases import shown as shown_leases
 
     return shown_leases(answer) if "kind" not in answer else shown(answer)
-
-
-def _json(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
-
-
-def _secret_hash(secret: str | None) -> str | None:
-    return None if secret is None else hashlib.sha256(secret.encode()).hexdigest()

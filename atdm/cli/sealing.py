@@ -6,7 +6,8 @@ Belongs here: what the two print. Does not belong here: the chain (``atdm_resour
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from atdm import target_access
 from atdm.extras import server_part
@@ -15,17 +16,36 @@ from atdm_resources.settings import Settings
 
 if TYPE_CHECKING:
     from atdm.output import Output
+    from atdm_resources.export_checking import ExportVerdict
 
 
-def verify(output: Output) -> int:
-    """Print the verdict; exit status 1 when the trail was changed."""
+def verify(output: Output, *, exports: bool = False) -> int:
+    """Print the verdict; exit status 1 when the trail, or a file of it, was changed."""
     settings = Settings.from_environment()
+    of_files: ExportVerdict | None = None
     with target_access.connected(settings, output) as connection, output.working("verifying"):
         verdict = sealing.verify(connection)
+        if exports:
+            with server_part("reading exported files"):
+                from atdm_resources.export_checking import verify_exports
+                from atdm_resources.retention import Retention
+                from atdm_resources.store import Store
+            of_files = verify_exports(
+                connection,
+                Store(settings.store_url, s3=settings.s3),
+                kept_since=datetime.now(UTC) - Retention.from_environment().exports,
+            )
+    intact = verdict.intact and (of_files is None or of_files.intact)
+    payload: dict[str, Any] = {**dataclasses.asdict(verdict), "intact": intact}
+    if of_files is not None:
+        payload["exports"] = dataclasses.asdict(of_files)
     output.emit(
-        {**dataclasses.asdict(verdict), "intact": verdict.intact}, lambda: shown_verdict(verdict)
+        payload,
+        lambda: "\n".join(
+            [shown_verdict(verdict), *([] if of_files is None else [shown_files(of_files)])]
+        ),
     )
-    return 0 if verdict.intact else 1
+    return 0 if intact else 1
 
 
 def seal(output: Output, *, export: bool) -> int:
@@ -46,6 +66,15 @@ def seal(output: Output, *, export: bool) -> int:
         lambda: "\n".join([f"{sealed:,} events sealed, {waiting:,} not yet", *files]),
     )
     return 0
+
+
+def shown_files(verdict: ExportVerdict) -> str:
+    """The verdict on exported files in a few lines."""
+    lines = [f"{verdict.files:,} exported files hold {verdict.events:,} events"]
+    if verdict.retired:
+        lines[0] += f"; {verdict.retired:,} are gone by their age"
+    lines += [f"BROKEN {found['file']}: {found['problem']}" for found in verdict.problems]
+    return "\n".join(lines)
 
 
 def shown_verdict(verdict: sealing.Verdict) -> str:

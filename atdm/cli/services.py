@@ -1,20 +1,23 @@
 """``atdm up``, ``down`` and ``status``: what runs on this machine for this home.
 
-Belongs here: starting and stopping the web page and the daemon, and the health report. Does not
-belong here: pid records (``atdm.processes``) or the embedded PostgreSQL.
+Belongs here: starting and stopping the web page and the daemon, and how their health is shown. Does
+not belong here: what is healthy (``atdm.health``), pid records (``atdm.processes``) or the embedded
+PostgreSQL.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atdm import processes, target_access
+from atdm import health, processes, target_access
 from atdm import webserver as web
 from atdm.environment import dagster_environment
+from atdm.health import AUDIT, DAEMON, HOST, WEBSERVER
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources import embedded
 from atdm_resources.settings import Settings
@@ -22,10 +25,8 @@ from atdm_resources.settings import Settings
 if TYPE_CHECKING:
     from atdm.output import Output
 
-HOST = "127.0.0.1"
 DEFAULT_PORT = 3000
-WEBSERVER = "webserver"
-DAEMON = "daemon"
+AUDIT_PORT = 3080
 _ANSWER_SECONDS = 90.0
 _WORKSPACE = """\
 load_from:
@@ -41,6 +42,10 @@ def up(output: Output, *, port: int | None) -> int:
     """Start what does not run yet; says where the web page is. Calling it again changes nothing."""
     settings = Settings.from_environment()
     home = settings.home
+    started = []
+    if not processes.running(home, AUDIT):
+        _start_audit_pages(home)
+        started.append(AUDIT)
     environment = dagster_environment(settings, output)
     with target_access.connected(settings, output) as connection:
         target_access.initialise(settings, output, connection)
@@ -48,7 +53,6 @@ def up(output: Output, *, port: int | None) -> int:
     workspace = home / "run" / "workspace.yaml"
     workspace.parent.mkdir(parents=True, exist_ok=True)
     workspace.write_text(_WORKSPACE, encoding="utf-8")
-    started = []
     webserver = processes.running(home, WEBSERVER)
     if webserver is None:
         chosen = _free_port(port)
@@ -93,7 +97,9 @@ def down(output: Output) -> int:
     settings = Settings.from_environment()
     stopped = []
     with output.working("stopping"):
-        stopped += [name for name in (DAEMON, WEBSERVER) if processes.stop(settings.home, name)]
+        stopped += [
+            name for name in (DAEMON, WEBSERVER, AUDIT) if processes.stop(settings.home, name)
+        ]
         if embedded.running_url(settings.home):
             embedded.stop(settings.home)
             stopped.append("postgresql")
@@ -106,84 +112,148 @@ def down(output: Output) -> int:
 
 def status(output: Output) -> int:
     """Report; exit status 1 with what to do when something that is needed is missing."""
-    settings = Settings.from_environment()
-    problems: list[str] = []
-    report: dict[str, Any] = {"home": str(settings.home)}
-    report["database"] = _database(settings, problems)
-    for name in (WEBSERVER, DAEMON):
-        process = processes.running(settings.home, name)
-        shown: dict[str, Any] = {"running": process is not None}
-        if process is not None:
-            shown["pid"] = process.pid
-            if process.port is not None:
-                shown["url"] = f"http://{HOST}:{process.port}"
-                shown["answers"] = web.answers(shown["url"])
-                errors = web.load_errors(shown["url"])
-                if errors:
-                    problems.append(_not_loaded(errors))
-                if not shown["answers"]:
-                    problems.append(
-                        f"the web page does not answer: see {settings.home}/log/{name}.log, "
-                        "then `atdm down` and `atdm up`"
-                    )
-        report[name] = shown
-    if report[WEBSERVER]["running"] != report[DAEMON]["running"]:
-        missing = DAEMON if report[WEBSERVER]["running"] else WEBSERVER
-        problems.append(f"the {missing} does not run: `atdm up`")
-    report["problems"] = problems
-    report["ok"] = not problems
+    report = health.report(Settings.from_environment())
     output.emit(report, lambda: _shown_status(report))
-    return 1 if problems else 0
-
-
-def _database(settings: Settings, problems: list[str]) -> dict[str, Any]:
-    from atdm_resources import reports
-    from atdm_resources.connection import connect, masked
-
-    url = settings.database_url or embedded.running_url(settings.home)
-    if url is None:
-        problems.append("PostgreSQL does not run: `atdm init` (or `atdm up`) starts it")
-        return {"reachable": False, "embedded": True}
-    shown: dict[str, Any] = {"reachable": False, "embedded": not settings.database_url}
-    shown["url"] = masked(url)
-    try:
-        with connect(url) as connection:
-            shown["reachable"] = True
-            shown |= reports.summary(connection)
-            shown["scenarios"] = reports.runs_by_scenario(connection)
-    except AtdmError as error:
-        from atdm.output import ADVICE
-
-        problems.append(f"{error.message} {ADVICE.get(error.code, '')}".strip())
-        shown["error"] = str(error.code)
-    return shown
+    return 0 if report["ok"] else 1
 
 
 def _shown_status(report: dict[str, Any]) -> list[Any]:
     from atdm.output import table
 
-    database = report["database"]
-    where = database.get("url", "embedded")
+    database, store = report["database"], report["store"]
+    reachable = "reachable" if database["reachable"] else "not reachable"
     lines = [
-        ("database", "reachable" if database["reachable"] else "not reachable", where),
-        ("catalog", f"revision {database.get('revision', '-')}", database.get("version", "")),
+        ("database", reachable, database.get("url", "embedded")),
+        ("catalog", *_shown_catalog(database)),
+        ("store", _shown_store(store), store["url"]),
+        (WEBSERVER, _shown_process(report[WEBSERVER]), report[WEBSERVER].get("url", "")),
+        (DAEMON, _shown_process(report[DAEMON]), _shown_heartbeats(report[DAEMON])),
+        (AUDIT, _shown_process(report[AUDIT]), report[AUDIT].get("url", "")),
+        *_shown_instigators(report[DAEMON]),
+        *_shown_work(database.get("work")),
+        *_shown_pools(database),
     ]
-    for name in (WEBSERVER, DAEMON):
-        shown = report[name]
-        state = f"running, pid {shown['pid']}" if shown["running"] else "not running"
-        lines.append((name, state, shown.get("url", "")))
-    parts: list[Any] = [table(None, ("part", "state", "where"), lines)]
-    counts = database.get("scenarios", [])
-    if counts:
-        parts.append(
-            table(
-                None,
-                ("scenario", "ready", "leased"),
-                [(f"{c['domain']}/{c['scenario_id']}", c["ready"], c["leased"]) for c in counts],
-            )
-        )
+    for item in database.get("baselines", []):
+        what = f"{item['domain']}/{item['baseline_id']}"
+        lines.append(("baseline", f"{health.age(item['age'])} old", f"{what}, {item['kind']}"))
+    clones = database.get("clones")
+    if clones:
+        lines.append(("clones", ", ".join(f"{n} {status}" for status, n in clones.items()), ""))
+    parts: list[Any] = [table(None, ("part", "state", "detail"), lines)]
     parts += [f"problem: {problem}" for problem in report["problems"]] or ["all well"]
     return parts
+
+
+def _shown_store(store: dict[str, Any]) -> str:
+    if store.get("usable") is None:
+        return str(store.get("note", "no answer")).partition(":")[0]
+    return "usable" if store["usable"] else "not usable"
+
+
+def _shown_catalog(database: dict[str, Any]) -> tuple[str, str]:
+    if not database["reachable"]:
+        return "-", ""
+    if "revision" not in database:
+        hidden = "summary" in database.get("unreadable", [])
+        return ("not readable", "this role may lease and give back") if hidden else ("missing", "")
+    detail = f"{len(database.get('scenarios', []))} scenarios"
+    if database.get("unreadable"):
+        detail += f"; this role may not read {', '.join(database['unreadable'])}"
+    return f"revision {database['revision']}", f"{detail}; {database['version']}"
+
+
+def _shown_process(shown: dict[str, Any]) -> str:
+    if shown["running"]:
+        return f"running, pid {shown['pid']}"
+    return "running elsewhere" if health.alive(shown) else "not running"
+
+
+def _shown_heartbeats(daemon: dict[str, Any]) -> str:
+    beats = daemon.get("heartbeats")
+    if not beats:
+        return "no sign of life yet" if daemon["running"] else ""
+    return f"last sign of life {health.age(min(beats.values()))} ago"
+
+
+def _shown_instigators(daemon: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """A line for sensors and schedules that tick and are well together, one for each other."""
+    lines, well = [], []
+    for item in daemon.get("instigators", []):
+        ticked = f"last tick {item['tick'] or '-'}"
+        if item["tick_age"] is not None:
+            ticked += f" {health.age(item['tick_age'])} ago"
+        if item["status"] == "running" and item["tick"] != "failure":
+            well.append(item)
+            continue
+        detail = f"{ticked}; {item['error']}" if item["error"] else ticked
+        lines.append((f"{item['kind']} {item['name']}", item["status"], detail))
+    for kind in ("sensor", "schedule"):
+        ages = {item["name"]: item["tick_age"] for item in well if item["kind"] == kind}
+        if ages:
+            named = ", ".join(
+                f"{name} {'not yet' if age is None else health.age(age)}"
+                for name, age in ages.items()
+            )
+            lines.append((f"{kind}s", f"{len(ages)} running", f"last ticks: {named}"))
+    return sorted(lines, key=lambda line: line[0])
+
+
+def _shown_work(work: dict[str, Any] | None) -> list[tuple[str, str, str]]:
+    if work is None:
+        return []
+    age = health.age
+
+    def with_age(count: int, seconds: float | None, what: str) -> str:
+        return f"{what} {age(seconds)}" if count else ""
+
+    late = f"; {work['overdue']} past their time" if work["overdue"] else ""
+    dead = f"{work['dead']} left by processes that are gone" if work["dead"] else ""
+    return [
+        (
+            "leases",
+            f"{work['leased']} out",
+            with_age(work["leased"], work["oldest_lease"], "the oldest for") + late,
+        ),
+        (
+            "queue",
+            f"{work['waiting']} waiting, {work['launched']} being made",
+            with_age(work["waiting"], work["oldest_waiting"], "the oldest for"),
+        ),
+        ("requests", f"{work['pending']} pending", dead),
+        (
+            "audit trail",
+            f"{health.counted(work['unsealed'])} unsealed",
+            with_age(work["unsealed"], work["oldest_unsealed"], "the oldest for"),
+        ),
+    ]
+
+
+def _shown_pools(database: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Pools, and the other scenarios that have runs."""
+    lines = []
+    pools = {(pool["domain"], pool["scenario_id"]): pool for pool in database.get("pools", [])}
+    counts = {(row["domain"], row["scenario_id"]): row for row in database.get("scenarios", [])}
+    for key, pool in pools.items():
+        state = f"{pool['ready']} of {pool['size']} ready"
+        notes = ["being filled"] if pool["filling"] else ["below half"] if pool["low"] else []
+        if pool["failures"]:
+            notes.append(f"{pool['failures']} attempts failed")
+        if key in counts and counts[key]["leased"]:
+            notes.append(f"{counts[key]['leased']} leased")
+        lines.append((f"pool {'/'.join(key)}", state, ", ".join(notes)))
+    for key, row in counts.items():
+        if key not in pools and (row["ready"] or row["leased"]):
+            lines.append(
+                ("runs of " + "/".join(key), f"{row['ready']} ready", f"{row['leased']} leased")
+            )
+    return lines
+
+
+def _start_audit_pages(home: Path) -> None:
+    port = _free_port(None, AUDIT_PORT)
+    command = [_tool("atdm"), "audit-serve", "--port", str(port)]
+    environment = {**os.environ, "ATDM_HOME": str(home)}
+    processes.start(home, AUDIT, command, environment=environment, port=port)
 
 
 def _tool(name: str) -> str:
@@ -198,9 +268,9 @@ def _tool(name: str) -> str:
     return str(script)
 
 
-def _free_port(wanted: int | None) -> int:
+def _free_port(wanted: int | None, otherwise: int = DEFAULT_PORT) -> int:
     """The port asked for, which must be free; else the default, else any free one."""
-    for port in [wanted] if wanted is not None else [DEFAULT_PORT, 0]:
+    for port in [wanted] if wanted is not None else [otherwise, 0]:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -218,7 +288,9 @@ def _wait_for_answer(home: Path, url: str) -> None:
     while time.monotonic() < deadline:
         errors = web.load_errors(url)
         if errors:
-            raise AtdmError(ErrorCode.SPEC_INVALID, _not_loaded(errors), {"locations": errors})
+            raise AtdmError(
+                ErrorCode.SPEC_INVALID, health.not_loaded(errors), {"locations": errors}
+            )
         if errors is not None:
             return
         if processes.running(home, WEBSERVER) is None:
@@ -229,11 +301,6 @@ def _wait_for_answer(home: Path, url: str) -> None:
         f"the web page does not answer at {url} after {_ANSWER_SECONDS:.0f} s",
         {"url": url, "log": processes.log_tail(home, WEBSERVER)},
     )
-
-
-def _not_loaded(errors: dict[str, str]) -> str:
-    listed = "; ".join(f"{name}: {message}" for name, message in errors.items())
-    return f"Dagster could not load the definitions: {listed}"
 
 
 def _died(home: Path, name: str) -> AtdmError:

@@ -1,30 +1,139 @@
 """``atdm audit`` and ``atdm catalog``.
 
-Belongs here: printing what the catalog holds. Does not belong here: putting a trail together
-(``atdm.audit``) or SQL.
+Belongs here: printing what the catalog holds, and where the audit page goes. Does not belong here:
+putting a trail together (``atdm.audit``), the page itself (``atdm.audit_page``), SQL.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from atdm import target_access
+from atdm.arguments import constraints_of, past_of
 from atdm.audit import audit_trail, shown_trail
-from atdm.output import table
-from atdm_resources import reports
+from atdm.extras import server_part
+from atdm.output import UsageError, table
+from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources import catalog_pages, reports
+from atdm_resources.catalog_pages import Filters
+from atdm_resources.connection import connect
 from atdm_resources.settings import Settings
 
 if TYPE_CHECKING:
     from atdm.output import Output
+    from atdm_resources.catalog_pages import Kind
 
 
-def audit(output: Output, run: str) -> int:
-    """Print one trail."""
+def audit(
+    output: Output, run: str | None, *, html: str | None, summary: bool, since: str | None
+) -> int:
+    """Print one trail, write it as a page, or print all of it in numbers."""
+    if summary == (run is not None):
+        raise UsageError(
+            ErrorCode.REQUEST_INVALID,
+            "name a run, a request or a label: `atdm audit RUN`; or ask for `atdm audit --summary`",
+        )
+    if since is not None and not summary:
+        raise UsageError(ErrorCode.REQUEST_INVALID, "--since goes with --summary")
+    if html is not None and summary:
+        raise UsageError(ErrorCode.REQUEST_INVALID, "--html goes with one run, not with --summary")
     settings = Settings.from_environment()
+    if run is None:
+        return _summary(settings, output, since)
+    if html is not None:
+        return _page(settings, output, run, html)
     with target_access.connected(settings, output) as connection, output.working("reading"):
         trail = audit_trail(settings, connection, run)
     output.emit(trail, lambda: shown_trail(trail))
     return 0
+
+
+def _summary(settings: Settings, output: Output, since: str | None) -> int:
+    from atdm.audit_numbers import shown_summary
+    from atdm_resources import audit_summary
+
+    start = None if since is None else past_of(since, datetime.now(UTC))
+    with target_access.connected(settings, output) as connection, output.working("counting"):
+        numbers = audit_summary.summary(connection, start)
+    output.emit(numbers, lambda: shown_summary(numbers))
+    return 0
+
+
+def _page(settings: Settings, output: Output, run: str, html: str) -> int:
+    """Write the audit page to a file; ``-`` is stdout."""
+    with server_part("the audit page"):
+        from atdm.audit_page.page import page_of
+    from atdm.audit_page.facts import gather
+
+    with target_access.connected(settings, output) as connection, output.working("reading"):
+        facts = gather(settings, connection, run)
+    page = page_of(facts).encode()
+    if html == "-":
+        sys.stdout.buffer.write(page)
+        sys.stdout.flush()
+        return 0
+    path = Path(html).expanduser().absolute()
+    _write(path, page)
+    output.emit(
+        {"subject": facts.subject, "path": str(path), "bytes": len(page)},
+        lambda: f"{path}: the audit page of {facts.subject}, {len(page):,} bytes",
+    )
+    return 0
+
+
+def serve(output: Output, *, host: str, port: int) -> int:
+    """Answer with audit pages until interrupted."""
+    from atdm.audit_server import AuditServer
+
+    settings = Settings.from_environment()
+    with server_part("the audit page"):
+        from atdm.audit_page.page import page_of
+    from atdm.audit_page.facts import gather
+
+    database = target_access.database_url(settings, output)
+
+    def page(name: str) -> str:
+        with connect(database) as connection:
+            return page_of(gather(settings, connection, name))
+
+    with AuditServer(page, host=host, port=port) as server:
+        output.emit(
+            {"url": server.url},
+            lambda: f"audit pages at {server.url}/REQUEST; ATDM_AUDIT_URL={server.url} for links",
+        )
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            output.note("stopped")
+    return 0
+
+
+def _write(path: Path, page: bytes) -> None:
+    """Write all of a file or nothing of it."""
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(page)  # a pipe or a device cannot be replaced
+            return
+        beside = path.with_name(f".{path.name[:100]}.{os.getpid()}")
+        try:
+            beside.write_bytes(page)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise AtdmError(
+            ErrorCode.REQUEST_INVALID,
+            f"{path} cannot be written: {error.strerror}",
+            {
+                "path": str(path),
+                "hint": "Name a file in a folder that exists and that you may write to.",
+            },
+        ) from error
 
 
 def catalog_scenarios(output: Output) -> int:
@@ -59,31 +168,87 @@ def catalog_scenarios(output: Output) -> int:
     return 0
 
 
-def catalog_runs(output: Output, *, scenario: str | None, limit: int) -> int:
-    """Print requests, the latest first."""
+def catalog_page(
+    output: Output, kind: Kind, filters: Filters, limit: int, cursor: str | None
+) -> int:
+    """Print one page of requests or runs, the latest first, and how to get the next one."""
     settings = Settings.from_environment()
-    domain, _, name = (scenario or "").rpartition("/")
-    with target_access.connected(settings, output) as connection:
-        found = reports.requests(
-            connection, domain=domain or None, scenario_id=name or None, limit=limit
-        )
+    with target_access.connected(settings, output) as connection, output.working("reading"):
+        page = catalog_pages.read(connection, kind, filters, limit=limit, cursor=cursor)
     output.emit(
-        found,
-        lambda: table(
-            None,
-            ("request", "label", "scenario", "status", "runs", "asked by", "at"),
-            [
-                (
-                    row["request_id"],
-                    row["label"] if row["label"] != row["request_id"] else "",
-                    f"{row['domain']}/{row['scenario_id']}",
-                    row["status"],
-                    row["runs"],
-                    row["invoker"],
-                    row["created_at"],
-                )
-                for row in found
-            ],
-        ),
+        {kind: page.rows, "next_cursor": page.next_cursor},
+        lambda: (_requests if kind == "requests" else _runs)(page.rows),
     )
+    if not output.is_json:
+        if page.next_cursor is not None:
+            output.note(f"more: the same command with --cursor {page.next_cursor}")
+        elif not page.rows:
+            output.note(f"no {kind} fit")
     return 0
+
+
+def filters_of(
+    *,
+    scenario: str | None,
+    status: str | None,
+    owner: str | None,
+    invoker: str | None,
+    since: str | None,
+    until: str | None,
+    constraint: Sequence[str],
+) -> Filters:
+    """What the options of ``atdm catalog`` ask for. Raises UsageError."""
+    domain, _, name = (scenario or "").rpartition("/")
+    now = datetime.now(UTC)
+    return Filters(
+        domain=domain or None,
+        scenario_id=name or None,
+        status=status,
+        owner=owner,
+        invoker=invoker,
+        since=None if since is None else past_of(since, now),
+        until=None if until is None else past_of(until, now),
+        constraints=constraints_of(constraint),
+    )
+
+
+def _requests(found: Sequence[Mapping[str, Any]]) -> Any:
+    return table(
+        None,
+        ("request", "label", "scenario", "status", "runs", "asked by", "at"),
+        [
+            (
+                row["request_id"],
+                row["label"] if row["label"] != row["request_id"] else "",
+                f"{row['domain']}/{row['scenario_id']}",
+                row["status"],
+                f"{row['runs']:,}",
+                row["invoker"],
+                _at(row["created_at"]),
+            )
+            for row in found
+        ],
+    )
+
+
+def _runs(found: Sequence[Mapping[str, Any]]) -> Any:
+    return table(
+        None,
+        ("test run", "scenario", "status", "held by", "leased", "ended, or ends", "asked by"),
+        [
+            (
+                row["test_run_id"],
+                f"{row['domain']}/{row['scenario_id']}",
+                row["status"],
+                row["owner"],
+                _at(row["leased_at"]),
+                _at(row["ended_at"] or row["expires_at"]),
+                row["invoker"],
+            )
+            for row in found
+        ],
+    )
+
+
+def _at(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"

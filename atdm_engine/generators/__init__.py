@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from atdm_engine.constraints import TypedScalar, scalar_text
 from atdm_engine.generators import nested, scalars, texts, times
 from atdm_engine.generators.cells import Cells
 from atdm_engine.generators.texts import Luhn
-from atdm_engine.model import TypedScalar, scalar_text
 from atdm_engine.spec.generators import (
     After,
     Array,

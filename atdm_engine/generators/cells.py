@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from atdm_engine.model import TypedScalar
+from atdm_engine.constraints import TypedScalar
 from atdm_engine.randomness import U64, Numbers, Stream, below, unit
 from atdm_engine.spec.generators import References
 

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from atdm_engine.constraints import TypedScalar
 from atdm_engine.generators.cells import Cells, Surroundings
 from atdm_engine.generators.scalars import choice_index, choice_values, pooled
-from atdm_engine.model import TypedScalar
 from atdm_engine.spec.generators import (
     After,
     Array,

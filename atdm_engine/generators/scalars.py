@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from atdm_engine.constraints import TypedScalar
 from atdm_engine.generators.cells import Cells
-from atdm_engine.model import TypedScalar
 from atdm_engine.randomness import cumulative, pick, zipf_shares
 from atdm_engine.spec.generators import Boolean, Choice, Decimal, Integer
 from atdm_engine.text_columns import from_matrix

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from atdm_engine.spec.base import Identifier, SpecModel
+from atdm_engine.spec.base import Duration, Identifier, SpecModel
 
 QualifiedColumn = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$")]
 
@@ -37,9 +37,26 @@ class DomainSpec(SpecModel):
     )
 
 
-class BundleSpec(SpecModel):
-    """The bundle's ``atdm.yaml``."""
+class ClonePool(SpecModel):
+    """Databases that are made ahead from a baseline, so that leasing one takes milliseconds."""
 
-    default_domain: Identifier = Field(
-        description="The domain of a scenario file that lies in no domain folder and names none."
+    ready: int = Field(ge=1, le=1000, description="How many to hold ready; each is a database.")
+    baseline: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = Field(
+        "latest",
+        description="The baseline they are made from: its id; latest: the newest, or an empty "
+        "database where there is none; empty: initialised, without test runs.",
+    )
+    max_age: Duration = Field("1d", description="Older ones are replaced.")
+
+
+class BundleSpec(SpecModel):
+    """The bundle's ``atdm.yaml``. Those of several folders are read together."""
+
+    default_domain: Identifier | None = Field(
+        None,
+        description="The domain of a scenario file that lies in no domain folder and names none; "
+        "one file has to say it.",
+    )
+    clones: dict[Identifier, ClonePool] = Field(
+        {}, description="By domain: databases to hold ready for atdm baseline-clone."
     )

@@ -28,6 +28,7 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.row_hash import RowHash
 from atdm_resources.baselines import contained_runs, records
 from atdm_resources.baselines.manifest import (
+    BaselineColumn,
     BaselineFiles,
     BaselineTable,
     Manifest,
@@ -39,7 +40,7 @@ from atdm_resources.baselines.manifest import (
 )
 from atdm_resources.baselines.part_files import PartWriter
 from atdm_resources.baselines.records import Actor
-from atdm_resources.baselines.rows import arrow_schema, fix_text_form, read_rows
+from atdm_resources.baselines.rows import arrow_schema, fix_text_form, read_rows, typed
 from atdm_resources.baselines.structure import LiveTable, definitions, live_tables, sequences
 from atdm_resources.connection import connect
 from atdm_resources.request_lock import RequestLock
@@ -90,7 +91,8 @@ def capture(
                     work.clear()
                 if not conn.closed:
                     records.snapshot_failed(conn, domain, name, actor, known)
-                if isinstance(error, psycopg.Error):
+                # ValueError: a text that is not what the server's encoding promises.
+                if isinstance(error, psycopg.Error | ValueError):
                     raise known from error
                 raise
             # Files of attempts that died under this id, or lost the race for it.
@@ -278,13 +280,14 @@ class _Capture:
             self._done[table.name] = self._copied_table(conn, table)
 
     def _copied_table(self, conn: psycopg.Connection[Any], table: LiveTable) -> BaselineTable:
-        columns = table.stored_columns
+        every = tuple(typed(column) for column in table.columns)
+        columns = [column for column in every if not column.generated]
         digest = RowHash()
         made: dict[str, Any] = {}
         if columns:
             path = self._files.part(table.name, attempt=self._attempt)
             with PartWriter(self._store, self._files, path, arrow_schema(columns)) as writer:
-                for batch in self._rows(conn, table):
+                for batch in self._rows(conn, table, columns):
                     digest.add(batch)
                     writer.write(batch)
             made["files"] = (writer.part,)
@@ -296,7 +299,7 @@ class _Capture:
             rows = int(row[0]) if row else 0
         return BaselineTable(
             name=table.name,
-            columns=tuple(table.columns),
+            columns=every,
             key=table.key,
             rows=rows,
             content_hash=digest.hexdigest(),
@@ -304,8 +307,10 @@ class _Capture:
             **made,
         )
 
-    def _rows(self, conn: psycopg.Connection[Any], table: LiveTable) -> Iterator[pa.RecordBatch]:
-        for batch in read_rows(conn, table.relation, table.stored_columns):
+    def _rows(
+        self, conn: psycopg.Connection[Any], table: LiveTable, columns: Sequence[BaselineColumn]
+    ) -> Iterator[pa.RecordBatch]:
+        for batch in read_rows(conn, table.relation, columns):
             if self._stop.is_set():
                 raise AtdmError(ErrorCode.SNAPSHOT_FAILED, "another connection failed")
             yield batch

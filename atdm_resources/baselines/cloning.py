@@ -1,189 +1,263 @@
-"""Databases made from a baseline: one for each test that wants a whole database.
+"""Making databases from a baseline: one for each test that wants a whole database.
 
-Belongs here: templates, clones, their leases and their end. Does not belong here: filling a
-database with a baseline (``restore``).
+Belongs here: templates and copies of them. Does not belong here: leases of clones (``clones``),
+their end (``clone_endings``), filling a database with a baseline (``restore``).
 
 A baseline gets a template database, made once: catalog, tables, rows, the mark. Nobody may connect
 to it, so that PostgreSQL can copy it at any time. A clone is a copy with a mark of its own, in
 which leases and resets work as in the target. A clone is always a new database, never the target.
+
+Whatever is made has its row in the target's ``atdm.clone`` first, as ``making``, and the lock on
+its name is held until it is complete: a process that dies leaves nothing that anybody would use.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
-from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cache
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.registry import Registry
-from atdm_resources.baselines import comparing, records
+from atdm_resources.baselines import clone_endings, comparing, schema_copy
+from atdm_resources.baselines.clones import (
+    EMPTY,
+    LATEST,
+    CloneLease,
+    Source,
+    Wish,
+    hand_out_made,
+    make_it_its_own,
+    may_not,
+    sibling,
+    taken,
+)
+from atdm_resources.baselines.listing import latest
 from atdm_resources.baselines.manifest import Manifest, read_manifest
 from atdm_resources.baselines.records import Actor
 from atdm_resources.baselines.restore import restore
+from atdm_resources.bundle import load_registry
 from atdm_resources.connection import connect
+from atdm_resources.settings import Settings
 from atdm_resources.store import Store
-from atdm_resources.target import current_database, ensure_disposable, initialise, refuse_real_name
+from atdm_resources.target import current_database, ensure_disposable, initialise
 
-DEFAULT_TTL: Final = timedelta(hours=4)
-
-_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}\Z")
-_TEMPLATE_PREFIX = "atdm_template_"
-_SCRATCH_PREFIX = "atdm_scratch_"
-_RESERVED = {"postgres", "template0", "template1"}
+_ATTEMPTS = 2
+_NO_SUCH_DATABASE = "3D000"
 
 
 @dataclass(frozen=True, slots=True)
-class Clone:
-    """A database made from a baseline."""
+class Materials:
+    """What templates are made of. ``registry`` is called only when one has to be made."""
+
+    store: Store
+    registry: Callable[[], Registry]
+
+    @classmethod
+    def of(cls, settings: Settings | None = None) -> Materials:
+        """Those that the settings name; None: the settings of the environment."""
+        known = settings or Settings.from_environment()
+        return cls(Store(known.store_url, s3=known.s3), cache(lambda: load_registry(known)))
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A template that is ready. ``decided_at`` is when it was looked for, by the server's clock.
+
+    ``latest``: made from whatever was the newest baseline then. ``made``: it was not there before.
+    """
 
     database: str
     domain: str
-    baseline_id: str
-    owner: str | None
-    created_at: datetime
-    expires_at: datetime | None
-    url: str
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+    baseline: str | None
+    fingerprint: str
+    decided_at: datetime
+    latest: bool
+    made: bool
 
 
-def clone(
-    url: str,
-    store: Store,
-    registry: Registry,
+def leased_copy(
+    conn: psycopg.Connection[Any], server_url: str, wish: Wish, settings: Settings | None = None
+) -> CloneLease:
+    """Make a clone for one who found none in the pool; see ``clones.lease_clone``."""
+    materials = Materials.of(settings)
+    actor = Actor(wish.invoker, wish.source, "clone")
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        template = ready_template(
+            conn, server_url, materials, wish.domain, wish.baseline, actor=actor
+        )
+        how: Source = "cold" if template.made else "template"
+        name = new_name()
+        try:
+            with copied(conn, server_url, template, name):
+                leased = hand_out_made(conn, server_url, wish, name, how)
+                if leased is None:
+                    raise lost(name)
+        except AtdmError as error:
+            # A sweep, or whoever deletes the baseline, may drop the template before it is copied.
+            if not (attempts_left and error.details.get("sqlstate") == _NO_SUCH_DATABASE):
+                raise
+        else:
+            return leased
+    raise AssertionError("the loop returns or raises")
+
+
+def ready_template(
+    conn: psycopg.Connection[Any],
+    server_url: str,
+    materials: Materials,
     domain: str,
-    baseline_id: str,
-    database: str,
+    baseline: str | None,
     *,
-    ttl: timedelta = DEFAULT_TTL,
-    owner: str | None = None,
     actor: Actor,
-) -> Clone:
-    """Make database ``database`` from a baseline; it is dropped by the first sweep after ``ttl``.
+) -> Template:
+    """The template of a baseline (None: the newest; ``empty``: none), made when there is none.
 
-    ``url`` is the target's; the clone is made on its server. The first clone of a baseline makes
-    the template.
+    Two who want it at once make it once. One whose catalog would be another than the target's now
+    is not used any more.
 
     Raises:
-        AtdmError: REQUEST_INVALID for a name that cannot be used; REQUEST_CONFLICT when there is a
-            database of that name; BASELINE_NOT_FOUND, BASELINE_INVALID; TARGET_DRIFT when the
-            baseline holds tables that no table file describes; BUSY; CLONE_FAILED.
+        AtdmError: BASELINE_NOT_FOUND, BASELINE_INVALID, TARGET_DRIFT, STORE_FAILED, SPEC_INVALID,
+            CLONE_FAILED.
     """
-    if not _NAME.match(database) or database in _RESERVED or database.startswith("pg_"):
-        raise AtdmError(
-            ErrorCode.REQUEST_INVALID,
-            f"{database!r} cannot name a clone; allowed: a-z 0-9 _, 63 of them at most",
-            {"database": database[:200]},
-        )
-    refuse_real_name(database)
-    if ttl <= timedelta(0):
-        raise AtdmError(
-            ErrorCode.REQUEST_INVALID, "a clone lives for more than nothing", {"ttl": str(ttl)}
-        )
-    manifest = read_manifest(store, domain, baseline_id)
-    with connect(url) as conn:
-        ensure_disposable(conn)
-        sweep(conn, url)
-        if database == current_database(conn) or _exists(conn, database):
-            raise AtdmError(
-                ErrorCode.REQUEST_CONFLICT,
-                f"there is a database {database!r} already; a clone is always a new one",
-                {"database": database},
-            )
-        template = _template(conn, url, store, registry, manifest, actor)
-        with _lock(url, database):
-            _register(conn, database, manifest, "clone", "making", owner or actor.invoker, ttl)
-            try:
-                _copy(conn, template, database)
-                with connect(_sibling(url, database)) as fresh:
-                    # The mark names the database it was made for: this one is disposable too.
-                    fresh.execute("UPDATE atdm.target SET database_name = current_database()")
-            except BaseException:
-                _drop(conn, database)
-                raise
-        with conn.transaction():
-            conn.execute(
-                "UPDATE atdm.clone SET status = 'leased', leased_at = clock_timestamp(),"
-                " expires_at = clock_timestamp() + %s WHERE database_name = %s",
-                (ttl, database),
-            )
-            records.add_event(
-                conn, "baseline_cloned", domain, baseline_id, actor, outputs={"database": database}
-            )
-        return next(item for item in clones(conn, url) if item.database == database)
-
-
-def clones(conn: psycopg.Connection[Any], url: str) -> list[Clone]:
-    """The clones that are there, newest first."""
-    rows = conn.execute(
-        "SELECT database_name, domain, baseline_id, owner, created_at, expires_at FROM atdm.clone"
-        " WHERE kind = 'clone' AND status = 'leased' ORDER BY created_at DESC"
-    ).fetchall()
-    return [
-        Clone(database, domain, baseline_id, owner, created, expires, _sibling(url, database))
-        for database, domain, baseline_id, owner, created, expires in rows
-    ]
-
-
-def drop(conn: psycopg.Connection[Any], database: str, *, actor: Actor) -> None:
-    """Drop a clone. Raises AtdmError RUN_NOT_FOUND for any database that is no clone."""
-    row = conn.execute(
-        "SELECT domain, baseline_id FROM atdm.clone WHERE database_name = %s AND kind = 'clone'",
-        (database,),
-    ).fetchone()
-    if row is None or database == current_database(conn):
-        raise AtdmError(
-            ErrorCode.RUN_NOT_FOUND, f"there is no clone {database!r}", {"database": database}
-        )
-    _drop(conn, database)
-    domain, baseline_id = row
-    records.add_event(
-        conn, "clone_dropped", domain, baseline_id, actor, outputs={"database": database}
+    ensure_disposable(conn)
+    row = conn.execute("SELECT clock_timestamp(), atdm.bundle_fingerprint()").fetchone()
+    assert row is not None
+    decided_at, fingerprint = row
+    newest = baseline in (None, LATEST)
+    manifest = _manifest(materials.store, domain, baseline)
+    shape = [current_database(conn), domain, fingerprint]
+    if manifest is not None:
+        shape += [manifest.baseline_id, manifest.content_hash]
+    digest = hashlib.sha256("/".join(shape).encode()).hexdigest()[:16]
+    name = f"{clone_endings.TEMPLATE_PREFIX}{digest}"
+    found = Template(
+        name,
+        domain,
+        None if manifest is None else manifest.baseline_id,
+        fingerprint,
+        decided_at,
+        newest,
+        False,
     )
-
-
-def sweep(conn: psycopg.Connection[Any], url: str) -> list[str]:
-    """Drop clones whose time is over, and databases whose making died; returns their names."""
-    gone = []
-    for database, domain, baseline_id, kind in conn.execute(
-        "SELECT database_name, domain, baseline_id, kind FROM atdm.clone"
-        " WHERE expires_at < clock_timestamp() OR status = 'making'"
-        " AND created_at < clock_timestamp() - interval '1 minute'"
-    ).fetchall():
-        with _lock(url, database) as held:
-            if not held:
-                continue
-            _drop(conn, database)
-        records.add_event(
-            conn,
-            "clone_dropped" if kind == "clone" else "template_dropped",
-            domain,
-            baseline_id,
-            Actor("agent:sweep", "sweep"),
-            outputs={"database": database},
+    with clone_endings.lock(conn, name, wait=True):
+        used = conn.execute(
+            "UPDATE atdm.clone SET used_at = clock_timestamp()"
+            " WHERE database_name = %s AND kind = 'template' AND status = 'ready' AND EXISTS"
+            " (SELECT FROM pg_catalog.pg_database AS d WHERE d.datname = database_name)",
+            (name,),
         )
-        gone.append(database)
-    return gone
+        if used.rowcount:
+            return found
+        _forget(conn, name)
+        register(conn, found, name, kind="template")
+        with _given_up_on_error(conn, name):
+            create(conn, name)
+            _fill(conn, server_url, name, materials, domain, manifest, actor)
+            conn.execute(
+                sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false").format(
+                    sql.Identifier(name)
+                )
+            )
+            conn.execute(
+                "UPDATE atdm.clone SET status = 'ready', used_at = clock_timestamp()"
+                " WHERE database_name = %s",
+                (name,),
+            )
+    return replace(found, made=True)
 
 
-def drop_templates(conn: psycopg.Connection[Any], domain: str, baseline_id: str) -> None:
-    """Drop what is kept for cloning a baseline that goes away."""
-    for (database,) in conn.execute(
-        "SELECT database_name FROM atdm.clone WHERE domain = %s AND baseline_id = %s"
-        " AND kind = 'template'",
-        (domain, baseline_id),
-    ).fetchall():
-        _drop(conn, database)
+@contextmanager
+def copied(
+    conn: psycopg.Connection[Any],
+    server_url: str,
+    template: Template,
+    database: str,
+) -> Iterator[None]:
+    """A copy of a template under a new name of ATDM's, complete and marked.
+
+    The block says in its row what becomes of it. It is gone again when the block fails.
+
+    Raises:
+        AtdmError: CLONE_FAILED; what the block raises.
+    """
+    with clone_endings.lock(conn, database) as held:
+        if not held:
+            raise taken(database)
+        register(conn, template, database)
+        with _given_up_on_error(conn, database):
+            create(conn, database, template.database)
+            make_it_its_own(sibling(server_url, database))
+            yield
+
+
+def new_name() -> str:
+    """A name for a clone that nobody has named."""
+    return f"{clone_endings.CLONE_PREFIX}{secrets.token_hex(6)}"
+
+
+def register(
+    conn: psycopg.Connection[Any],
+    template: Template,
+    database: str,
+    *,
+    kind: str = "clone",
+    owner: str | None = None,
+) -> None:
+    """Note that a database is being made, before it is. Raises REQUEST_CONFLICT."""
+    conn.execute(
+        "DELETE FROM atdm.clone WHERE database_name = %s AND status = 'dropped'", (database,)
+    )
+    done = conn.execute(
+        "INSERT INTO atdm.clone (database_name, domain, baseline_id, kind, status, owner,"
+        " fingerprint, latest, created_at) VALUES (%s, %s, %s, %s, 'making', %s, %s, %s, %s)"
+        " ON CONFLICT DO NOTHING",
+        (
+            database,
+            template.domain,
+            template.baseline,
+            kind,
+            owner,
+            template.fingerprint,
+            template.latest,
+            template.decided_at,
+        ),
+    )
+    if done.rowcount == 0:
+        raise taken(database)
+
+
+def create(conn: psycopg.Connection[Any], database: str, template: str | None = None) -> None:
+    """Make a database, a copy of ``template`` when one is named, with a comment that claims it.
+
+    Raises:
+        AtdmError: REQUEST_CONFLICT; CLONE_FAILED without the right to make databases, or when the
+            server cannot.
+    """
+    statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database))
+    if template is not None:
+        statement += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
+    try:
+        conn.execute(statement)
+        conn.execute(
+            sql.SQL("COMMENT ON DATABASE {} IS {}").format(
+                sql.Identifier(database), sql.Literal(clone_endings.comment_of(conn))
+            )
+        )
+    except psycopg.errors.DuplicateDatabase as error:
+        # It is somebody else's: its row goes, and not the database.
+        _forget_row(conn, database)
+        raise taken(database) from error
+    except psycopg.Error as error:
+        raise may_not(conn, error) from error
 
 
 def hashes_of_two_restores(
@@ -199,141 +273,99 @@ def hashes_of_two_restores(
 
     Done in a new database beside the target, which is dropped (requirement A-OPS-07).
     """
-    database = f"{_SCRATCH_PREFIX}{secrets.token_hex(6)}"
+    database = f"{clone_endings.SCRATCH_PREFIX}{secrets.token_hex(6)}"
     manifest = read_manifest(store, domain, baseline_id)
+    materials = Materials(store, lambda: registry)
     with connect(url) as conn:
         ensure_disposable(conn)
-        with _lock(url, database):
-            _register(conn, database, manifest, "clone", "making", actor.invoker, DEFAULT_TTL)
+        with clone_endings.lock(conn, database):
+            row = conn.execute("SELECT clock_timestamp(), atdm.bundle_fingerprint()").fetchone()
+            assert row is not None
+            as_if = Template(database, domain, baseline_id, row[1], row[0], False, True)
+            register(conn, as_if, database, owner=actor.invoker)
             try:
-                conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
-                scratch = _sibling(url, database)
-                with connect(scratch) as fresh:
-                    initialise(fresh, registry)
-                hashes = []
-                for _ in range(2):
-                    restore(scratch, store, domain, baseline_id, actor=actor)
-                    hashes.append(comparing.state_hash(scratch, manifest))
+                create(conn, database)
+                _fill(conn, url, database, materials, domain, manifest, actor)
+                scratch = sibling(url, database)
+                hashes = [comparing.state_hash(scratch, manifest)]
+                restore(scratch, store, domain, baseline_id, actor=actor)
+                hashes.append(comparing.state_hash(scratch, manifest))
             finally:
-                _drop(conn, database)
+                _forget(conn, database)
     return hashes
 
 
-def _template(
+def _manifest(store: Store, domain: str, baseline: str | None) -> Manifest | None:
+    if baseline == EMPTY:
+        return None
+    if baseline in (None, LATEST):
+        return latest(store, domain)
+    return read_manifest(store, domain, baseline)
+
+
+def _fill(
     conn: psycopg.Connection[Any],
-    url: str,
-    store: Store,
-    registry: Registry,
-    manifest: Manifest,
-    actor: Actor,
-) -> str:
-    """The template of a baseline, made when there is none."""
-    shape = f"{current_database(conn)}/{manifest.domain}/{manifest.baseline_id}/"
-    shape += manifest.content_hash
-    name = f"{_TEMPLATE_PREFIX}{hashlib.sha256(shape.encode()).hexdigest()[:16]}"
-    with _lock(url, name, wait=True):
-        row = conn.execute(
-            "SELECT status FROM atdm.clone WHERE database_name = %s", (name,)
-        ).fetchone()
-        if row is not None and row[0] == "ready" and _exists(conn, name):
-            return name
-        _drop(conn, name)
-        _register(conn, name, manifest, "template", "making", None, None)
-        try:
-            conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-            made = _sibling(url, name)
-            with connect(made) as fresh:
-                initialise(fresh, registry)
-            restore(made, store, manifest.domain, manifest.baseline_id, actor=actor)
-            conn.execute(
-                sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false").format(
-                    sql.Identifier(name)
-                )
-            )
-        except BaseException:
-            _drop(conn, name)
-            raise
-        conn.execute("UPDATE atdm.clone SET status = 'ready' WHERE database_name = %s", (name,))
-    return name
-
-
-def _copy(conn: psycopg.Connection[Any], template: str, database: str) -> None:
-    try:
-        conn.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
-                sql.Identifier(database), sql.Identifier(template)
-            )
-        )
-    except psycopg.errors.DuplicateDatabase as error:
-        raise AtdmError(
-            ErrorCode.REQUEST_CONFLICT,
-            f"there is a database {database!r} already; a clone is always a new one",
-            {"database": database},
-        ) from error
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise AtdmError(
-            ErrorCode.CLONE_FAILED,
-            f"this user may not make databases: ALTER ROLE {conn.info.user} CREATEDB",
-            {"user": conn.info.user},
-        ) from error
-
-
-def _register(
-    conn: psycopg.Connection[Any],
+    server_url: str,
     database: str,
-    manifest: Manifest,
-    kind: str,
-    status: str,
-    owner: str | None,
-    ttl: timedelta | None,
+    materials: Materials,
+    domain: str,
+    manifest: Manifest | None,
+    actor: Actor,
 ) -> None:
-    cursor = conn.execute(
-        "INSERT INTO atdm.clone (database_name, domain, baseline_id, kind, status, owner,"
-        " expires_at) VALUES (%s, %s, %s, %s, %s, %s, clock_timestamp() + %s)"
-        " ON CONFLICT DO NOTHING",
-        (database, manifest.domain, manifest.baseline_id, kind, status, owner, ttl),
-    )
-    if cursor.rowcount == 0:
-        raise AtdmError(
-            ErrorCode.REQUEST_CONFLICT,
-            f"a clone {database!r} is being made by somebody else",
-            {"database": database},
-        )
-
-
-def _drop(conn: psycopg.Connection[Any], database: str) -> None:
-    conn.execute(
-        sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database))
-    )
-    conn.execute("DELETE FROM atdm.clone WHERE database_name = %s", (database,))
-
-
-def _exists(conn: psycopg.Connection[Any], database: str) -> bool:
-    return (
-        conn.execute("SELECT FROM pg_database WHERE datname = %s", (database,)).fetchone()
-        is not None
-    )
+    """Catalog, tables and rows of a new database; its statistics are those of its rows."""
+    made = sibling(server_url, database)
+    registry = materials.registry()
+    if manifest is not None and schema_copy.foreign_tables(registry, manifest):
+        schema_copy.copy_structure(conn, server_url, made, manifest, registry)
+        with connect(made) as fresh:
+            initialise(fresh, registry, disposable=database)
+    else:
+        with connect(made) as fresh:
+            initialise(fresh, registry)
+    if manifest is not None:
+        restore(made, materials.store, domain, manifest.baseline_id, actor=actor)
+    with connect(made) as fresh:
+        fresh.execute("ANALYZE")
 
 
 @contextmanager
-def _lock(url: str, database: str, *, wait: bool = False) -> Iterator[bool]:
-    """Be the only one who makes or drops a database; False when somebody else is.
-
-    On a connection of its own, in an open transaction (ADR 0006): databases are not made in one.
-    """
-    with connect(url, autocommit=False, application_name="atdm clone lock") as holder:
-        name = f"clone {database}"
-        holder.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-        if wait:
-            holder.execute("SELECT pg_advisory_xact_lock(atdm.request_lock_key(%s))", (name,))
-            yield True
-            return
-        row = holder.execute(
-            "SELECT pg_try_advisory_xact_lock(atdm.request_lock_key(%s))", (name,)
-        ).fetchone()
-        yield bool(row and row[0])
+def _given_up_on_error(conn: psycopg.Connection[Any], database: str) -> Iterator[None]:
+    """Leave nothing of a database whose making fails; what cannot be dropped, a sweep drops."""
+    try:
+        yield
+    except BaseException as error:
+        if not _is_registered(conn, database):
+            raise
+        try:
+            _forget(conn, database)
+        except (AtdmError, psycopg.Error) as problem:
+            error.add_note(f"database {database} is left for the next sweep: {problem}")
+        raise
 
 
-def _sibling(url: str, database: str) -> str:
-    """``url`` with another database of the same server."""
-    return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
+def _is_registered(conn: psycopg.Connection[Any], database: str) -> bool:
+    """Whether a database is known as one that ATDM makes, and not as somebody else's."""
+    if conn.closed or conn.broken:
+        return False
+    row = conn.execute("SELECT FROM atdm.clone WHERE database_name = %s", (database,))
+    return row.fetchone() is not None
+
+
+def _forget(conn: psycopg.Connection[Any], database: str) -> None:
+    conn.execute(
+        sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database))
+    )
+    _forget_row(conn, database)
+
+
+def _forget_row(conn: psycopg.Connection[Any], database: str) -> None:
+    conn.execute("DELETE FROM atdm.clone WHERE database_name = %s", (database,))
+
+
+def lost(database: str) -> AtdmError:
+    """The error when a sweep took a database for what a dead process left."""
+    return AtdmError(
+        ErrorCode.CLONE_FAILED,
+        f"database {database} was taken for abandoned while it was made; try again",
+        {"database": database},
+    )

@@ -136,12 +136,13 @@ WHERE q.domain = {domain} AND EXISTS (
     SELECT FROM atdm.test_run AS r
     WHERE r.test_run_id > q.request_id AND r.test_run_id <= left(q.request_id, 20) || 'ZZZZZZ'
       AND r.status IN ('ready', 'leased')))""")
+# A retired request has a run with rows where that was made again.
 _SCENARIOS = """
 SELECT to_jsonb(s) FROM atdm.scenario AS s
 WHERE s.domain = %s AND EXISTS (
     SELECT FROM atdm.request AS q
     WHERE (q.domain, q.scenario_id, q.scenario_version) = (s.domain, s.scenario_id, s.version)
-      AND q.status = 'ready')
+      AND q.status IN ('ready', 'retired'))
 """
 _SCRATCH = """
 CREATE TEMPORARY TABLE baseline_run

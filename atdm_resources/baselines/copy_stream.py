@@ -20,17 +20,20 @@ from typing import Any, Final
 
 import numpy as np
 import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from psycopg import sql
 
-PIECE_BYTES: Final = 4 * 1024 * 1024
+PIECE_BYTES: Final = 2 * 1024 * 1024
 _ROWS_A_PIECE = 32_768
-_RECEIVE_BYTES = 1024 * 1024
 _HEADER = 5
 _STEPS = 64
 _DATA, _ERROR, _READY = b"d"[0], b"E"[0], b"Z"[0]
+_READY_MESSAGE = b"Z\0\0\0\5"
 
 
-def copied(conn: psycopg.Connection[Any], statement: sql.Composed) -> Iterator[bytes]:
+def copied(conn: psycopg.Connection[Any], statement: sql.Composed) -> Iterator[pa.Buffer]:
     """What ``statement`` (COPY ... TO STDOUT in text or CSV format) sends, cut between rows.
 
     Whoever stops in the middle closes the connection: nothing else ends a COPY at once. Raises
@@ -52,7 +55,7 @@ def copied(conn: psycopg.Connection[Any], statement: sql.Composed) -> Iterator[b
             conn.close()
 
 
-def _row_by_row(conn: psycopg.Connection[Any], statement: sql.Composed) -> Iterator[bytes]:
+def _row_by_row(conn: psycopg.Connection[Any], statement: sql.Composed) -> Iterator[pa.Buffer]:
     with conn.cursor().copy(statement) as copy:
         lines: list[Any] = []
         size = 0
@@ -60,37 +63,43 @@ def _row_by_row(conn: psycopg.Connection[Any], statement: sql.Composed) -> Itera
             lines.append(line)
             size += len(line)
             if size >= PIECE_BYTES or len(lines) >= _ROWS_A_PIECE:
-                yield b"".join(lines)
+                yield pa.py_buffer(b"".join(lines))
                 lines, size = [], 0
         if lines:
-            yield b"".join(lines)
+            yield pa.py_buffer(b"".join(lines))
 
 
-def _streamed(conn: psycopg.Connection[Any], statement: bytes) -> Iterator[bytes]:
+def _streamed(conn: psycopg.Connection[Any], statement: bytes) -> Iterator[pa.Buffer]:
     """The exchange. Between statements the driver has nothing buffered, so the socket is ours."""
     query = statement + b"\0"
-    message = b"Q" + struct.pack("!I", len(query) + 4) + query
     error: psycopg.Error | None = None
-    buffer = bytearray()
-    wanted = PIECE_BYTES
+    # One piece of memory for all of it: fresh pages cost as much as copying what goes into them.
+    buffer = np.empty(PIECE_BYTES, np.uint8)
+    filled = 0
     # A duplicate, because closing it must not close the driver's own.
     with socket.socket(fileno=os.dup(conn.pgconn.socket)) as channel:
-        _send(channel, message)
+        _send(channel, b"Q" + struct.pack("!I", len(query) + 4) + query)
         while True:
-            ended = _receive(channel, buffer)
-            if len(buffer) < wanted and not _may_end(buffer) and not ended:
+            count = _receive(channel, buffer[filled:].data)
+            filled += count
+            if count and filled < len(buffer) and not _may_end(buffer, filled):
                 continue
-            payload, used, problem, ready = _taken_apart(buffer)
+            payload, used, problem, ready = _taken_apart(buffer[:filled])
             error = error or problem
-            del buffer[:used]
-            # A row that is larger than a piece is not looked at again before it is there.
-            first = _length(bytes(buffer[:_HEADER]), 0) + 1 if len(buffer) >= _HEADER else 0
-            wanted = max(PIECE_BYTES, first)
-            if payload and error is None:
-                yield payload
+            # A row that is larger than the buffer is not looked at again before it is there.
+            wanted = _length(buffer, used) + 1 if filled - used >= _HEADER else 0
+            filled -= used
+            rest = buffer[used : used + filled]
+            if len(buffer) < wanted or len(buffer) > PIECE_BYTES >= wanted:
+                buffer = np.empty(max(PIECE_BYTES, wanted), np.uint8)
+                buffer[:filled] = rest
+            elif used:
+                buffer[:filled] = rest.copy()
+            if error is None:
+                yield from payload
             if ready:
                 break
-            if ended:
+            if not count:
                 raise psycopg.OperationalError("the server closed the connection during COPY")
     if error is not None:
         raise error
@@ -106,16 +115,13 @@ def _send(channel: socket.socket, message: bytes) -> None:
             continue
 
 
-def _receive(channel: socket.socket, buffer: bytearray) -> bool:
-    """Append what is there, at least something; True when the server has gone."""
+def _receive(channel: socket.socket, room: memoryview) -> int:
+    """Fill in what is there, at least something; 0 when the server has gone."""
     while True:
-        _wait(channel, select.POLLIN)
         try:
-            piece = channel.recv(_RECEIVE_BYTES)
+            return channel.recv_into(room)
         except BlockingIOError:
-            continue
-        buffer += piece
-        return not piece
+            _wait(channel, select.POLLIN)
 
 
 def _wait(channel: socket.socket, what: int) -> None:
@@ -124,79 +130,86 @@ def _wait(channel: socket.socket, what: int) -> None:
     waiting.poll()
 
 
-def _may_end(buffer: bytearray) -> bool:
+def _may_end(buffer: NDArray[np.uint8], filled: int) -> bool:
     """Whether ReadyForQuery could be the last message: type, length 5, transaction status."""
-    return buffer[-6:-1] == b"Z\0\0\0\5"
+    return buffer[max(0, filled - 6) : filled - 1].tobytes() == _READY_MESSAGE
 
 
-def _taken_apart(buffer: bytearray) -> tuple[bytes, int, psycopg.Error | None, bool]:
-    """The rows in whole messages of ``buffer``; how many bytes were used; an error; the end."""
-    parts: list[bytes] = []
+def _taken_apart(
+    content: NDArray[np.uint8],
+) -> tuple[list[pa.Buffer], int, psycopg.Error | None, bool]:
+    """The rows in whole messages of ``content``; how many bytes were used; an error; the end."""
+    rows: list[pa.Buffer] = []
     error: psycopg.Error | None = None
     place = 0
-    content = bytes(buffer)
     while place + _HEADER <= len(content):
         if content[place] == _DATA:
             payload, after = _run_of_rows(content, place)
             if after == place:
                 break
-            parts.append(payload)
+            rows.append(payload)
             place = after
             continue
         end = place + 1 + _length(content, place)
         if end > len(content):
             break
-        kind, body = content[place], content[place + _HEADER : end]
+        kind, body = content[place], content[place + _HEADER : end].tobytes()
         place = end
         if kind == _ERROR:
             error = _error(body)
         elif kind == _READY:
-            return b"".join(parts), place, error, True
-    return b"".join(parts), place, error, False
+            return rows, place, error, True
+    return rows, place, error, False
 
 
-def _run_of_rows(content: bytes, place: int) -> tuple[bytes, int]:
+def _run_of_rows(content: NDArray[np.uint8], place: int) -> tuple[pa.Buffer, int]:
     """The rows of consecutive messages from ``place`` on, and where the next message starts.
 
     A header is ``d`` and a length whose first byte is 0; the text of a row never holds a 0. So the
     pairs found are headers, or (rarely) lengths that look like one: then the next header is not
     where its predecessor says, and the run ends before it.
     """
-    bytes_ = np.frombuffer(content, np.uint8, offset=place)
-    zeros = np.flatnonzero(bytes_[1:-3] == 0)
-    heads = zeros[bytes_[zeros] == _DATA]
-    lengths = sum(bytes_[heads + 1 + k].astype(np.int64) << (24 - 8 * k) for k in range(4))
-    after = heads + 1 + lengths
-    whole = after <= len(bytes_)
-    fits = np.ones(len(heads), bool)
-    fits[1:] = after[:-1] == heads[1:]
-    good = fits & whole
+    content = content[place:]
+    zeros = np.flatnonzero(content[1:-3] == 0)
+    heads = zeros[content[zeros] == _DATA]
+    # A number at every byte: no copy of them, whatever their alignment.
+    numbers = np.ndarray((max(0, len(content) - 3),), ">u4", content, strides=(1,))
+    after = heads + 1 + numbers[heads + 1]
+    good = after <= len(content)
+    good[1:] &= after[:-1] == heads[1:]
     count = len(good) if good.all() else int(np.argmin(good))
     if not len(heads) or heads[0] != 0 or count < _STEPS:
-        return _walked(content, place)
+        payload, used = _walked(content)
+        return payload, place + used
     end = int(after[count - 1])
-    kept = np.ones(end, bool)
-    for k in range(_HEADER):
-        kept[heads[:count] + k] = False
-    return bytes_[:end][kept].tobytes(), place + end
+    messages = np.empty(count + 1, np.int32)
+    messages[:-1] = heads[:count]
+    messages[-1] = end
+    # As far as Arrow is concerned the messages are values, of which all but the header is wanted.
+    framed = pa.Array.from_buffers(
+        pa.binary(), count, [None, pa.py_buffer(messages), pa.py_buffer(content[:end])]
+    )
+    rows = pc.binary_replace_slice(framed, 0, _HEADER, b"").buffers()[2]
+    return rows.slice(0, end - count * _HEADER), place + end
 
 
-def _walked(content: bytes, place: int) -> tuple[bytes, int]:
+def _walked(content: NDArray[np.uint8]) -> tuple[pa.Buffer, int]:
     """The same, message by message, for a few of them."""
     parts = []
+    place = 0
     for _ in range(_STEPS):
         if place + _HEADER > len(content) or content[place] != _DATA:
             break
         end = place + 1 + _length(content, place)
         if end > len(content):
             break
-        parts.append(content[place + _HEADER : end])
+        parts.append(content[place + _HEADER : end].tobytes())
         place = end
-    return b"".join(parts), place
+    return pa.py_buffer(b"".join(parts)), place
 
 
-def _length(content: bytes, place: int) -> int:
-    return int.from_bytes(content[place + 1 : place + _HEADER], "big")
+def _length(content: NDArray[np.uint8], place: int) -> int:
+    return int.from_bytes(content[place + 1 : place + _HEADER].tobytes(), "big")
 
 
 def _error(body: bytes) -> psycopg.Error:

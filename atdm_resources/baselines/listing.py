@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.baselines import records
+from atdm_resources.baselines import records, removing
 from atdm_resources.baselines.manifest import (
     MANIFEST,
     BaselineFiles,
@@ -61,7 +61,7 @@ def baselines(store: Store, domain: str) -> list[Listed]:
     folder = domain_folder(domain)
     if not store.exists(folder):
         return []
-    sizes = _sizes(store, folder)
+    sizes = store.sizes(folder)
     ids = [
         path.removeprefix(f"{folder}/").removesuffix(f"/{MANIFEST}")
         for path in sizes
@@ -158,9 +158,10 @@ def delete(
             f"baseline {baseline_id} is the last intact one of domain {domain}",
             {"domain": domain, "baseline_id": baseline_id},
         )
-    store.delete_prefix(files.manifest)
-    count = 1 + store.delete_prefix(files.folder)
+    said = {"invoker": actor.invoker, "source": actor.source, "reason": actor.reason}
+    count = removing.remove(store, files, said)
     records.deleted(conn, domain, baseline_id, actor)
+    removing.finish(store, files)
     return count
 
 
@@ -178,7 +179,3 @@ def _listed(store: Store, domain: str, baseline_id: str, sizes: dict[str, int]) 
             problem = f"{part.path}: {size} bytes, {part.bytes} were written"
             return Listed(domain, baseline_id, manifest, problem)
     return Listed(domain, baseline_id, manifest, None)
-
-
-def _sizes(store: Store, folder: str) -> dict[str, int]:
-    return {path: store.size(path) for path in store.files(folder)}

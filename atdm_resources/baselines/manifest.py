@@ -32,7 +32,10 @@ from atdm_engine.content_hash import combined
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.store import Store
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""What is written. Version 1 held captured dates and instants as texts; it is read as well."""
+READ_VERSIONS = (1, 2)
+
 ROOT = "baselines"
 MANIFEST = "manifest.json"
 RUNS = "runs"
@@ -62,7 +65,8 @@ class BaselineColumn(_Model):
     ``type`` is what ``format_type`` says. ``generated`` columns (``stored`` or ``virtual``) are in
     no file: they follow from the others by ``expression``; for other columns that is the default.
     ``spec_type`` is set when the file holds the column as ``atdm_engine.types`` does (generated
-    data); otherwise the file holds PostgreSQL's own text, or an integer or a boolean as such.
+    data, and dates and instants that were captured); otherwise the file holds PostgreSQL's own
+    text, or an integer or a boolean as such.
     """
 
     name: str
@@ -298,8 +302,9 @@ def _parsed(content: bytes, files: BaselineFiles, uri: str) -> Manifest:
     if not isinstance(document, dict):
         raise invalid("the manifest is no JSON object")
     version = document.get("format_version")
-    if version != FORMAT_VERSION:
-        raise invalid(f"format version {version!r}; this ATDM reads {FORMAT_VERSION}")
+    if version not in READ_VERSIONS:
+        readable = " and ".join(str(known) for known in READ_VERSIONS)
+        raise invalid(f"format version {version!r}; this ATDM reads {readable}")
     checksum = document.pop("manifest_sha256", None)
     if checksum != _checksum(document):
         raise invalid("the manifest is damaged: its checksum does not match")

@@ -7,26 +7,31 @@ Belongs here: every write to that table, with the event that belongs to it in th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
 from psycopg.types.json import Jsonb
 
-from atdm_engine.errors import AtdmError
-from atdm_resources.baselines.manifest import BaselineFiles, Manifest
+from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources.baselines import removing
+from atdm_resources.baselines.manifest import BaselineFiles, Manifest, read_manifest
 from atdm_resources.catalog import plain
+from atdm_resources.request_lock import RequestLock
 from atdm_resources.store import Store
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who does it, through what, and why."""
+    """Who does it, through what, and why. ``attempt`` ties the events of one restore together."""
 
     invoker: str
     source: str
     reason: str = ""
+    attempt: str | None = None
 
 
 def lock_name(domain: str, baseline_id: str) -> str:
@@ -103,9 +108,73 @@ def restored(conn: psycopg.Connection[Any], store: Store, manifest: Manifest, ac
     )
 
 
+@contextmanager
+def restore_under_way(
+    conn: psycopg.Connection[Any], url: str, domain: str, baseline_id: str | None, actor: Actor
+) -> Iterator[Actor]:
+    """A restore begins: restore_started. Yields the actor of its further events.
+
+    While the block runs a lock tells others that it is alive; a restore whose process died before
+    it could write its last event gets that event from the next one.
+    """
+    known = replace(actor, attempt=secrets.token_hex(8))
+    with RequestLock(url, None, _restore_lock(known.attempt)):
+        add_event(conn, "restore_started", domain, baseline_id, known)
+        yield known
+
+
+def sweep_restores(conn: psycopg.Connection[Any], domain: str) -> int:
+    """Restores whose process is gone: restore_failed for each, nothing was changed; how many.
+
+    One whose transaction had committed has its restore_completed in it.
+    """
+    begun = conn.execute(
+        "SELECT b.inputs ->> 'attempt', b.inputs ->> 'baseline_id', b.invoker, b.source"
+        " FROM atdm.audit_event AS b WHERE b.request_id IS NULL AND b.action = 'restore_started'"
+        " AND b.domain = %s AND b.inputs ? 'attempt' AND NOT EXISTS ("
+        "  SELECT FROM atdm.audit_event AS e WHERE e.request_id IS NULL"
+        "  AND e.action IN ('restore_completed', 'restore_failed')"
+        "  AND e.inputs ->> 'attempt' = b.inputs ->> 'attempt') ORDER BY b.event_id",
+        (domain,),
+    ).fetchall()
+    swept = 0
+    for attempt, baseline_id, invoker, source in begun:
+        with conn.transaction():
+            row = conn.execute(
+                "SELECT pg_try_advisory_xact_lock(atdm.request_lock_key(%s)), NOT EXISTS ("
+                " SELECT FROM atdm.audit_event WHERE request_id IS NULL"
+                " AND action IN ('restore_completed', 'restore_failed')"
+                " AND inputs ->> 'attempt' = %s)",
+                (_restore_lock(attempt), attempt),
+            ).fetchone()
+            if row is None or not all(row):
+                continue
+            add_event(
+                conn,
+                "restore_failed",
+                domain,
+                baseline_id,
+                Actor(invoker, source, attempt=attempt),
+                status="failed",
+                outputs={"reason": "process_gone", "message": "the process that restored is gone"},
+            )
+            swept += 1
+    return swept
+
+
+def _restore_lock(attempt: str | None) -> str:
+    return f"restore {attempt}"
+
+
 def deleted(conn: psycopg.Connection[Any], domain: str, baseline_id: str, actor: Actor) -> None:
-    """The baseline is gone from the store."""
+    """The baseline is gone from the store. Nothing more to say of one that is known to be gone."""
     with conn.transaction():
+        row = conn.execute(
+            "SELECT status FROM atdm.baseline WHERE domain = %s AND baseline_id = %s FOR UPDATE",
+            (domain, baseline_id),
+        ).fetchone()
+        if row is not None and row[0] == "deleted":
+            return
         conn.execute(
             "UPDATE atdm.baseline SET status = 'deleted', finished_at = clock_timestamp()"
             " WHERE domain = %s AND baseline_id = %s",
@@ -117,8 +186,15 @@ def deleted(conn: psycopg.Connection[Any], domain: str, baseline_id: str, actor:
 def sweep_captures(conn: psycopg.Connection[Any], store: Store, domain: str) -> list[str]:
     """Captures whose process is gone: mark them failed, delete their files; returns their ids.
 
-    One whose manifest made it into the store is complete, whatever became of its process.
+    One whose manifest made it into the store is complete, whatever became of its process. Restores
+    whose process is gone get their last event, and removals that were cut short are finished.
     """
+    sweep_restores(conn, domain)
+    for files, said in removing.cut_short(store, domain):
+        removing.remove(store, files, said)
+        if "invoker" in said:
+            deleted(conn, domain, files.baseline_id, Actor(**said))
+        removing.finish(store, files)
     pending = conn.execute(
         "SELECT baseline_id, invoker, source FROM atdm.baseline"
         " WHERE domain = %s AND status = 'capturing' AND store_url = %s ORDER BY started_at",
@@ -142,7 +218,10 @@ def sweep_captures(conn: psycopg.Connection[Any], store: Store, domain: str) -> 
             ).rowcount
             if not changed:
                 continue
-            if not made:
+            told: dict[str, Any] = {"message": "the process that captured it is gone"}
+            if made:
+                told |= _taken_over(conn, store, files)
+            else:
                 store.delete_prefix(files.folder)
             add_event(
                 conn,
@@ -151,10 +230,31 @@ def sweep_captures(conn: psycopg.Connection[Any], store: Store, domain: str) -> 
                 baseline_id,
                 Actor(invoker, source),
                 status="ok" if made else "failed",
-                outputs={"message": "the process that captured it is gone"},
+                outputs=told,
             )
             gone.append(baseline_id)
     return gone
+
+
+def _taken_over(
+    conn: psycopg.Connection[Any], store: Store, files: BaselineFiles
+) -> dict[str, Any]:
+    """Do for a baseline what its process did not come to: note what it is, delete what it is not.
+
+    One that cannot be read stays as it is, for ``baseline-verify`` to tell.
+    """
+    try:
+        manifest = read_manifest(store, files.domain, files.baseline_id)
+    except AtdmError as error:
+        if error.code is not ErrorCode.BASELINE_INVALID:
+            raise
+        return {"problem": error.message}
+    _known(conn, store, manifest)
+    kept = {files.manifest, *(files.full(file) for file in manifest.files)}
+    for path in store.files(files.folder):
+        if path not in kept:
+            store.delete_prefix(path)
+    return {"manifest": summary(manifest)}
 
 
 def add_event(
@@ -178,10 +278,25 @@ def add_event(
             domain,
             actor.invoker,
             actor.source,
-            Jsonb(plain({"baseline_id": baseline_id, "reason": actor.reason, **(inputs or {})})),
+            Jsonb(plain({**_said(baseline_id, actor), **(inputs or {})})),
             Jsonb(plain(outputs or {})),
         ),
     )
+
+
+def _said(baseline_id: str | None, actor: Actor) -> dict[str, Any]:
+    said = {"baseline_id": baseline_id, "reason": actor.reason}
+    return said if actor.attempt is None else {**said, "attempt": actor.attempt}
+
+
+def is_known(conn: psycopg.Connection[Any], manifest: Manifest) -> bool:
+    """Whether the target has this very baseline on record as complete."""
+    row = conn.execute(
+        "SELECT FROM atdm.baseline WHERE domain = %s AND baseline_id = %s"
+        " AND status = 'complete' AND content_hash = %s",
+        (manifest.domain, manifest.baseline_id, manifest.content_hash),
+    ).fetchone()
+    return row is not None
 
 
 def summary(manifest: Manifest) -> dict[str, Any]:

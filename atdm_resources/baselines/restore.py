@@ -10,7 +10,7 @@ every change of a definition and the positions of sequences are undone with the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -26,6 +26,7 @@ from atdm_resources.baselines import contained_runs, dismantling, records, table
 from atdm_resources.baselines.contained_runs import RunsInLine
 from atdm_resources.baselines.listing import file_problems, latest
 from atdm_resources.baselines.manifest import (
+    BaselineColumn,
     BaselineFiles,
     BaselineTable,
     Manifest,
@@ -34,7 +35,21 @@ from atdm_resources.baselines.manifest import (
 )
 from atdm_resources.baselines.part_files import table_batches
 from atdm_resources.baselines.records import Actor
-from atdm_resources.baselines.rows import fix_text_form, read_rows, write_rows
+from atdm_resources.baselines.rows import (
+    CHUNK_ROWS,
+    ahead,
+    arrow_schema,
+    fix_text_form,
+    read_rows,
+    write_rows,
+)
+from atdm_resources.baselines.stored_hash import (
+    NotComparableError,
+    SentHash,
+    expression,
+    server_agrees,
+    stored,
+)
 from atdm_resources.baselines.structure import LiveTable, differences, live_tables
 from atdm_resources.connection import connect
 from atdm_resources.leasing import alone_in_domain
@@ -50,7 +65,7 @@ LARGE_ROWS: Final = 20_000
 DOMAIN_TIMEOUT: Final = timedelta(seconds=60)
 LOCK_TIMEOUT: Final = timedelta(seconds=30)
 
-_WORK_MEMORY = "SET LOCAL maintenance_work_mem = '256MB'"
+_SETTINGS = ("SET LOCAL maintenance_work_mem = '256MB'", "SET LOCAL jit = off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +112,25 @@ def restore(
     with connect(url, application_name="atdm baseline restore") as conn:
         ensure_disposable(conn)
         records.sweep_captures(conn, store, domain)
-        records.add_event(conn, "restore_started", domain, baseline_id, actor)
-        try:
-            manifest = _manifest(store, domain, baseline_id)
-            verify_files(store, manifest, progress)
-            check_fit(conn, manifest)
-            _refuse_leases(conn, domain, revoke=revoke_leases)
-            work = _Restore(conn, store, manifest, actor, lock_timeout, progress)
-            return alone_in_domain(
-                conn,
-                domain,
-                lambda: work.attempt(revoke_leases=revoke_leases, began=began),
-                domain_timeout,
-            )
-        except BaseException as error:
-            known = _as_atdm_error(error, domain, baseline_id)
-            _record_failure(url, conn, domain, baseline_id, actor, known)
-            if isinstance(error, psycopg.Error):
-                raise known from error
-            raise
+        with records.restore_under_way(conn, url, domain, baseline_id, actor) as actor:
+            try:
+                manifest = _manifest(store, domain, baseline_id)
+                verify_files(store, manifest, progress)
+                check_fit(conn, manifest)
+                _refuse_leases(conn, domain, revoke=revoke_leases)
+                work = _Restore(conn, store, manifest, actor, lock_timeout, progress)
+                return alone_in_domain(
+                    conn,
+                    domain,
+                    lambda: work.attempt(revoke_leases=revoke_leases, began=began),
+                    domain_timeout,
+                )
+            except BaseException as error:
+                known = _as_atdm_error(error, domain, baseline_id)
+                _record_failure(url, conn, domain, baseline_id, actor, known)
+                if isinstance(error, psycopg.Error):
+                    raise known from error
+                raise
 
 
 def verify_files(store: Store, manifest: Manifest, progress: Progress | None = None) -> None:
@@ -234,6 +249,30 @@ def _record_failure(
         )
 
 
+class _Sent:
+    """The rows of one table on their way: their content hash, and what the server will say.
+
+    ``row`` is None when the server has nothing to say about them.
+    """
+
+    def __init__(self, columns: Sequence[BaselineColumn], *, comparable: bool) -> None:
+        self.digest = RowHash()
+        self.total = SentHash()
+        self.row = expression(columns, arrow_schema(columns)) if comparable else None
+
+    def hashed(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for start in range(0, batch.num_rows, CHUNK_ROWS):
+                part = batch.slice(start, CHUNK_ROWS)
+                self.digest.add(part)
+                if self.row is not None:
+                    try:
+                        self.total.add(part)
+                    except NotComparableError:
+                        self.row = None
+                yield part
+
+
 class _Restore:
     """The transaction."""
 
@@ -253,6 +292,7 @@ class _Restore:
         self._actor = actor
         self._lock_timeout = lock_timeout
         self._progress = progress
+        self._agrees: bool | None = None
         self._done = 0
 
     def attempt(self, *, revoke_leases: bool, began: float) -> Restored | None:
@@ -266,7 +306,8 @@ class _Restore:
                 return None
             revoked = _refuse_leases(conn, manifest.domain, revoke=revoke_leases)
             fix_text_form(conn)
-            conn.execute(_WORK_MEMORY)
+            for setting in _SETTINGS:
+                conn.execute(setting.encode())
             live, outside = self._locked()
             self._replace(live)
             self._set_sequences()
@@ -343,11 +384,25 @@ class _Restore:
                     )
                 )
             return
-        batches = table_batches(self._store, self._files, table.files)
+        sent = _Sent(columns, comparable=self._comparable())
+        batches = sent.hashed(ahead(table_batches(self._store, self._files, table.files)))
         # Frozen rows need no second writing by vacuum; the table was emptied here and now.
-        rows = write_rows(conn, relation, columns, self._counted(table.name, batches), freeze=True)
+        rows = write_rows(conn, relation, columns, self._counted(table.name, batches), emptied=True)
+        self._verify(table, relation, rows, sent)
+
+    def _verify(
+        self, table: BaselineTable, relation: sql.Identifier, rows: int, sent: _Sent
+    ) -> None:
+        """What was sent is what the baseline holds, and what is stored is what was sent."""
+        digest = sent.digest
+        if (
+            (rows, digest.rows, digest.hexdigest()) == (table.rows, table.rows, table.content_hash)
+            and sent.row is not None
+            and stored(self._conn, relation, sent.row) == (sent.total.rows, sent.total.total)
+        ):
+            return
         digest = RowHash()
-        for batch in read_rows(conn, relation, columns):
+        for batch in read_rows(self._conn, relation, table.stored_columns):
             digest.add(batch)
         if (rows, digest.rows, digest.hexdigest()) != (table.rows, table.rows, table.content_hash):
             raise AtdmError(
@@ -357,6 +412,11 @@ class _Restore:
                 f"{table.content_hash}",
                 {"table": table.name, "rows": digest.rows, "expected_rows": table.rows},
             )
+
+    def _comparable(self) -> bool:
+        if self._agrees is None:
+            self._agrees = server_agrees(self._conn)
+        return self._agrees
 
     def _counted(self, table: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:

@@ -4,32 +4,36 @@ Belongs here: how a baseline's columns stand in Arrow, reading a table into it a
 Does not belong here: which tables (``structure``), files (``part_files``), transactions.
 
 A column stands as PostgreSQL writes it itself: the text of its output function under fixed
-settings, which its input function reads back to the same value. Integers and booleans stand as
-such. Columns of generated data stand as ``atdm_engine.types`` has them. NULL and the empty text
-differ throughout.
+settings, which its input function reads back to the same value. Integers, booleans, dates and
+instants stand as such. Columns of generated data stand as ``atdm_engine.types`` has them. NULL and
+the empty text differ throughout.
 """
 
 from __future__ import annotations
 
-import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
+import numpy as np
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 from psycopg import sql
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.types import arrow_type, column_kind, typed_array
+from atdm_resources.baselines import moments
+from atdm_resources.baselines.copy_binary import BEGIN, END, has_binary_form, rows_as_binary
 from atdm_resources.baselines.copy_stream import copied
 from atdm_resources.baselines.manifest import BaselineColumn
 from atdm_resources.encoding import copy_csv
 
 Item = TypeVar("Item")
 
-CHUNK_ROWS: Final = 32_768
+CHUNK_ROWS: Final = 16_384
 """So many rows are sent at once at most."""
 
 _PLAIN = {
@@ -38,6 +42,19 @@ _PLAIN = {
     "bigint": pa.int64(),
     "boolean": pa.bool_(),
 }
+_MOMENTS = re.compile(r"(?P<date>date)|timestamp(\(\d\))? with time zone")
+_ESCAPES = (
+    ("\\b", "\b"),
+    ("\\f", "\f"),
+    ("\\n", "\n"),
+    ("\\r", "\r"),
+    ("\\t", "\t"),
+    ("\\v", "\v"),
+)
+_SLASH = b"\\"[0]
+_BACKSLASH = "\0"
+"""Stands for a backslash while others are looked at: no text of a database can hold it."""
+
 _SETTINGS = (
     "SET LOCAL client_encoding = 'UTF8'",
     "SET LOCAL TimeZone = 'UTC'",
@@ -65,9 +82,20 @@ def fix_text_form(conn: psycopg.Connection[Any]) -> None:
     conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
 
 
+def typed(column: BaselineColumn) -> BaselineColumn:
+    """``column`` as a captured baseline holds it: dates and instants are no texts."""
+    match = _MOMENTS.fullmatch(column.type)
+    if match is None:
+        return column
+    spec_type = "date" if match["date"] else "timestamptz"
+    return column.model_copy(update={"spec_type": spec_type})
+
+
 def arrow_schema(columns: Sequence[BaselineColumn]) -> pa.Schema:
     """The Arrow types of a table's stored columns."""
-    return pa.schema([pa.field(column.name, _arrow(column)) for column in columns])
+    return pa.schema(
+        [pa.field(column.name, _arrow(column), nullable=column.nullable) for column in columns]
+    )
 
 
 def _arrow(column: BaselineColumn) -> pa.DataType:
@@ -96,9 +124,10 @@ def read_source(
     conn: psycopg.Connection[Any], source: sql.Composable, columns: Sequence[BaselineColumn]
 ) -> Iterator[pa.RecordBatch]:
     """What COPY reads from ``source``: a table with its columns, or a query in parentheses."""
-    statement = sql.SQL("COPY {} TO STDOUT (FORMAT csv)").format(source)
+    statement = sql.SQL("COPY {} TO STDOUT").format(source)
+    checked = conn.info.parameter_status("server_encoding") != "SQL_ASCII"
     for text in ahead(copied(conn, statement)):
-        yield from _parsed(columns, text).to_batches()
+        yield _parsed(columns, text, checked=checked)
 
 
 def write_rows(
@@ -107,22 +136,31 @@ def write_rows(
     columns: Sequence[BaselineColumn],
     batches: Iterable[pa.RecordBatch],
     *,
-    freeze: bool = False,
+    emptied: bool = False,
 ) -> int:
     """COPY rows into a table, in the transaction of ``conn``; returns how many.
 
-    ``freeze`` writes them as if they were old already: only for a table that this transaction has
-    truncated.
+    ``emptied`` is for a table that this transaction has truncated, and whose columns have the very
+    types of ``columns``: its rows are written as if they were old already, and in the server's own
+    form where there is one.
     """
     names = sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
-    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv{})").format(
-        relation, names, sql.SQL(", FREEZE" if freeze else "")
+    binary = emptied and has_binary_form(columns, arrow_schema(columns))
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT {}{})").format(
+        relation,
+        names,
+        sql.SQL("binary" if binary else "csv"),
+        sql.SQL(", FREEZE" if emptied else ""),
     )
     rows = 0
     with conn.cursor().copy(statement) as copy:
-        for count, text in ahead(_encoded(batches)):
-            copy.write(memoryview(text))
+        if binary:
+            copy.write(BEGIN)
+        for count, content in ahead(_encoded(batches, columns, binary=binary)):
+            copy.write(memoryview(content))
             rows += count
+        if binary:
+            copy.write(END)
     return rows
 
 
@@ -134,20 +172,31 @@ def as_columns(
     Raises:
         AtdmError: BASELINE_INVALID when the one form cannot be read as the other (an array).
     """
-    names = [column.name for column in want]
-    chosen = batch.select(names)
     there = {column.name: column for column in have}
-    if chosen.schema.equals(arrow_schema(want)):
-        return chosen
-    if any(_as_json(column) or _as_json(there[column.name]) for column in want):
+    arrays = [_as_column(batch.column(column.name), there[column.name], column) for column in want]
+    return pa.record_batch(arrays, names=[column.name for column in want])
+
+
+def _as_column(array: pa.Array, have: BaselineColumn, want: BaselineColumn) -> pa.Array:
+    kind = _arrow(want)
+    if array.type == kind:
+        return array
+    if _as_json(want) or _as_json(have):
         raise AtdmError(
             ErrorCode.BASELINE_INVALID,
             "a captured and a generated baseline with array columns cannot be compared; restore "
             "one and compare it with live",
-            {"columns": names},
+            {"column": want.name},
         )
-    (converted,) = _parsed(want, copy_csv(chosen).to_pybytes()).combine_chunks().to_batches()
-    return converted
+    if pa.types.is_temporal(array.type):
+        array = moments.as_text(array)
+    elif pa.types.is_floating(array.type):
+        # CSV has the shortest text of a number, as PostgreSQL does.
+        text = copy_csv(pa.record_batch([array], names=["number"])).to_pybytes().decode("ascii")
+        array = pa.array([line or None for line in text.splitlines()], pa.string())
+    if pa.types.is_temporal(kind):
+        return moments.from_text(array, kind)
+    return array.cast(kind)
 
 
 def ahead(items: Iterable[Item]) -> Iterator[Item]:
@@ -166,11 +215,26 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
                 close()
 
 
-def _encoded(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.Buffer]]:
+def _encoded(
+    batches: Iterable[pa.RecordBatch], columns: Sequence[BaselineColumn], *, binary: bool
+) -> Iterator[tuple[int, pa.Buffer]]:
     for batch in batches:
         for start in range(0, batch.num_rows, CHUNK_ROWS):
             part = batch.slice(start, CHUNK_ROWS)
-            yield part.num_rows, copy_csv(part)
+            if binary:
+                yield part.num_rows, rows_as_binary(part, columns)
+            else:
+                yield part.num_rows, copy_csv(_readable(part))
+
+
+def _readable(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """``batch`` without moments that Arrow would write in a way that PostgreSQL does not read."""
+    arrays = [
+        array if not pa.types.is_temporal(array.type) or moments.usual(array)
+        else moments.as_text(array)
+        for array in batch.columns
+    ]  # fmt: skip
+    return pa.record_batch(arrays, names=batch.schema.names)
 
 
 def _as_json(column: BaselineColumn) -> bool:
@@ -183,7 +247,8 @@ def _selected(column: BaselineColumn) -> sql.Composable:
     return sql.SQL("array_to_json({})::text").format(name) if _as_json(column) else name
 
 
-def _parsed(columns: Sequence[BaselineColumn], text: bytes) -> pa.Table:
+def _parsed(columns: Sequence[BaselineColumn], text: pa.Buffer, *, checked: bool) -> pa.RecordBatch:
+    """Rows from COPY's text: tabs between columns, backslashes before what would be misread."""
     schema = arrow_schema(columns)
     by_value = {
         column.name: column.spec_type
@@ -191,37 +256,57 @@ def _parsed(columns: Sequence[BaselineColumn], text: bytes) -> pa.Table:
         if column.spec_type is not None
         and (column_kind(column.spec_type).array or column_kind(column.spec_type).base == "jsonb")
     }
-    table = pyarrow.csv.read_csv(
-        io.BytesIO(text),
+    types = [pa.string() if field.name in by_value else field.type for field in schema]
+    try:
+        table = _split(text, types, checked)
+    except pa.ArrowInvalid:
+        # A moment that Arrow has no text for: infinity, or a year of five digits.
+        readable = [pa.string() if pa.types.is_temporal(kind) else kind for kind in types]
+        table = _split(text, readable, checked)
+    arrays = []
+    for field, column in zip(schema, table.combine_chunks().columns, strict=True):
+        array = column.chunk(0) if column.num_chunks else pa.array([], column.type)
+        if pa.types.is_string(array.type):
+            array = _unescaped(array)
+        if field.name in by_value:
+            array = typed_array(by_value[field.name], array.to_pylist())
+        elif pa.types.is_temporal(field.type) and pa.types.is_string(array.type):
+            array = moments.from_text(array, field.type)
+        arrays.append(array)
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _split(text: pa.Buffer, types: Sequence[pa.DataType], checked: bool) -> pa.Table:
+    names = [str(place) for place in range(len(types))]
+    return pyarrow.csv.read_csv(
+        pa.BufferReader(text),
         read_options=pyarrow.csv.ReadOptions(
             # One block: a row that is larger than the usual block would be an error.
-            column_names=schema.names,
+            column_names=names,
             use_threads=False,
-            block_size=len(text) + 1,
+            block_size=text.size + 1,
         ),
         parse_options=pyarrow.csv.ParseOptions(
-            # Line breaks only stand in quotes; looking for them costs half as much again.
-            newlines_in_values=b'"' in text,
-            ignore_empty_lines=False,
+            delimiter="\t", quote_char=False, ignore_empty_lines=False
         ),
         convert_options=pyarrow.csv.ConvertOptions(
-            column_types={
-                field.name: pa.string() if field.name in by_value else field.type
-                for field in schema
-            },
-            null_values=[""],
+            column_types=dict(zip(names, types, strict=True)),
+            null_values=["\\N"],
             strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-            true_values=["t", "true"],
-            false_values=["f", "false"],
+            # A server that knows its encoding sends valid UTF-8.
+            check_utf8=not checked,
+            true_values=["t"],
+            false_values=["f"],
         ),
     )
-    if not by_value:
-        return table
-    arrays = [
-        typed_array(by_value[name], table.column(name).to_pylist())
-        if name in by_value
-        else table.column(name)
-        for name in schema.names
-    ]
-    return pa.table(arrays, schema=schema)
+
+
+def _unescaped(texts: pa.StringArray) -> pa.StringArray:
+    """Texts without the backslashes that COPY has put into them."""
+    data = texts.buffers()[2]
+    if data is None or not np.any(np.frombuffer(data, np.uint8) == _SLASH):
+        return texts
+    texts = pc.replace_substring(texts, "\\\\", _BACKSLASH)
+    for escape, character in _ESCAPES:
+        texts = pc.replace_substring(texts, escape, character)
+    return pc.replace_substring(texts, _BACKSLASH, "\\")

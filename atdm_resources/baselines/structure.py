@@ -116,6 +116,7 @@ def differences(manifest: Manifest, live: dict[str, LiveTable]) -> Iterator[str]
 
     Tables that a generated baseline does not have are none of its business.
     """
+    captured = manifest.kind == "captured"
     for table in manifest.tables:
         found = live.get(table.name)
         if found is None:
@@ -133,9 +134,9 @@ def differences(manifest: Manifest, live: dict[str, LiveTable]) -> Iterator[str]
                 ("identity", column.identity or "none", there.identity or "none"),
                 ("generated", column.generated or "no", there.generated or "no"),
             ):
-                if was != now and not (noun == "collation" and column.spec_type):
+                if was != now and (captured or noun != "collation"):
                     yield f"{table.name}.{column.name}: {noun} is {now}, in the baseline {was}"
-            if column.nullable and not there.nullable and not column.spec_type:
+            if captured and column.nullable and not there.nullable:
                 yield f"{table.name}.{column.name}: is NOT NULL, in the baseline it is not"
             if column.generated and column.expression != there.expression:
                 yield (
@@ -144,7 +145,7 @@ def differences(manifest: Manifest, live: dict[str, LiveTable]) -> Iterator[str]
                 )
         for name, column in columns.items():
             yield f"{table.name}.{name}: the baseline has no such column ({column.type})"
-    if manifest.kind == "captured":
+    if captured:
         known = {table.name for table in manifest.tables}
         for name in live.keys() - known:
             yield f"{name}: the baseline has no such table"
@@ -190,7 +191,10 @@ WHERE n.nspname = %s AND c.relkind = 'r'
 """
 _COLUMNS = """
 SELECT c.relname::text, a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod),
-       NOT a.attnotnull,
+       NOT a.attnotnull OR EXISTS (
+           SELECT FROM pg_catalog.pg_constraint AS k
+           WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND NOT k.convalidated
+             AND k.conkey = ARRAY[a.attnum]),
        CASE WHEN l.collname IS NOT NULL AND a.attcollation <> t.typcollation
             THEN l.collname::text END,
        CASE a.attidentity WHEN 'a' THEN 'always' WHEN 'd' THEN 'by default' ELSE '' END,

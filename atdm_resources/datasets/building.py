@@ -195,6 +195,7 @@ def _publish(work: ShardWork, manifest: Manifest) -> Manifest:
 def _clear(work: ShardWork) -> None:
     """Delete the records of shards: the manifest says all that is needed from now on."""
     work.store.delete_prefix(work.folder)
+    work.store.sweep(work.files.folder)
 
 
 def _require_all(work: ShardWork, reports: Sequence[ShardReport], numbers: Sequence[int]) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from atdm_engine.check_results import CheckOutcome
+from atdm_engine.constraints import TypedScalar
 from atdm_engine.dataset_checks import distinct, group_hashes, hash_groups, outcome_json
 from atdm_engine.datasets import (
     REFERENCE_SHARD,
@@ -37,7 +38,7 @@ from atdm_engine.datasets import (
     version_id,
 )
 from atdm_engine.generation import BATCH_ROWS
-from atdm_engine.model import Dataset, Domain, MixPart, TypedScalar
+from atdm_engine.model import Dataset, Domain, MixPart
 from atdm_engine.row_hash import RowHash
 from atdm_engine.text_hash import U64
 from atdm_resources.baselines.manifest import BaselineFiles, PartFile

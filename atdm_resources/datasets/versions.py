@@ -6,11 +6,14 @@ baselines of any kind.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.model import Dataset
+from atdm_resources.baselines import removing
 from atdm_resources.baselines.manifest import (
     MANIFEST,
     BaselineFiles,
@@ -18,7 +21,11 @@ from atdm_resources.baselines.manifest import (
     domain_folder,
     read_manifest,
 )
+from atdm_resources.datasets.shards import ROOT
 from atdm_resources.store import Store
+
+UNFINISHED_FOR: Final = timedelta(days=1)
+"""How long the shards of a build that was killed wait for somebody to go on with them."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,43 @@ def expire(store: Store, dataset: Dataset, *, keep: str | None = None) -> list[s
     old = [one for one in there[dataset.spec.retention :] if one.version != keep]
     for one in old:
         files = BaselineFiles(dataset.domain, one.version)
-        # The manifest first: what is left of a deletion that was cut short is no baseline.
-        store.delete_prefix(files.manifest)
-        store.delete_prefix(files.folder)
+        removing.remove(store, files, {})
+        removing.finish(store, files)
     return [one.version for one in old]
+
+
+def sweep(store: Store, dataset: Dataset, now: datetime) -> list[str]:
+    """Delete what killed builds have left of other versions; returns the ids of those that went.
+
+    The records of a version that is published are of no use. One that is not is kept for a day, to
+    be gone on with. What was being removed is removed. Raises AtdmError STORE_FAILED.
+    """
+    gone = []
+    for files, said in removing.cut_short(store, dataset.domain):
+        if _is_version(dataset, files.baseline_id) and not said:
+            removing.remove(store, files, said)
+            removing.finish(store, files)
+            gone.append(files.baseline_id)
+    root = f"{ROOT}/{dataset.domain}"
+    there: dict[str, list[str]] = {}
+    for path in store.files(root):
+        version = path.removeprefix(f"{root}/").partition("/")[0]
+        if _is_version(dataset, version):
+            there.setdefault(version, []).append(path)
+    for version, paths in there.items():
+        files = BaselineFiles(dataset.domain, version)
+        if not store.exists(files.manifest):
+            if now - max(store.modified(path) for path in paths) < UNFINISHED_FOR:
+                continue
+            store.delete_prefix(files.folder)
+            gone.append(version)
+        store.delete_prefix(f"{root}/{version}")
+    return gone
+
+
+def _is_version(dataset: Dataset, baseline_id: str) -> bool:
+    """Whether an id has the form of this dataset's versions."""
+    return (
+        re.fullmatch(rf"{re.escape(dataset.name)}-\d{{8}}-\d{{6}}-[0-9a-f]{{6}}", baseline_id)
+        is not None
+    )

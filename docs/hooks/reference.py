@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from posixpath import normpath
 from typing import Any, get_args
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from atdm_engine.json_schema import SchemaKind, json_schema
 from atdm_engine.registry import Domain, Registry, Scenario
@@ -30,6 +33,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Links into the project, which are not part of the site, become the path that they name."""
+    folder = PurePosixPath(page.file.src_uri).parent
+
+    def kept(found: re.Match[str]) -> str:
+        target = normpath(folder / found[2])
+        return (
+            f"{found[1]} (`{target.removeprefix('../')}`)" if target.startswith("..") else found[0]
+        )
+
+    return re.sub(r"\[([^\]]+)\]\((\.\./[^)#]+)[^)]*\)", kept, markdown)
 
 
 def command_line() -> str:

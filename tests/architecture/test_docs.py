@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import typer.main
 import yaml
@@ -146,17 +147,42 @@ def test_options_that_the_documents_name_exist() -> None:
     assert missing == []
 
 
-def command_options() -> dict[str, set[str]]:
-    """The options of every command; the empty name stands for those before a command."""
-    found: dict[str, set[str]] = {}
-    waiting = [("", typer.main.get_command(app))]
+def commands() -> dict[str, Any]:
+    """Every command by name; the empty name stands for what comes before a command."""
+    found: dict[str, Any] = {}
+    waiting: list[tuple[str, Any]] = [("", typer.main.get_command(app))]
     while waiting:
         name, command = waiting.pop()
-        found[name] = {text for parameter in command.params for text in parameter.opts}
-        found[name] |= {text for parameter in command.params for text in parameter.secondary_opts}
+        found[name] = command
         for child, nested in getattr(command, "commands", {}).items():
             waiting.append((f"{name} {child}".strip(), nested))
     return found
+
+
+def command_options() -> dict[str, set[str]]:
+    return {
+        name: {text for one in command.params for text in (*one.opts, *one.secondary_opts)}
+        for name, command in commands().items()
+    }
+
+
+def command_help() -> dict[str, str]:
+    """The help texts of the commands that do something."""
+    return {
+        name: command.help or ""
+        for name, command in commands().items()
+        if not hasattr(command, "commands")
+    }
+
+
+def test_every_command_has_an_example_that_works() -> None:
+    known = command_options()
+    for name, text in command_help().items():
+        examples = re.findall(rf"\batdm (?:-o json )?({re.escape(name)}\b[^\"\n]*)", text)
+        assert examples, f"atdm {name} --help shows no example"
+        for example in examples:
+            options = set(re.findall(r"(?<= )--?[a-z][a-z-]*", example))
+            assert options <= known[name] | known[""], example
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:

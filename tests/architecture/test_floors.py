@@ -20,6 +20,8 @@ HEAVY = (
     "sqlalchemy",
     "alembic",
     "faker",
+    "httpx",
+    "structlog",
 )
 
 
@@ -122,7 +124,7 @@ def test_every_module_says_what_belongs_in_it() -> None:
     assert silent == []
 
 
-@pytest.mark.parametrize("module", ["atdm.client", "atdm.pytest", "atdm.cli"])
+@pytest.mark.parametrize("module", ["atdm.client", "atdm.async_client", "atdm.pytest", "atdm.cli"])
 def test_what_a_lease_needs_loads_nothing_heavy(module: str) -> None:
     script = (
         f"import sys, {module}; "

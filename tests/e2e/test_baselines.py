@@ -57,6 +57,17 @@ def test_a_baseline_from_capture_to_deletion(fresh_shell: Shell) -> None:
     assert shell.refused("baseline-clone", "-b", second, "--database", "atdm")["code"] == (
         "REQUEST_CONFLICT"
     )
-    assert [item["database"] for item in shell.json("baseline-clone", "--list")] == ["own_one"]
-    assert shell.json("baseline-clone", "--drop", "own_one")["status"] == "dropped"
+    assert (clone["source"], clone["baseline"]) == ("cold", second)
+    assert [item["database"] for item in shell.json("baseline-clones")] == ["own_one"]
+    wrong = shell.refused("baseline-clone", "--drop", "own_one", "--token", "atdm_x")
+    assert wrong["code"] == "TOKEN_MISMATCH"
+    said = shell.run("baseline-clone", "--empty").out
+    assert "source: cold" in said
+    assert "baseline: none" in said
+    (line,) = [line for line in said.splitlines() if line.startswith("  drop it: atdm ")]
+    assert shell.run(*line.removeprefix("  drop it: atdm ").split()).status == 0
+    given_back = ("baseline-clone", "--drop", "own_one", "--token", clone["token"])
+    assert shell.json(*given_back)["status"] == "dropped"
+    assert shell.json(*given_back)["status"] == "already_dropped"
+    assert shell.json("baseline-clone", "--list") == []
     assert "baseline-restore" in shell.run("--help").out

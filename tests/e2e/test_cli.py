@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
@@ -281,9 +282,16 @@ def test_catalog_lists_scenarios_and_requests(shell: Shell) -> None:
     scenarios = {row["scenario_id"]: row for row in shell.json("catalog", "scenarios")}
     assert scenarios[SCENARIO]["linked_requirement_ids"] == ["FR-001", "FR-005", "FR-010"]
     assert scenarios[SCENARIO]["leased"] >= 1
-    listed = shell.json("catalog", "runs", "--scenario", SCENARIO, "--limit", "1")
-    assert [row["request_id"] for row in listed] == [answer["request_id"]]
-    assert SCENARIO in shell.run("catalog", "runs").out
+    runs = ("catalog", "runs", "--scenario", SCENARIO, "--limit", "1")
+    listed = shell.json(*runs)
+    assert [row["test_run_id"] for row in listed["runs"]] == [answer["test_run_id"]]
+    asked = shell.json("catalog", "requests", "--scenario", SCENARIO, "--limit", "1")
+    assert [row["label"] for row in asked["requests"]] == ["in-the-list"]
+    assert SCENARIO in shell.run(*runs).out
+    page = shell.run("audit", answer["test_run_id"], "--html", "-").out
+    assert page.startswith("<!DOCTYPE html>")
+    assert "12 checks passed" in page
+    assert answer["cleanup"]["cleanup_token"] not in page
     shell.json("reset", answer["test_run_id"], "-t", answer["cleanup"]["cleanup_token"])
 
 
@@ -394,7 +402,7 @@ def test_up_status_down(fresh_shell: Shell) -> None:
     up = fresh_shell.json("up")
     try:
         assert up["url"].startswith("http://127.0.0.1:")
-        assert sorted(up["started"]) == ["daemon", "webserver"]
+        assert sorted(up["started"]) == ["audit", "daemon", "webserver"]
         again = fresh_shell.json("up")
         assert again["started"] == []
         assert again["url"] == up["url"]
@@ -406,9 +414,13 @@ def test_up_status_down(fresh_shell: Shell) -> None:
         assert report["webserver"]["answers"]
         assert report["daemon"]["running"]
         assert SCENARIO in [row["scenario_id"] for row in report["database"]["scenarios"]]
+        made = fresh_shell.json("request", SCENARIO)
+        page = httpx.get(f"{report['audit']['url']}/{made['request_id']}", trust_env=False)
+        assert page.status_code == 200
+        assert made["test_run_id"] in page.text
     finally:
         down = fresh_shell.json("down")
-    assert sorted(down["stopped"]) == ["daemon", "postgresql", "webserver"]
+    assert sorted(down["stopped"]) == ["audit", "daemon", "postgresql", "webserver"]
     assert ended(up["webserver"])
     assert ended(up["daemon"])
     assert fresh_shell.json("down")["stopped"] == []

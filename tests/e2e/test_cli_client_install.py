@@ -71,8 +71,16 @@ def test_a_client_says_what_making_needs(client: Shell) -> None:
     "arguments",
     [("request", SCENARIO, "--seed", "1"), ("scenarios",), ("env",), ("init",), ("up",), ("demo",)],
 )
-def test_commands_of_the_server_part_say_so(client: Shell, arguments: tuple[str, ...]) -> None:
-    error = client.refused(*arguments)
+def test_commands_of_the_server_part_say_so(
+    client: Shell, arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    # In a home of its own: what was looked up in another may be kept there.
+    elsewhere = replace(
+        client,
+        home=tmp_path / "home",
+        variables={**client.variables, "ATDM_DATABASE_URL": client.url},
+    )
+    error = elsewhere.refused(*arguments)
     assert error["code"] == "MISSING_EXTRA"
     assert "pip install 'atdm[server,embedded]'" in error["message"]
 

@@ -33,6 +33,7 @@ from tests.waiting import until
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SCENARIO = "active_member_clean"
+USER_HEADER = "X-Forwarded-User"
 SCHEDULE = names.dataset_schedule_name("healthcare", "minutely")
 LAUNCH = """mutation Launch($params: ExecutionParams!) {
   launchRun(executionParams: $params) { __typename
@@ -65,6 +66,7 @@ class Deployment:
         answer = httpx.post(
             f"{self.web}/graphql",
             json={"query": query, "variables": variables},
+            headers={USER_HEADER: "ada lovelace"},  # as a proxy before the webserver says it
             timeout=30,
             trust_env=False,
         ).json()
@@ -112,6 +114,7 @@ def deployment(postgres_server_url: str, tmp_path: Path) -> Iterator[Deployment]
             "ATDM_STORE_URL": store.url,
             "ATDM_SCENARIO_PATH": str(scenarios),
             "ATDM_INVOKER": "agent:compose",
+            "ATDM_USER_HEADER": USER_HEADER,
             "ATDM_CODE_HOST": "127.0.0.1",
             "ATDM_CODE_PORT": ports["4000"],
             "ATDM_HOME": str(home),
@@ -193,7 +196,7 @@ def test_three_processes_serve_a_launch_a_submission_and_a_refresh(deployment: D
 
         until(lambda: status() in {"SUCCESS", "FAILURE", "CANCELED"}, 90, pause=0.5)
         assert status() == "SUCCESS"
-        assert requests(conn)["by-hand"] == ("ready", "dagster")
+        assert requests(conn)["by-hand"] == ("ready", "dagster", "human:ada-lovelace")
 
         until(lambda: queueing.submission_status(conn, "k")["status"] == "fulfilled", 90, pause=0.5)
         (lease,) = leasing.claim(conn, "k")
@@ -205,6 +208,6 @@ def test_three_processes_serve_a_launch_a_submission_and_a_refresh(deployment: D
     assert {table.name: table.rows for table in version.manifest.tables}["member"] == 10
 
 
-def requests(conn: psycopg.Connection[Any]) -> dict[str, tuple[str, str]]:
-    rows = conn.execute("SELECT label, status, source FROM atdm.request").fetchall()
-    return {label: (status, source) for label, status, source in rows}
+def requests(conn: psycopg.Connection[Any]) -> dict[str, tuple[str, str, str]]:
+    rows = conn.execute("SELECT label, status, source, invoker FROM atdm.request").fetchall()
+    return {label: (status, source, invoker) for label, status, source, invoker in rows}

@@ -66,8 +66,9 @@ def test_a_suite_gets_its_data_and_leaves_nothing(shell: Shell) -> None:
     assert all(said in closing for said in ("1 failed", "2 passed", "1 error")), done.stdout
     assert "warning" not in closing
     assert "SCENARIO_NOT_FOUND" in done.stdout
-    assert "the same data again: atdm request healthcare/claim_denial_active_member" in done.stdout
-    assert "--seed 3 --as-of 2026-01-31T00:00:00" in done.stdout
+    assert "seed 3, as of 2026-01-31T00:00:00" in done.stdout
+    assert "the same data again: atdm replay " in done.stdout
+    assert done.stdout.count("atdm: making a run of ") == 3
     assert "atdm_" not in _token_like(done.stdout)
     # One ready run was leased and given back; those made on the way are gone as well.
     assert shell.total_rows() == before - 5
@@ -84,13 +85,94 @@ def _token_like(text: str) -> str:
     return " ".join(word for word in text.replace("'", " ").split() if len(word) == 48)
 
 
-def test_an_unreachable_target_fails_and_does_not_skip(shell: Shell) -> None:
+@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["one process", "workers"])
+def test_an_unreachable_target_ends_the_session_with_one_message(
+    shell: Shell, arguments: tuple[str, ...]
+) -> None:
     (shell.folder / "test_suite.py").write_text(SUITE, encoding="utf-8")
-    done = pytest_run(shell, ATDM_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nothing")
-    assert done.returncode == 1
-    assert "4 errors" in done.stdout
-    assert "skipped" not in done.stdout
-    assert done.stdout.count("TARGET_UNREACHABLE") >= 4
+    done = pytest_run(
+        shell, *arguments, ATDM_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nothing"
+    )
+    assert done.returncode in (1, 2)
+    assert done.stdout.count("TARGET_UNREACHABLE") == 1, done.stdout
+    closing = done.stdout.splitlines()[-1]
+    assert "skipped" not in closing
+    assert "passed" not in closing
+
+
+OWN_DATABASE = """
+import psycopg, pytest
+from atdm.pytest import atdm_scenario
+
+SEEN = []
+
+@pytest.mark.parametrize("n", range(3))
+@atdm_scenario("active_member_clean", {"claim_status": "pending"}, isolation="database")
+def test_own(atdm_data, n):
+    assert "postgres@" not in repr(atdm_data)
+    with psycopg.connect(atdm_data["database_url"], autocommit=True) as own:
+        assert own.execute("SELECT count(*), min(status) FROM healthcare.claim").fetchone() == (
+            1, "pending",
+        )
+        SEEN.append(own.info.dbname)
+        own.execute("DELETE FROM healthcare.claim")
+    assert atdm_data.records["member"][0]["member_id"] == atdm_data.data["member_id"]
+    assert "claim" not in atdm_data.records
+    assert len(set(SEEN)) == len(SEEN) == n + 1
+    assert n != 2
+"""
+
+
+@pytest.mark.slow
+def test_a_database_of_the_tests_own(shell: Shell) -> None:
+    before = shell.total_rows()
+    (shell.folder / "test_own.py").write_text(OWN_DATABASE, encoding="utf-8")
+    done = pytest_run(shell)
+    closing = done.stdout.splitlines()[-1]
+    assert "2 passed" in closing, done.stdout
+    assert "1 failed" in closing
+    assert "warning" not in closing
+    assert (
+        "making a database with a run of active_member_clean (claim_status=pending)" in done.stdout
+    )
+    assert (
+        "atdm request healthcare/active_member_clean -c claim_status=pending --seed" in done.stdout
+    )
+    assert shell.total_rows() == before
+    with shell.connect() as connection:
+        left = connection.execute(
+            "SELECT datname FROM pg_database WHERE datname LIKE 'atdm_clone_%'"
+        ).fetchall()
+    assert left == []
+
+
+BASELINE = """
+import pytest
+from atdm.pytest import atdm_scenario
+
+@pytest.fixture(scope="session", autouse=True)
+def golden(atdm_baseline):
+    return atdm_baseline("golden-suite")
+
+@pytest.mark.parametrize("n", range(8))
+@atdm_scenario("active_member_clean")
+def test_on_top(atdm_data, golden, n):
+    assert golden["baseline_id"] == "golden-suite"
+"""
+
+
+@pytest.mark.slow
+def test_one_worker_restores_the_baseline_of_all(shell: Shell) -> None:
+    shell.json("baseline-snapshot", "-b", "golden-suite")
+    (shell.folder / "test_baseline.py").write_text(BASELINE, encoding="utf-8")
+    done = pytest_run(shell, "-n", "2")
+    assert "8 passed" in done.stdout.splitlines()[-1], done.stdout
+    with shell.connect() as connection:
+        restored = connection.execute(
+            "SELECT count(*) FROM atdm.audit_event WHERE action = 'restore_completed'"
+            " AND source = 'pytest'"
+        ).fetchone()
+    assert restored == (1,)
 
 
 def test_an_example_suite_reads_a_fixture_file(shell: Shell) -> None:

@@ -67,6 +67,10 @@ class Faults:
         with self._lock:
             self._next.append((fits, fault, times))
 
+    def let_pass(self, times: int, *, method: str = "", path: str = "") -> None:
+        """The next ``times`` requests of this kind are answered; what is injected later follows."""
+        self.inject(Fault(), method=method, path=path, times=times)
+
     def clear(self) -> None:
         with self._lock:
             self._next.clear()

@@ -319,38 +319,6 @@ def test_differences_are_counted_by_table_and_column(
     assert (back["claim"].added, back["claim"].removed) == (1, 2)
 
 
-def test_a_clone_is_a_database_of_its_own_in_which_leases_work(
-    conn: psycopg.Connection[Any],
-    target: str,
-    store: Store,
-    registry: Registry,
-    captured: Manifest,
-) -> None:
-    name = conn.info.dbname
-    made = cloning.clone(target, store, registry, DOMAIN, "one", f"{name}_c", actor=ACTOR)
-    try:
-        assert comparing.state_hash(made.url, captured) == captured.content_hash
-        with connect(made.url) as own:
-            lease = leasing.lease(own, None, "active_member_clean")
-            assert leasing.reset_run(own, lease["test_run_id"], lease["token"])
-        for taken in (made.database, name, "postgres", "Upper", "x prod"):
-            with pytest.raises(AtdmError):
-                cloning.clone(target, store, registry, DOMAIN, "one", taken, actor=ACTOR)
-        with pytest.raises(AtdmError) as caught:
-            cloning.drop(conn, name, actor=ACTOR)
-        assert caught.value.code is ErrorCode.RUN_NOT_FOUND
-        conn.execute("UPDATE atdm.clone SET expires_at = now() - interval '1 s'"
-                     " WHERE kind = 'clone'")  # fmt: skip
-        assert cloning.sweep(conn, target) == [made.database]
-        assert cloning.clones(conn, target) == []
-    finally:
-        cloning.drop_templates(conn, DOMAIN, "one")
-    there = conn.execute(
-        "SELECT datname FROM pg_database WHERE datname = %s", (made.database,)
-    ).fetchone()
-    assert there is None
-
-
 def test_the_state_after_two_restores_is_that_of_one(
     conn: psycopg.Connection[Any],
     target: str,

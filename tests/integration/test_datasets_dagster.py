@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from atdm_assets import names
+from atdm_assets import names, own_runs
 from atdm_assets.dataset_assets import clock_of
 from atdm_assets.dataset_job import AskedVersion, VersionOutcome, materialise_version
 from atdm_engine.datasets import version_id
@@ -58,6 +59,7 @@ def make(world: World, as_of: datetime = CLOCK, **asked: Any) -> VersionOutcome:
         instance=world.instance,
         resolve_job=world.defs.resolve_job_def,
         store=world.resources["store"],
+        target=world.resources["target"],
         log_level="CRITICAL",
     )
 
@@ -102,6 +104,32 @@ def test_a_version_is_an_asset_a_table_with_its_checks(tiny: World) -> None:
     assert {key.name for key in declared} == {name for table, name in checks if table == "claim"}
 
 
+def test_a_run_whose_process_is_gone_is_reported_and_a_living_one_is_not(tiny: World) -> None:
+    job = tiny.defs.resolve_job_def(names.dataset_job_name("healthcare", "tiny"))
+
+    def started(run_id: str, tags: dict[str, str]) -> dg.DagsterRun:
+        return tiny.instance.create_run_for_job(
+            job, run_id=run_id, status=dg.DagsterRunStatus.STARTED, tags=tags
+        )
+
+    dead, living, elsewhere = (str(uuid.uuid4()) for _ in range(3))
+    with own_runs.vouched_for(tiny.resources["target"], dead) as tags:
+        started(dead, tags)
+        started(elsewhere, {names.VOUCHED_TAG: "another@1"})
+        with connect(tiny.target_url) as conn:
+            assert own_runs.report_dead(tiny.instance, conn) == []
+    with own_runs.vouched_for(tiny.resources["target"], living) as tags:
+        started(living, tags)
+        with connect(tiny.target_url) as conn:
+            assert own_runs.report_dead(tiny.instance, conn) == [dead]
+            assert own_runs.report_dead(tiny.instance, conn) == []
+    ended = tiny.instance.get_run_by_id(dead)
+    assert ended is not None
+    assert ended.status is dg.DagsterRunStatus.FAILURE
+    with own_runs.vouched_for(None, living) as tags:
+        assert tags == {}
+
+
 def test_made_again_it_is_the_version_that_is_there(tiny: World) -> None:
     first, second = make(tiny), make(tiny)
     assert first.version == second.version
@@ -122,6 +150,23 @@ def test_old_versions_go_and_so_do_their_partitions(tiny: World) -> None:
         one.version for one in made
     }
     assert not store.exists(f"baselines/healthcare/{made[0].version}")
+    assert make(tiny, CLOCK + timedelta(days=3)).version == made[3].version
+    with connect(tiny.target_url) as conn:
+        told = conn.execute(
+            "SELECT action, inputs->>'baseline_id' FROM atdm.audit_event"
+            " WHERE action IN ('dataset_published', 'baseline_deleted') ORDER BY event_id"
+        ).fetchall()
+        known = dict(conn.execute("SELECT baseline_id, status FROM atdm.baseline").fetchall())
+    first, second, third, fourth = (one.version for one in made)
+    assert told == [
+        ("dataset_published", first),
+        ("dataset_published", second),
+        ("dataset_published", third),
+        ("baseline_deleted", first),
+        ("dataset_published", fourth),
+        ("baseline_deleted", second),
+    ]
+    assert known == {first: "deleted", second: "deleted", third: "complete", fourth: "complete"}
 
 
 def test_data_that_breaks_a_rule_is_not_published(world: World) -> None:

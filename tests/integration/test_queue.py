@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import psycopg
 import pytest
 
+from atdm.client import AtdmClient, AtdmClientError
 from atdm_assets import names, queue, ticks
 from atdm_assets.failures import tick as failure_tick
 from atdm_engine import run_ids
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources import giving_back, inbox, leasing, queueing, reports
+from atdm_resources.configurable import StoreResource
 from atdm_resources.connection import connect
 from atdm_resources.store import Store
 from tests.integration.dagster_world import QUIET, World, from_several_daemons
@@ -38,7 +41,7 @@ def submit(conn: psycopg.Connection[Any], key: str, **fields: Any) -> dict[str, 
 def tick(world: World, conn: psycopg.Connection[Any], **options: Any) -> list[dg.RunRequest]:
     """The runs that a tick launches; their partition keys are registered as Dagster would."""
     store = Store(world.store.as_uri())
-    result = queue.tick(world.instance, conn, store, world.registry, **options)
+    result = queue.tick(world.instance, conn, lambda: store, world.registry, **options)
     if isinstance(result, dg.SkipReason):
         return []
     for request in result.dynamic_partitions_requests or ():
@@ -315,6 +318,37 @@ def test_a_launch_that_got_lost_is_launched_again_under_the_same_key(
     assert (again.run_key, again.partition_key) == (first.run_key, first.partition_key)
 
 
+def test_a_client_submits_and_claims_without_the_command_line(
+    world: World, conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATDM_OWNER_SECRET", "mine alone")
+    with AtdmClient(world.target_url, owner="nightly", source="tests") as client:
+        asked = client.submit(CLEAN, {"member_status": "active"}, runs=2, idempotency_key="n-1")
+        assert (asked["idempotency_key"], asked["status"]) == ("n-1", "waiting")
+        again = client.submit(CLEAN, {"member_status": "active"}, runs=2, idempotency_key="n-1")
+        assert (asked["created"], again["created"]) == (True, False)
+        for wait in (None, "1s"):
+            with pytest.raises(AtdmClientError) as caught:
+                client.claim("n-1", wait=wait)
+            assert caught.value.code is ErrorCode.NONE_READY
+        (request,) = tick(world, conn)
+        execute(world, request)
+        tick(world, conn)
+        assert client.submission("n-1")["status"] == "fulfilled"
+        made = client.claim("n-1", wait="10s", ttl="5m")
+        assert len(made["runs"]) == 2
+        run = made["runs"][0]
+        token = run["cleanup"]["cleanup_token"]
+        assert token not in repr(made)
+        assert client.reset_run(run["test_run_id"], token)["status"] == "cleaned"
+        with pytest.raises(AtdmClientError) as caught:
+            client.claim("n-1")
+        assert caught.value.code is ErrorCode.REQUEST_CONFLICT
+        with pytest.raises(AtdmClientError) as caught:
+            client.submission("nobody")
+        assert caught.value.code is ErrorCode.RUN_NOT_FOUND
+
+
 # Files.
 
 
@@ -339,6 +373,35 @@ def test_a_file_becomes_a_row_and_its_answer_a_file(
     leases = leasing.claim(conn, answer["idempotency_key"])
     assert len(leases) == 2
     assert leases[0]["token"] not in (world.store / "outbox/order-1.json").read_text()
+
+
+def test_a_store_that_is_down_keeps_files_waiting_and_nobody_else(
+    world: World, conn: psycopg.Connection[Any]
+) -> None:
+    drop(world, "order-1.json", {"scenario": CLEAN})
+    submit(conn, "direct")
+    sensor = queue.queue_sensor(world.registry, [], None)
+    away = StoreResource(store_url="s3://away/x", endpoint_url="http://127.0.0.1:9")
+
+    def evaluated(store: StoreResource, cursor: str | None = None) -> tuple[Any, str | None]:
+        context = dg.build_sensor_context(
+            instance=world.instance,
+            cursor=cursor,
+            resources={"target": world.resources["target"], "store": store},
+        )
+        return sensor(context), context.cursor
+
+    troubled, until_then = evaluated(away)
+    assert [request.tags["atdm/source"] for request in troubled.run_requests] == ["queue"]
+    assert until_then is not None
+    rests, _ = evaluated(away, until_then)
+    assert "the inbox is left alone" in rests.skip_message
+    again, _ = evaluated(away)
+    assert "the inbox cannot be read" in again.skip_message
+    past = datetime.fromisoformat(until_then) - timedelta(hours=1)
+    recovered, _ = evaluated(world.resources["store"], past.isoformat())
+    assert len(recovered.run_requests) == 1
+    assert not (world.store / "inbox" / "order-1.json").exists()
 
 
 def test_bad_files_are_put_aside_with_the_reason_and_keep_nobody(

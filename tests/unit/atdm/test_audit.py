@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from atdm.audit import assembled, shown_trail
+from atdm.audit import assembled, gist, shown_trail
 
 REQUEST_ID = "01K7ZQ0000ABCDEFGHJK000000"
 RUN = "01K7ZQ0000ABCDEFGHJK000001"
@@ -117,6 +117,20 @@ def test_a_run_has_its_own_records_and_a_request_all() -> None:
     assert assembled(REQUEST, None, counted, {})["records_created"] == [
         {"table": "t", "rows": 900, "of": "request"}
     ]
+
+
+def test_a_run_that_was_made_again_has_the_records_of_that_time() -> None:
+    def again(*keys: str) -> tuple[str, dict[str, Any]]:
+        records = [{"kind": "t", "primary_key": key} for key in keys]
+        return "replayed", {"inputs": {"from": "file f"}, "outputs": {"records_created": records}}
+
+    told = events(again(f"t-{RUN}"), again(f"t-{OTHER}"), again(f"t-{RUN}"))
+    assert [record["pk"] for record in assembled(REQUEST, None, told, {})["records_created"]] == [
+        f"t-{RUN}", f"t-{OTHER}",
+    ]  # fmt: skip
+    of_run = assembled(REQUEST, {"test_run_id": RUN, "status": "leased"}, told, {})
+    assert of_run["records_created"] == [{"table": "t", "pk": f"t-{RUN}"}]
+    assert gist(told[0]) == "1 records from file f"
 
 
 def test_fixtures_that_were_not_asked_for_are_left_out() -> None:

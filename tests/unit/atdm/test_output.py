@@ -85,3 +85,18 @@ def test_quiet_says_nothing_on_the_side(capsys: pytest.CaptureFixture[str]) -> N
     with output.working("long"):
         time.sleep(1.1)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("mode", [Mode.HUMAN, Mode.JSON])
+def test_what_nobody_foresaw_shows_no_secret(
+    mode: Mode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = "atdm_" + "x" * 43
+    with pytest.raises(RuntimeError) as raised:
+        raise RuntimeError(f"{token} at postgresql://u:hunter22@h/d")
+    assert Output(mode=mode, debug=True).fail_unexpected(raised.value) == 1
+    told = "".join(capsys.readouterr())
+    assert "unexpected RuntimeError: *** at postgresql://u:***@h/d" in told
+    # The traceback shows the line that raised it, which names the variable and not its value.
+    assert token not in told
+    assert "Traceback" in told

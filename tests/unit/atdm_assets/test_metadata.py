@@ -47,10 +47,11 @@ def test_no_rows_are_no_table() -> None:
 
 
 def test_a_profile_is_one_line_a_column() -> None:
-    column = {"nulls": 0, "distinct": 2, "min": 1, "max": 9, "top": [{"value": 1, "rows": 3}]}
+    known = {"nulls": 0, "distinct": 1, "min": 1, "max": 9}
+    column = {**known, "top": [{"value": 1, "rows": 3}], "histogram": None}
     table = metadata.profile_table({"rows": 4, "columns": {"n": column}})
     assert isinstance(table, dg.TableMetadataValue)
-    assert table.records[0].data == {**column, "column": "n", "top": "1 (3)"}
+    assert table.records[0].data == {"column": "n", **known, "chart": "", "top": "1 (3)"}
 
 
 def test_a_column_schema_shows_what_the_table_file_demands() -> None:
@@ -87,3 +88,14 @@ def test_nothing_timed_is_no_rate() -> None:
 )
 def test_tags_are_made_safe(text: str, tag: str) -> None:
     assert safe_tag(text) == tag
+
+
+def test_a_request_says_how_to_get_its_audit_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ATDM_AUDIT_URL", raising=False)
+    command = {"audit": "atdm audit 01K --html audit-01K.html"}
+    assert metadata.audit_link("01K") == command
+    monkeypatch.setenv("ATDM_AUDIT_URL", "https://audit.example/pages/")
+    assert metadata.audit_link("01K") == {
+        **command,
+        "audit_page": dg.MetadataValue.url("https://audit.example/pages/01K"),
+    }

@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from atdm_engine.model import Constraint, Domain, Exposure, Scenario, TypedScalar
+from atdm_engine.constraints import Constraint, TypedScalar
+from atdm_engine.model import Domain, Exposure, Scenario
 from atdm_engine.planning import RequestSpec, resolve
 from atdm_engine.spec.domain import DomainSpec
 from atdm_engine.spec.scenario import ScenarioSpec

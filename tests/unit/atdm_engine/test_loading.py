@@ -165,12 +165,25 @@ class TestProblems:
         assert (line, key, was) == (1, "(file)", word)
         assert allowed == "a mapping (key: value) with description"
 
-    def test_a_bundle_without_its_only_key(self) -> None:
+    def test_a_key_that_no_bundle_has(self) -> None:
         problems = found(BundleSpec, "default_domian: x\n")
-        assert {(p[1], p[4]) for p in problems} == {
-            ("default_domain", None),
-            ("default_domian", "default_domain"),
-        }
+        assert [(p[1], p[4]) for p in problems] == [("default_domian", "default_domain")]
+
+    @pytest.mark.parametrize(
+        ("pool", "key"),
+        [
+            ("{}", "ready"),
+            ("{ready: 0}", "ready"),
+            ("{ready: 1001}", "ready"),
+            ("{ready: '2'}", "ready"),
+            ("{ready: 2, max_age: 1 day}", "max_age"),
+            ("{ready: 2, baseline: ../x}", "baseline"),
+            ("{ready: 2, size: 2}", "size"),
+        ],
+    )
+    def test_a_pool_of_clones_is_read_strictly(self, pool: str, key: str) -> None:
+        problems = found(BundleSpec, f"clones:\n  shop: {pool}\n")
+        assert [p[1] for p in problems] == [f"clones.shop.{key}"]
 
     def test_rows_and_generators_exclude_each_other(self) -> None:
         for text in (SCENARIO, SCENARIO + "rows: {a: 1}\ngenerators: [generate_a]\n"):

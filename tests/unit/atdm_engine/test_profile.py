@@ -60,6 +60,7 @@ def test_small_tables_are_profiled_exactly() -> None:
             {"value": "v1", "rows": 2},
             {"value": "v2", "rows": 2},
         ],
+        "histogram": None,
     }
     assert (found["columns"]["n"]["min"], found["columns"]["n"]["max"]) == ("0.00", "1.50")
     assert found["columns"]["d"]["max"] == "2026-01-07"
@@ -86,5 +87,5 @@ def test_nothing_at_all() -> None:
     found = profile.result()
     assert (found["rows"], found["complete"]) == (0, True)
     assert found["columns"]["n"] == {
-        "nulls": 0, "distinct": 0, "min": None, "max": None, "top": [],
+        "nulls": 0, "distinct": 0, "min": None, "max": None, "top": [], "histogram": None,
     }  # fmt: skip

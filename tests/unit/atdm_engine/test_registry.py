@@ -8,8 +8,8 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry
+from atdm_engine.errors import AtdmError, ErrorCode, SpecError
+from atdm_engine.registry import Registry, SpecFile
 from tests.unit.atdm_engine.shop_bundle import FILES, problems, replaced, shop, spec_files
 
 
@@ -30,6 +30,22 @@ class TestBuild:
         assert rows.to_pylist() == [
             {"code": "DE", "name": "Germany", "rate": Decimal("4.90")},
             {"code": "FR", "name": None, "rate": Decimal("7.50")},
+        ]
+
+    def test_pools_of_clones_are_gathered_from_every_folder(self) -> None:
+        own = SpecFile("own/atdm.yaml", "atdm.yaml", "clones: {shop: {ready: 3, max_age: 2h}}\n")
+        registry = Registry.build([*spec_files(), own])
+        assert registry.default_domain == "shop"
+        pool = registry.clones["shop"]
+        assert (pool.ready, pool.baseline, pool.max_age) == (3, "latest", "2h")
+        other = SpecFile(
+            "third/atdm.yaml", "atdm.yaml", "clones: {shop: {ready: 4}, shp: {ready: 1}}"
+        )
+        with pytest.raises(SpecError) as caught:
+            Registry.build([*spec_files(), own, other])
+        assert [(p.file, p.key, p.nearest) for p in caught.value.problems] == [
+            ("third/atdm.yaml", "clones.shop", None),
+            ("third/atdm.yaml", "clones.shp", "shop"),
         ]
 
     def test_order_of_files_does_not_matter(self) -> None:

@@ -1,0 +1,47 @@
+"""What a shell offers when a word of a command is half typed.
+
+Belongs here: names that are known without reading a file or opening a connection, since a shell
+asks at each press of a key. Does not belong here: whether what is typed is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+SCHEMAS = ("dataset", "domain", "scenario", "table")
+_NOT_SCENARIOS = frozenset({"atdm", "domain"})
+
+
+def scenario_names(incomplete: str) -> list[str]:
+    """Scenarios of the shipped and of the user's own folders, as ``name`` or ``domain/name``."""
+    from atdm_resources.bundle import shipped_root
+    from atdm_resources.settings import Settings
+
+    found = set()
+    for root in (shipped_root(), *Settings.from_environment().scenario_path):
+        for path in _scenario_files(root):
+            found.add(path.stem)
+            if path.parent != root:
+                found.add(f"{path.parent.name}/{path.stem}")
+    return sorted(
+        name for name in found if name.startswith(incomplete) and _wanted(name, incomplete)
+    )
+
+
+def _wanted(name: str, incomplete: str) -> bool:
+    """The long form only for those who type it."""
+    return "/" in incomplete or "/" not in name
+
+
+def _scenario_files(root: Path) -> Iterator[Path]:
+    """Files that hold a scenario by where they lie: loose, or right below their domain."""
+    for pattern in ("*.y*ml", "*/*.y*ml"):
+        for path in root.glob(pattern):
+            if path.stem not in _NOT_SCENARIOS:
+                yield path
+
+
+def schema_kinds(incomplete: str) -> list[str]:
+    """Kinds of specification files."""
+    return [kind for kind in SCHEMAS if kind.startswith(incomplete)]

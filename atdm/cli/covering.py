@@ -1,0 +1,84 @@
+"""``atdm coverage``.
+
+Belongs here: what the options mean and what is printed. Does not belong here: what is covered
+(``atdm.coverage``).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atdm import coverage as coverages
+from atdm import target_access
+from atdm.output import UsageError, write_line
+from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources.settings import Settings
+
+if TYPE_CHECKING:
+    from atdm.output import Output
+
+
+def coverage(
+    output: Output,
+    *,
+    since: str | None,
+    session: str | None,
+    html: Path | None,
+    fail_under: float | None,
+) -> int:
+    """Print the coverage, write the page; exit status 1 when it falls short."""
+    start = None if since is None else start_of(since)
+    settings = Settings.from_environment()
+    with target_access.connected(settings, output) as connection, output.working("reading"):
+        found = coverages.coverage(connection, since=start, session=session)
+    lacking = None if fail_under is None else coverages.shortfall(found, fail_under)
+    if fail_under is not None:
+        found["fail_under"] = {"asked_for": fail_under, "held": lacking is None}
+    if html is not None:
+        write_page(html, found)
+        output.note(f"the page is {html}")
+    output.emit(found, lambda: coverages.shown(found))
+    if lacking is not None:
+        # Not a note: it is why the command fails, so that --quiet does not keep it back.
+        write_line(sys.stderr, lacking)
+        return 1
+    return 0
+
+
+def write_page(path: Path, found: Mapping[str, Any]) -> None:
+    """Write the page of a coverage. Raises AtdmError REQUEST_INVALID, MISSING_EXTRA."""
+    from atdm.extras import server_part
+
+    with server_part("writing the page"):
+        from atdm.coverage_page.page import page_of
+    try:
+        path.write_text(page_of(found), encoding="utf-8")
+    except OSError as error:
+        raise AtdmError(
+            ErrorCode.REQUEST_INVALID,
+            f"the page cannot be written: {error}",
+            {"file": str(path), "hint": "Name a file in a folder that exists and is writable."},
+        ) from error
+
+
+def start_of(text: str) -> datetime | timedelta:
+    """``7d``, or an ISO 8601 date or time."""
+    from atdm.arguments import moment_of
+    from atdm_engine.spec.base import duration
+
+    try:
+        return duration(text)
+    except ValueError:
+        pass
+    try:
+        return moment_of(text)
+    except AtdmError as error:
+        raise UsageError(
+            ErrorCode.REQUEST_INVALID,
+            f"--since {text}: write a length of time like 7d, or a date like 2026-01-31",
+            {"found": text},
+        ) from error

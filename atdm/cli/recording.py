@@ -1,0 +1,54 @@
+"""The log line of a command that had something to do.
+
+Belongs here: which of a command's result is logged. Does not belong here: how lines are written
+(``atdm_resources.logs``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from atdm_engine.errors import AtdmError
+from atdm_resources.settings import Settings
+
+if TYPE_CHECKING:
+    from atdm.output import Output
+
+_LOGGED: Final = ("request_id", "test_run_id", "dagster_run_id", "domain", "baseline_id")
+
+
+def record(output: Output, name: str, seconds: float, failure: Exception | None) -> None:
+    """Write one line: event, status, latency_ms, invoker, and the ids of the result.
+
+    Nothing in an installation without structlog (a client's), and at a terminal by default.
+    """
+    from atdm_resources import logs
+
+    try:
+        logs.configure(service=False)
+        invoker = Settings.from_environment().invoker
+    except ModuleNotFoundError:
+        return
+    except AtdmError as error:
+        output.note(error.message)
+        return
+    result: Mapping[str, Any] = output.result if isinstance(output.result, Mapping) else {}
+    fields = {key: result.get(key) for key in _LOGGED}
+    if result.get("scenario_id"):
+        fields["scenario"] = "/".join(
+            str(result[key]) for key in ("domain", "scenario_id") if result.get(key)
+        )
+    status = str(result.get("status") or "ok")
+    if failure is not None:
+        status = str(failure.code) if isinstance(failure, AtdmError) else type(failure).__name__
+        fields = {"error": str(failure)}
+    logs.record(
+        name,
+        status=status,
+        seconds=seconds,
+        level="info" if failure is None else "error",
+        method="cli",
+        invoker=invoker,
+        **fields,
+    )

@@ -1,0 +1,30 @@
+"""Databases that tests have cloned: which there are, and leaving none behind.
+
+Belongs here: looking and clearing up. Does not belong here: making them, expectations.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import psycopg
+
+from atdm_resources.baselines import clone_endings
+
+
+def databases(conn: psycopg.Connection[Any]) -> set[str]:
+    """Those that bear the comment of this target."""
+    rows = conn.execute(
+        "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') = %s",
+        (clone_endings.comment_of(conn),),
+    )
+    return {name for (name,) in rows}
+
+
+def dropped_after(conn: psycopg.Connection[Any]) -> None:
+    """Leave nothing on a server that outlives the session; each drop costs a checkpoint."""
+    if os.environ.get("ATDM_TEST_DATABASE_URL"):
+        for database in databases(conn):
+            clone_endings.drop(conn, database, because="test", invoker="test", source="test")
+        clone_endings.sweep(conn, thorough=True)
