@@ -11,7 +11,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format coverage docs bench up down status lock clean
+.PHONY: help setup demo test lint format coverage examples docs bench up down status lock clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ format: setup ## Format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+examples: setup ## Run the example application's two suites in a real browser
+	@$(BIN)/python examples/run.py
+
 docs: setup ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "docs: open site/index.html"
@@ -72,4 +75,5 @@ lock: setup ## Pin the dependencies anew
 		--output-file deploy/requirements.lock
 
 clean: ## Remove the virtual environment and caches (run make down first)
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* site
+	@rm -rf packages/playwright/node_modules packages/playwright/dist examples/claims_app/playwright/node_modules

@@ -72,6 +72,37 @@ ADVICE: Mapping[ErrorCode, str] = {
         "trying again is safe."
     ),
     ErrorCode.CONFIRM_REQUIRED: "Say --confirm when you mean it.",
+    ErrorCode.DATASET_NOT_FOUND: "The files in the datasets/ folders say what there is.",
+    ErrorCode.CONSTRAINT_CONTRADICTION: (
+        "Leave one of the two out; `atdm scenarios NAME` shows what a scenario fixes."
+    ),
+    ErrorCode.REQUEST_INVALID: "Nothing was done: change what the message names and try again.",
+    ErrorCode.REQUEST_CONFLICT: (
+        "Nothing was done: take another name or id, or leave out what differs."
+    ),
+    ErrorCode.VALIDATOR_REJECTED: (
+        "Nothing was loaded. `atdm audit REQUEST` shows the rows that failed, in quarantine."
+    ),
+    ErrorCode.SEED_FAILED: (
+        "Nothing of it is in the target: ask again when the reason is out of the way."
+    ),
+    ErrorCode.RESET_FAILED: "Nothing was deleted: remove what keeps the rows, then reset again.",
+    ErrorCode.SNAPSHOT_FAILED: (
+        "Nothing was published, the target is as it was: capture again when the reason is out of "
+        "the way."
+    ),
+    ErrorCode.RESTORE_FAILED: (
+        "The target is as it was before: restore again when the reason is out of the way."
+    ),
+    ErrorCode.DATASET_FAILED: (
+        "Nothing was published, finished shards are kept: build the same version again to go on."
+    ),
+    ErrorCode.DAGSTER_UNREACHABLE: "Check ATDM_DAGSTER_URL and that the webserver runs.",
+    ErrorCode.DAGSTER_RUN_FAILED: "Open the run in Dagster's web page: it shows which step failed.",
+    ErrorCode.BASELINE_INVALID: (
+        "`atdm baseline-list` shows which ones are intact; `atdm baseline-verify ID` names every "
+        "file."
+    ),
 }
 """What to do about an error, for people; the code says the same to programs."""
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _STOP_SECONDS = 15.0
+_PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,11 @@ def start(
     environment: Mapping[str, str],
     port: int | None = None,
 ) -> Process:
-    """Start a process that outlives this one and record it; it writes to ``home/log/NAME.log``."""
+    """Start a process that outlives this one and record it; it writes to ``home/log/NAME.log``.
+
+    What an earlier one of this name has left running, dying, is stopped first.
+    """
+    stop(home, name)
     log = home / "log" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as sink:
@@ -63,38 +68,34 @@ def start(
 
 def running(home: Path, name: str) -> Process | None:
     """The recorded process if it still runs. A stale record is removed."""
-    record = _record(home, name)
-    try:
-        process = Process(**json.loads(record.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError):
-        record.unlink(missing_ok=True)
-        return None
-    if process.started and _started(process.pid) == process.started:
+    process = _recorded(home, name)
+    if process is not None and _is_there(process):
         return process
-    record.unlink(missing_ok=True)
+    # What it started and left behind is still to be found by ``stop``.
+    if process is None or not _group(process, home):
+        _record(home, name).unlink(missing_ok=True)
     return None
 
 
 def stop(home: Path, name: str) -> Process | None:
-    """Stop the recorded process and those it started; None when it does not run.
+    """Stop the recorded process and all that it started; None when nothing of it runs.
 
-    Asks first (SIGTERM) and insists after 15 seconds.
+    Asks first (SIGTERM) and insists after 15 seconds. Returns when the last of them has ended, also
+    those that the process itself did not wait for.
     """
-    process = running(home, name)
-    if process is None:
-        return None
-    for wanted, seconds in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, _STOP_SECONDS)):
-        try:
-            # It leads its own session, so its children have its group.
-            os.killpg(process.pid, wanted)
-        except ProcessLookupError:
-            break
-        if _gone(process, seconds):
-            break
+    process = _recorded(home, name)
+    ours = process is not None and bool(_group(process, home))
+    if process is not None and ours:
+        for wanted, seconds in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, _STOP_SECONDS)):
+            try:
+                # It leads its own session, so its children have its group.
+                os.killpg(process.pid, wanted)
+            except ProcessLookupError:
+                break
+            if _gone(process, home, seconds):
+                break
     _record(home, name).unlink(missing_ok=True)
-    return process
+    return process if ours else None
 
 
 def log_tail(home: Path, name: str, lines: int = 15) -> str:
@@ -106,13 +107,58 @@ def log_tail(home: Path, name: str, lines: int = 15) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
-def _gone(process: Process, seconds: float) -> bool:
+def _gone(process: Process, home: Path, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if _started(process.pid) != process.started:
+        if not _group(process, home):
             return True
         time.sleep(0.05)
     return False
+
+
+def _recorded(home: Path, name: str) -> Process | None:
+    try:
+        return Process(**json.loads(_record(home, name).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        _record(home, name).unlink(missing_ok=True)
+        return None
+
+
+def _is_there(process: Process) -> bool:
+    return bool(process.started) and _started(process.pid) == process.started
+
+
+def _group(process: Process, home: Path) -> list[int]:
+    """The processes of a recorded one's group that run, itself included.
+
+    A pid is not given away while it is a group's, so a group whose leader is gone is the recorded
+    one's; that its processes work in the home is looked at all the same.
+    """
+    if _is_there(process):
+        leader = [process.pid]
+    elif _started(process.pid) is not None:
+        return []  # somebody else got the pid
+    else:
+        leader = []
+    if not (_PROC / "self/stat").exists():
+        return leader
+    found = []
+    for entry in _PROC.iterdir():
+        fields = _stat(int(entry.name)) if entry.name.isdigit() else None
+        if fields is None or fields[0] in "ZX" or int(fields[2]) != process.pid:
+            continue
+        if leader or _works_in(entry, home):
+            found.append(int(entry.name))
+    return found
+
+
+def _works_in(entry: Path, home: Path) -> bool:
+    try:
+        return (entry / "cwd").samefile(home)
+    except OSError:
+        return False
 
 
 def _record(home: Path, name: str) -> Path:
@@ -121,14 +167,12 @@ def _record(home: Path, name: str) -> Path:
 
 def _started(pid: int) -> str | None:
     """When a process started, as the system says it; None when there is none (or only a zombie)."""
-    stat = Path(f"/proc/{pid}/stat")
-    if Path("/proc/self/stat").exists():
-        try:
-            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
+    if (_PROC / "self/stat").exists():
+        fields = _stat(pid)
+        if fields is None or fields[0] in "ZX":
             return None
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-        return None if fields[0] in "ZX" else f"{boot}:{fields[19]}"
+        boot = (_PROC / "sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot}:{fields[19]}"
     answer = subprocess.run(
         ["ps", "-o", "stat=,lstart=", "-p", str(pid)],
         capture_output=True,
@@ -137,3 +181,12 @@ def _started(pid: int) -> str | None:
         env={**os.environ, "LC_ALL": "C"},
     ).stdout.split(maxsplit=1)
     return None if len(answer) < 2 or answer[0].startswith("Z") else answer[1].strip()
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the state on; None when there is no such process."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return text.rpartition(")")[2].split()

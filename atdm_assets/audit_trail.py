@@ -32,7 +32,7 @@ def audit_sensor(registry: Registry) -> dg.SensorDefinition:
 
     @dg.sensor(
         name="audit_sensor",
-        minimum_interval_seconds=ticks.CALM_SECONDS,
+        minimum_interval_seconds=ticks.interval(ticks.CALM_SECONDS),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Seals new audit events into the hash chain, shows leases and resets as "
         "observations, exports each finished day as Parquet.",

@@ -89,7 +89,7 @@ def clone_pool_sensor(registry: Registry, job: dg.JobDefinition) -> dg.SensorDef
     @dg.sensor(
         name="clone_pool_sensor",
         job=job,
-        minimum_interval_seconds=ticks.CALM_SECONDS,
+        minimum_interval_seconds=ticks.interval(ticks.CALM_SECONDS),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Keeps the pools of clones in atdm.yaml between half full and full, one "
         "filling a pool at a time; drops ready clones that are out of date.",

@@ -33,7 +33,7 @@ def expiry_sensor() -> dg.SensorDefinition:
 
     @dg.sensor(
         name="expiry_sensor",
-        minimum_interval_seconds=ticks.CALM_SECONDS,
+        minimum_interval_seconds=ticks.interval(ticks.CALM_SECONDS),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Takes back leases past their time and runs that nobody came for, rolls back "
         "requests whose process is gone, drops clones past their time, retires requests whose runs "

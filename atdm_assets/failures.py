@@ -28,7 +28,7 @@ def failure_sensors() -> list[dg.SensorDefinition]:
     They watch every code location, because runs that a process executed itself belong to none.
     """
     options: dict[str, Any] = {
-        "minimum_interval_seconds": SECONDS,
+        "minimum_interval_seconds": ticks.interval(SECONDS),
         "default_status": dg.DefaultSensorStatus.RUNNING,
         "monitor_all_code_locations": True,
     }

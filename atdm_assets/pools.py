@@ -33,7 +33,7 @@ def pool_sensor(registry: Registry, jobs: Sequence[Any]) -> dg.SensorDefinition:
     @dg.sensor(
         name="pool_sensor",
         jobs=jobs,
-        minimum_interval_seconds=ticks.CALM_SECONDS,
+        minimum_interval_seconds=ticks.interval(ticks.CALM_SECONDS),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Keeps scenarios with a pool between half full and full: one request a top-up, "
         "one top-up a scenario at a time. Takes back runs of an old version or past max_age.",

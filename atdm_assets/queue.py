@@ -50,7 +50,7 @@ def queue_sensor(
     @dg.sensor(
         name="queue_sensor",
         jobs=jobs,
-        minimum_interval_seconds=ticks.QUICK_SECONDS,
+        minimum_interval_seconds=ticks.interval(ticks.QUICK_SECONDS),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Takes in files of the inbox, makes waiting submissions, those that share "
         "scenario and constraints by one request, and answers them.",

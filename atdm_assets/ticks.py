@@ -5,6 +5,7 @@ Belongs here: opening the target for a tick. Does not belong here: what any sens
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -23,6 +24,9 @@ QUICK_SECONDS: Final = 10
 CALM_SECONDS: Final = 30
 """Between ticks of what nobody waits for."""
 
+INTERVAL_VARIABLE: Final = "ATDM_SENSOR_SECONDS"
+_LONGEST_SECONDS: Final = 3600
+
 RELAUNCH_SECONDS: Final = 90
 """A launch without a recorded request is looked at after this long: its run may have failed, or the
 daemon may have ended between deciding and launching."""
@@ -35,6 +39,26 @@ was killed together with it."""
 _NOT_NOW: Final = frozenset({ErrorCode.TARGET_NOT_INITIALISED, ErrorCode.TARGET_NOT_DISPOSABLE})
 
 Ticked = dg.SensorResult | dg.SkipReason
+
+
+def interval(usual: int) -> int:
+    """Seconds between the ticks of a sensor: ``usual``, or what ATDM_SENSOR_SECONDS says for all.
+
+    Dagster looks every five seconds which sensors are due.
+
+    Raises:
+        AtdmError: REQUEST_INVALID naming the variable and what is allowed.
+    """
+    given = os.environ.get(INTERVAL_VARIABLE, "")
+    if not given:
+        return usual
+    if not given.isdecimal() or not 1 <= int(given) <= _LONGEST_SECONDS:
+        raise AtdmError(
+            ErrorCode.REQUEST_INVALID,
+            f"{INTERVAL_VARIABLE} is {given!r}; allowed: whole seconds, 1 to {_LONGEST_SECONDS}",
+            {"variable": INTERVAL_VARIABLE, "found": given},
+        )
+    return int(given)
 
 
 def on_target(target: TargetResource, tick: Callable[[psycopg.Connection[Any]], Ticked]) -> Ticked:

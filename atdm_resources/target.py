@@ -84,8 +84,9 @@ def ensure_disposable(conn: psycopg.Connection[Any]) -> None:
     """Pass only for a database that ``initialise`` has marked, under the name it has now.
 
     Raises:
-        AtdmError: TARGET_NOT_INITIALISED without schema atdm, TARGET_NOT_DISPOSABLE without the
-            mark (a copy of a marked database has none: the mark names the one it was made for).
+        AtdmError: TARGET_NOT_INITIALISED without schema atdm or the right to read it,
+            TARGET_NOT_DISPOSABLE without the mark (a copy of a marked database has none: the mark
+            names the one it was made for).
     """
     database = current_database(conn)
     refuse_real_name(database)
@@ -96,6 +97,18 @@ def ensure_disposable(conn: psycopg.Connection[Any]) -> None:
             ErrorCode.TARGET_NOT_INITIALISED,
             f"database {database} is not set up; run atdm init",
             {"database": database},
+        ) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        user = conn.info.user
+        raise AtdmError(
+            ErrorCode.TARGET_NOT_INITIALISED,
+            f"user {user} may not use ATDM's catalog in database {database}: "
+            f"{error.diag.message_primary}",
+            {
+                "database": database,
+                "user": user,
+                "hint": "Connect as the role that ran `atdm init`, which owns schema atdm.",
+            },
         ) from error
     if row is None or row[0] != database:
         raise _not_disposable(

@@ -18,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -57,10 +58,7 @@ if what == "capture":
     size = capture(url, Store(store), domain, name, actor=actor).bytes
 else:
     size = sum(restore(url, Store(store), domain, name, actor=actor).tables.values())
-# Not getrusage: that counts what the parent had before this program was started, too.
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-peak = int(status["VmHWM"].split()[0])
-print(json.dumps({"size": size, "peak": peak // 1024}))
+print(json.dumps({"size": size}))
 """
 
 
@@ -68,7 +66,8 @@ print(json.dumps({"size": size, "peak": peak // 1024}))
 class Measured:
     """Seconds on the wall, and processor seconds of the process and of the server.
 
-    ``size`` are bytes of a snapshot; ``peak`` is memory in MiB, of ours only.
+    ``size`` are bytes of a snapshot; ``peak`` is the memory in MiB of the process and all that it
+    has started, together.
     """
 
     wall: float
@@ -109,18 +108,48 @@ def measured(server: Server, command: list[str]) -> tuple[Measured, str]:
     """Run a program; what it took, and what it printed."""
     before, used = server.seconds(), resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    peak = 0
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process,
+        ThreadPoolExecutor(1) as reader,
+    ):
+        printed = reader.submit(process.communicate)
+        while not printed.done():
+            peak = max(peak, sum(map(resident, family(process.pid))))
+            wait([printed], timeout=0.05)
     wall = time.perf_counter() - began
+    if process.returncode:
+        raise SystemExit(f"{command[0]} ended with {process.returncode}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     client = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
-    return Measured(wall, client, server.seconds() - before), done.stdout
+    took = Measured(wall, client, server.seconds() - before, peak=peak // 1024)
+    return took, printed.result()[0]
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that it has started, as far as they are there."""
+    found = [pid]
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += family(int(child))
+    return found
+
+
+def resident(pid: int) -> int:
+    """KiB of memory, with what it shares with others."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1])
+    return 0
 
 
 def ours(server: Server, what: str, url: str, store: str, name: str) -> Measured:
     """A snapshot or a restore of ours, in a process of its own."""
     found, printed = measured(server, [sys.executable, "-c", _OURS, what, url, store, DOMAIN, name])
     told = json.loads(printed)
-    return Measured(found.wall, found.client, found.server, told["size"], told["peak"])
+    return replace(found, size=told["size"])
 
 
 def theirs(server: Server, program: str, *arguments: str) -> Measured:
@@ -239,7 +268,7 @@ def compare(url: str, other: str, folder: Path, rounds: int, rows: int) -> None:
             f"{side} / {against}: {ratio:.2f} (target {target}: {met});"
             f" by processor seconds {work[side] / work[against]:.2f}"
         )
-    peak = max(one.peak for ones in found.values() for one in ones)
+    peak = max(one.peak for side in ("snapshot", "restore") for one in found[side])
     met = "met" if peak <= MEMORY_MIB else "missed"
     print(f"peak memory {peak} MiB (target {MEMORY_MIB}: {met})")
 

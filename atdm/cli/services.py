@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from atdm import health, processes, target_access
 from atdm import webserver as web
-from atdm.environment import dagster_environment
+from atdm.environment import audit_pages, dagster_environment
 from atdm.health import AUDIT, DAEMON, HOST, WEBSERVER
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources import embedded
@@ -42,17 +42,18 @@ def up(output: Output, *, port: int | None) -> int:
     """Start what does not run yet; says where the web page is. Calling it again changes nothing."""
     settings = Settings.from_environment()
     home = settings.home
-    started = []
-    if not processes.running(home, AUDIT):
-        _start_audit_pages(home)
-        started.append(AUDIT)
-    environment = dagster_environment(settings, output)
+    environment = {**dagster_environment(settings, output)}
     with target_access.connected(settings, output) as connection:
         target_access.initialise(settings, output, connection)
 
     workspace = home / "run" / "workspace.yaml"
     workspace.parent.mkdir(parents=True, exist_ok=True)
     workspace.write_text(_WORKSPACE, encoding="utf-8")
+    started = []
+    if not processes.running(home, AUDIT):
+        _start_audit_pages(home)
+        started.append(AUDIT)
+    environment |= audit_pages(home)
     webserver = processes.running(home, WEBSERVER)
     if webserver is None:
         chosen = _free_port(port)

@@ -15,6 +15,7 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ from psycopg import sql
 
 PIECE_BYTES: Final = 2 * 1024 * 1024
 _ROWS_A_PIECE = 32_768
+_LITTLE_BYTES = 65_536
+_PAUSE_SECONDS = 0.0003
 _HEADER = 5
 _STEPS = 64
 _DATA, _ERROR, _READY = b"d"[0], b"E"[0], b"Z"[0]
@@ -83,6 +86,10 @@ def _streamed(conn: psycopg.Connection[Any], statement: bytes) -> Iterator[pa.Bu
             count = _receive(channel, buffer[filled:].data)
             filled += count
             if count and filled < len(buffer) and not _may_end(buffer, filled):
+                if count < _LITTLE_BYTES:
+                    # The server sends 8 KiB at a time. To be woken for each of them costs both
+                    # sides more than waiting until there are many.
+                    time.sleep(_PAUSE_SECONDS)
                 continue
             payload, used, problem, ready = _taken_apart(buffer[:filled])
             error = error or problem

@@ -67,7 +67,11 @@ def baselines(store: Store, domain: str) -> list[Listed]:
         for path in sizes
         if path.endswith(f"/{MANIFEST}") and path.count("/") == folder.count("/") + 2
     ]
-    found = [_listed(store, domain, baseline_id, sizes) for baseline_id in ids]
+    found = [
+        _listed(store, domain, baseline_id, sizes)
+        for baseline_id in ids
+        if f"{folder}/{baseline_id}/{removing.MARK}" not in sizes
+    ]
     return sorted(
         found,
         key=lambda item: (

@@ -193,7 +193,8 @@ def sweep_captures(conn: psycopg.Connection[Any], store: Store, domain: str) -> 
     for files, said in removing.cut_short(store, domain):
         removing.remove(store, files, said)
         if "invoker" in said:
-            deleted(conn, domain, files.baseline_id, Actor(**said))
+            who = Actor(said["invoker"], said.get("source", "sweep"), said.get("reason", ""))
+            deleted(conn, domain, files.baseline_id, who)
         removing.finish(store, files)
     pending = conn.execute(
         "SELECT baseline_id, invoker, source FROM atdm.baseline"

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
-from atdm_resources.baselines.manifest import BaselineFiles, domain_folder
+from atdm_engine.errors import AtdmError
+from atdm_resources.baselines.manifest import BaselineFiles, check_id, domain_folder
 from atdm_resources.store import Store
 
 MARK = "removed.json"
@@ -44,10 +46,26 @@ def finish(store: Store, files: BaselineFiles) -> None:
 def cut_short(store: Store, domain: str) -> Iterator[tuple[BaselineFiles, dict[str, str]]]:
     """Removals that nobody has finished, and what their marks say."""
     folder = domain_folder(domain)
+    found: list[tuple[BaselineFiles, str]] = []
     for path in store.files(folder):
         baseline_id, _, name = path.removeprefix(f"{folder}/").partition("/")
         if name == MARK:
-            yield BaselineFiles(domain, baseline_id), json.loads(store.read_bytes(path))
+            # A folder of another name is no baseline's.
+            with suppress(AtdmError):
+                check_id(baseline_id)
+                found.append((BaselineFiles(domain, baseline_id), path))
+    for files, path in found:
+        yield files, _said(store.read_bytes(path))
+
+
+def _said(content: bytes) -> dict[str, str]:
+    """What a mark says; a removal is finished also when its mark cannot be read."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return {}
+    known = found if isinstance(found, dict) else {}
+    return {name: str(known[name]) for name in ("invoker", "source", "reason") if name in known}
 
 
 def _mark(files: BaselineFiles) -> str:

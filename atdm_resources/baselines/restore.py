@@ -9,47 +9,40 @@ every change of a definition and the positions of sequences are undone with the 
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Final
 
 import psycopg
-import pyarrow as pa
 from psycopg import sql
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.row_hash import RowHash
 from atdm_resources.baselines import contained_runs, dismantling, records, table_locks
 from atdm_resources.baselines.contained_runs import RunsInLine
+from atdm_resources.baselines.feeding import (
+    WORTH_A_PROCESS,
+    Beside,
+    Feeder,
+    Here,
+    Summary,
+    sent_as_binary,
+)
 from atdm_resources.baselines.listing import file_problems, latest
 from atdm_resources.baselines.manifest import (
-    BaselineColumn,
     BaselineFiles,
     BaselineTable,
     Manifest,
     SequenceState,
     read_manifest,
 )
-from atdm_resources.baselines.part_files import table_batches
 from atdm_resources.baselines.records import Actor
-from atdm_resources.baselines.rows import (
-    CHUNK_ROWS,
-    ahead,
-    arrow_schema,
-    fix_text_form,
-    read_rows,
-    write_rows,
-)
-from atdm_resources.baselines.stored_hash import (
-    NotComparableError,
-    SentHash,
-    expression,
-    server_agrees,
-    stored,
-)
+from atdm_resources.baselines.rows import arrow_schema, fix_text_form, read_rows, send_rows
+from atdm_resources.baselines.stored_hash import expression, server_agrees, stored
 from atdm_resources.baselines.structure import LiveTable, differences, live_tables
 from atdm_resources.connection import connect
 from atdm_resources.leasing import alone_in_domain
@@ -115,16 +108,17 @@ def restore(
         with records.restore_under_way(conn, url, domain, baseline_id, actor) as actor:
             try:
                 manifest = _manifest(store, domain, baseline_id)
-                verify_files(store, manifest, progress)
-                check_fit(conn, manifest)
-                _refuse_leases(conn, domain, revoke=revoke_leases)
-                work = _Restore(conn, store, manifest, actor, lock_timeout, progress)
-                return alone_in_domain(
-                    conn,
-                    domain,
-                    lambda: work.attempt(revoke_leases=revoke_leases, began=began),
-                    domain_timeout,
-                )
+                with _feeder(store, manifest) as feeder:
+                    verify_files(store, manifest, progress)
+                    check_fit(conn, manifest)
+                    _refuse_leases(conn, domain, revoke=revoke_leases)
+                    work = _Restore(conn, store, manifest, actor, lock_timeout, progress, feeder)
+                    return alone_in_domain(
+                        conn,
+                        domain,
+                        lambda: work.attempt(revoke_leases=revoke_leases, began=began),
+                        domain_timeout,
+                    )
             except BaseException as error:
                 known = _as_atdm_error(error, domain, baseline_id)
                 _record_failure(url, conn, domain, baseline_id, actor, known)
@@ -189,6 +183,12 @@ def _manifest(store: Store, domain: str, baseline_id: str | None) -> Manifest:
     return found
 
 
+def _feeder(store: Store, manifest: Manifest) -> Here | Beside:
+    files = BaselineFiles(manifest.domain, manifest.baseline_id)
+    beside = manifest.rows >= WORTH_A_PROCESS and sys.executable
+    return Beside(store, files) if beside else Here(store, files)
+
+
 def _refuse_leases(
     conn: psycopg.Connection[Any], domain: str, *, revoke: bool
 ) -> list[dict[str, Any]]:
@@ -249,30 +249,6 @@ def _record_failure(
         )
 
 
-class _Sent:
-    """The rows of one table on their way: their content hash, and what the server will say.
-
-    ``row`` is None when the server has nothing to say about them.
-    """
-
-    def __init__(self, columns: Sequence[BaselineColumn], *, comparable: bool) -> None:
-        self.digest = RowHash()
-        self.total = SentHash()
-        self.row = expression(columns, arrow_schema(columns)) if comparable else None
-
-    def hashed(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for start in range(0, batch.num_rows, CHUNK_ROWS):
-                part = batch.slice(start, CHUNK_ROWS)
-                self.digest.add(part)
-                if self.row is not None:
-                    try:
-                        self.total.add(part)
-                    except NotComparableError:
-                        self.row = None
-                yield part
-
-
 class _Restore:
     """The transaction."""
 
@@ -284,6 +260,7 @@ class _Restore:
         actor: Actor,
         lock_timeout: timedelta,
         progress: Progress | None,
+        feeder: Feeder,
     ) -> None:
         self._conn = conn
         self._store = store
@@ -292,7 +269,7 @@ class _Restore:
         self._actor = actor
         self._lock_timeout = lock_timeout
         self._progress = progress
-        self._agrees: bool | None = None
+        self._feeder = feeder
         self._done = 0
 
     def attempt(self, *, revoke_leases: bool, began: float) -> Restored | None:
@@ -365,6 +342,9 @@ class _Restore:
                     sql.SQL(", ONLY ").join(there.relation for _, there in tables)
                 )
             )
+        self._feeder.begin(
+            [table for table, _ in tables if table.stored_columns], comparable=server_agrees(conn)
+        )
         for table, there in tables:
             self._load(table, there.relation)
         self._report("making keys and indexes", 1, 1)
@@ -384,25 +364,33 @@ class _Restore:
                     )
                 )
             return
-        sent = _Sent(columns, comparable=self._comparable())
-        batches = sent.hashed(ahead(table_batches(self._store, self._files, table.files)))
-        # Frozen rows need no second writing by vacuum; the table was emptied here and now.
-        rows = write_rows(conn, relation, columns, self._counted(table.name, batches), emptied=True)
-        self._verify(table, relation, rows, sent)
+        summaries: list[Summary] = []
+        rows = send_rows(
+            conn,
+            relation,
+            columns,
+            self._counted(table.name, summaries),
+            binary=sent_as_binary(table),
+            # Frozen rows need no second writing by vacuum; the table was emptied here and now.
+            frozen=True,
+        )
+        self._verify(table, relation, rows, summaries[0])
 
     def _verify(
-        self, table: BaselineTable, relation: sql.Identifier, rows: int, sent: _Sent
+        self, table: BaselineTable, relation: sql.Identifier, rows: int, sent: Summary
     ) -> None:
         """What was sent is what the baseline holds, and what is stored is what was sent."""
-        digest = sent.digest
-        if (
-            (rows, digest.rows, digest.hexdigest()) == (table.rows, table.rows, table.content_hash)
-            and sent.row is not None
-            and stored(self._conn, relation, sent.row) == (sent.total.rows, sent.total.total)
-        ):
-            return
+        columns = table.stored_columns
+        if (rows, sent.rows, sent.content_hash) == (table.rows, table.rows, table.content_hash):
+            row = expression(columns, arrow_schema(columns))
+            if (
+                row is not None
+                and sent.total is not None
+                and stored(self._conn, relation, row) == (sent.rows, sent.total)
+            ):
+                return
         digest = RowHash()
-        for batch in read_rows(self._conn, relation, table.stored_columns):
+        for batch in read_rows(self._conn, relation, columns):
             digest.add(batch)
         if (rows, digest.rows, digest.hexdigest()) != (table.rows, table.rows, table.content_hash):
             raise AtdmError(
@@ -413,15 +401,13 @@ class _Restore:
                 {"table": table.name, "rows": digest.rows, "expected_rows": table.rows},
             )
 
-    def _comparable(self) -> bool:
-        if self._agrees is None:
-            self._agrees = server_agrees(self._conn)
-        return self._agrees
-
-    def _counted(self, table: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            yield batch
-            self._done += batch.num_rows
+    def _counted(self, table: str, summaries: list[Summary]) -> Iterator[tuple[int, Any]]:
+        for piece in self._feeder.pieces():
+            if isinstance(piece, Summary):
+                summaries.append(piece)
+                continue
+            yield piece
+            self._done += piece[0]
             self._report(f"loaded {table}; rows in all", self._done, self._manifest.rows)
 
     def _report(self, what: str, done: int, total: int) -> None:

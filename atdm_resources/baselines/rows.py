@@ -26,7 +26,7 @@ from psycopg import sql
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.types import arrow_type, column_kind, typed_array
 from atdm_resources.baselines import moments
-from atdm_resources.baselines.copy_binary import BEGIN, END, has_binary_form, rows_as_binary
+from atdm_resources.baselines.copy_binary import BEGIN, END, rows_as_binary
 from atdm_resources.baselines.copy_stream import copied
 from atdm_resources.baselines.manifest import BaselineColumn
 from atdm_resources.encoding import copy_csv
@@ -135,28 +135,38 @@ def write_rows(
     relation: sql.Composable,
     columns: Sequence[BaselineColumn],
     batches: Iterable[pa.RecordBatch],
-    *,
-    emptied: bool = False,
 ) -> int:
-    """COPY rows into a table, in the transaction of ``conn``; returns how many.
+    """COPY rows into a table, in the transaction of ``conn``; returns how many."""
+    pieces = ahead(encoded(batches, columns, binary=False))
+    return send_rows(conn, relation, columns, pieces, binary=False)
 
-    ``emptied`` is for a table that this transaction has truncated, and whose columns have the very
-    types of ``columns``: its rows are written as if they were old already, and in the server's own
-    form where there is one.
+
+def send_rows(
+    conn: psycopg.Connection[Any],
+    relation: sql.Composable,
+    columns: Sequence[BaselineColumn],
+    pieces: Iterable[tuple[int, Any]],
+    *,
+    binary: bool,
+    frozen: bool = False,
+) -> int:
+    """COPY what ``encoded`` has made into a table; returns how many rows.
+
+    ``binary`` is for a table whose columns have the very types of ``columns``. ``frozen`` writes
+    the rows as if they were old already: for a table that this transaction has truncated.
     """
     names = sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
-    binary = emptied and has_binary_form(columns, arrow_schema(columns))
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT {}{})").format(
         relation,
         names,
         sql.SQL("binary" if binary else "csv"),
-        sql.SQL(", FREEZE" if emptied else ""),
+        sql.SQL(", FREEZE" if frozen else ""),
     )
     rows = 0
     with conn.cursor().copy(statement) as copy:
         if binary:
             copy.write(BEGIN)
-        for count, content in ahead(_encoded(batches, columns, binary=binary)):
+        for count, content in pieces:
             copy.write(memoryview(content))
             rows += count
         if binary:
@@ -215,9 +225,10 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
                 close()
 
 
-def _encoded(
+def encoded(
     batches: Iterable[pa.RecordBatch], columns: Sequence[BaselineColumn], *, binary: bool
 ) -> Iterator[tuple[int, pa.Buffer]]:
+    """Rows as COPY reads them, CHUNK_ROWS at a time, each with its number of rows."""
     for batch in batches:
         for start in range(0, batch.num_rows, CHUNK_ROWS):
             part = batch.slice(start, CHUNK_ROWS)

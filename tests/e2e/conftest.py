@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,13 @@ import pytest
 from atdm_resources import embedded
 
 ATDM = Path(sys.executable).with_name("atdm")
+
+
+def take_interrupts() -> None:
+    """Before a program that a test interrupts: it must not inherit that interrupts are ignored, as
+    they are in what a script has put into the background.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import httpx
 import psycopg
 import pytest
 
-from tests.e2e.conftest import ATDM, Shell
+from tests.e2e.conftest import ATDM, Shell, take_interrupts
 
 SCENARIO = "active_member_clean"
 COMMANDS = (
@@ -367,6 +367,7 @@ def test_an_interrupt_ends_with_130_and_without_rows(shell: Shell) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=take_interrupts,
     )
     with shell.connect() as connection:
         deadline = time.monotonic() + 60

@@ -1,29 +1,37 @@
-"""A daemon's day in small: everything that runs by itself, together, in one home."""
+"""A home with webserver and daemon: a day in small, and a baseline through every door."""
 
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import psycopg
 import pytest
 
 from atdm_resources import leasing, queueing, sealing
-from tests.e2e.conftest import Shell, new_home
+from tests.e2e.conftest import ATDM, Shell, new_home
+from tests.integration.baseline_zoo import make_zoo, state
 
 GOOD = ("active_member_clean", "claim_denial_active_member", "expired_subscription")
 
 
-@pytest.fixture
-def team(tmp_path: Path) -> Iterator[Shell]:
-    """A home of its own with webserver and daemon."""
-    folder = tmp_path / "work"
-    folder.mkdir()
+# One worker runs all of them, so that the services are started once.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("team")]
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """A home with webserver and daemon, whose sensors look as often as Dagster lets them."""
+    folder = tmp_path_factory.mktemp("work")
     with new_home() as home:
-        shell = Shell(home, folder)
+        shell = Shell(home, folder, {"ATDM_SENSOR_SECONDS": "5"})
         shell.json("init")
         shell.json("up")
         yield shell
@@ -34,7 +42,7 @@ def until(what: Callable[[], Any], seconds: float) -> Any:
     while not (found := what()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not after {seconds:g} s")
-        time.sleep(1)
+        time.sleep(0.2)
     return found
 
 
@@ -54,7 +62,7 @@ def submit_two_hundred(shell: Shell, conn: psycopg.Connection[Any]) -> None:
             {
                 "idempotency_key": f"good-{number}",
                 "scenario": GOOD[number % len(GOOD)],
-                "ttl": "15 seconds",
+                "ttl": "5 seconds",
             },
         )
     for number in range(30):
@@ -76,7 +84,6 @@ def scalar(conn: psycopg.Connection[Any], query: str) -> Any:
     return row[0]
 
 
-@pytest.mark.slow
 def test_a_day(team: Shell) -> None:
     with team.connect() as conn:
         submit_two_hundred(team, conn)
@@ -116,3 +123,140 @@ def test_a_day(team: Shell) -> None:
     log = (team.home / "log/daemon.log").read_text(encoding="utf-8")
     assert not any(token in log for token in tokens)
     assert team.json("audit-verify")["intact"] is True
+
+
+@dataclass(frozen=True)
+class Doors:
+    """The ways to a job: the command line, the launchpad, ``dagster job launch`` and ``execute``.
+
+    Each takes the job's config and returns when it has succeeded.
+    """
+
+    shell: Shell
+
+    @cached_property
+    def _dagster(self) -> dict[str, str]:
+        return {str(name): str(value) for name, value in self.shell.json("env").items()}
+
+    @cached_property
+    def _web(self) -> str:
+        return str(self.shell.json("status")["webserver"]["url"])
+
+    def cli(self, job: str, config: dict[str, Any]) -> None:
+        command = {"snapshot_baseline": "baseline-snapshot", "restore_baseline": "baseline-restore"}
+        revoked = ["--revoke-leases"] if config.get("revoke_leases") else []
+        self.shell.json(command[job], "-b", config["baseline_id"], *revoked)
+
+    def launchpad(self, job: str, config: dict[str, Any]) -> None:
+        answer = self._asked(
+            "mutation($p: ExecutionParams!) { launchRun(executionParams: $p) { __typename"
+            " ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }"
+            " ... on RunConfigValidationInvalid { errors { message } } } }",
+            p={
+                "selector": {
+                    "repositoryLocationName": "atdm",
+                    "repositoryName": "__repository__",
+                    "jobName": job,
+                },
+                "runConfigData": self._config(job, config),
+            },
+        )["launchRun"]
+        assert answer["__typename"] == "LaunchRunSuccess", answer
+        self._succeeded(answer["run"]["runId"])
+
+    def launch(self, job: str, config: dict[str, Any]) -> None:
+        workspace = str(self.shell.home / "run/workspace.yaml")
+        said = self._ran("launch", "-w", workspace, "-j", job, config=self._config(job, config))
+        found = re.search(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", said)
+        assert found is not None, said
+        self._succeeded(found[0])
+
+    def execute(self, job: str, config: dict[str, Any]) -> None:
+        where = ["-m", "atdm_assets.definitions"]
+        self._ran("execute", *where, "-j", job, config=self._config(job, config))
+
+    def _config(self, job: str, config: dict[str, Any]) -> dict[str, Any]:
+        return {"ops": {job.removesuffix("_baseline"): {"config": config}}}
+
+    def _ran(self, *arguments: str, config: dict[str, Any]) -> str:
+        file = self.shell.folder / "config.yaml"
+        file.write_text(json.dumps(config), encoding="utf-8")
+        done = subprocess.run(
+            [ATDM.with_name("dagster"), "job", *arguments, "-c", str(file)],
+            env=self.shell.environment(**self._dagster),
+            cwd=self.shell.folder,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def _asked(self, query: str, **variables: Any) -> Any:
+        request = urllib.request.Request(
+            f"{self._web}/graphql",
+            json.dumps({"query": query, "variables": variables}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=60) as answer:
+            return json.load(answer)["data"]
+
+    def _succeeded(self, run_id: str) -> None:
+        query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+        ended = ("SUCCESS", "FAILURE", "CANCELED")
+
+        def status() -> str | None:
+            found = str(self._asked(query, id=run_id)["runOrError"]["status"])
+            return found if found in ended else None
+
+        assert until(status, 120) == "SUCCESS"
+
+
+def everything(conn: psycopg.Connection[Any]) -> dict[str, Any]:
+    """Rows, sequences and definitions of the domain, and what the catalog knows of its runs."""
+    runs = "SELECT test_run_id, status, pool_key, data::text FROM atdm.test_run WHERE status IN"
+    requests = "SELECT request_id, label, runs, seed, tables::text FROM atdm.request WHERE status ="
+    return {
+        **state(conn, "healthcare"),
+        "runs": conn.execute(f"{runs} ('ready', 'leased') ORDER BY 1".encode()).fetchall(),
+        "requests": conn.execute(f"{requests} 'ready' ORDER BY 1".encode()).fetchall(),
+    }
+
+
+def test_a_baseline_comes_back_to_the_bit_through_every_door(team: Shell) -> None:
+    """With tables of the application's own: every type, every kind of dependency."""
+    doors = Doors(team)
+    with team.connect() as conn:
+        # The pools would fill up again while this test looks.
+        conn.execute("UPDATE atdm.scenario SET pool_ready = 0")
+        team.json("request", GOOD[0], "--runs", "5", "--no-lease")
+        make_zoo(conn, "healthcare")
+        for number, (name, capture, restore) in enumerate(
+            [
+                ("cli", doors.cli, doors.launchpad),
+                ("launchpad", doors.launchpad, doors.launch),
+                ("launch", doors.launch, doors.execute),
+                ("execute", doors.execute, doors.cli),
+            ]
+        ):
+            baseline = f"by-{name}"
+            conn.execute("INSERT INTO healthcare.node (label) VALUES (%s)", (baseline,))
+            capture("snapshot_baseline", {"baseline_id": baseline})
+            captured = everything(conn)
+            leased = leasing.lease(conn, None, GOOD[0])["test_run_id"]
+            conn.execute(
+                "DELETE FROM healthcare.note; UPDATE healthcare.claim SET submitted_at ="
+                " submitted_at - interval '1 day'; TRUNCATE healthcare.everything;"
+                " INSERT INTO healthcare.node (label) VALUES ('since');"
+                " SELECT nextval('healthcare.lonely')"
+            )
+            if number % 2:
+                team.json("reset-all", "--confirm", "--revoke-leases")
+            assert everything(conn) != captured
+            restore("restore_baseline", {"baseline_id": baseline, "revoke_leases": True})
+            assert everything(conn) == captured, name
+            assert conn.execute(
+                "SELECT status FROM atdm.test_run WHERE test_run_id = %s", (leased,)
+            ).fetchone() == ("ready",)

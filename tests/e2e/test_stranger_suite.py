@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Shell
+from tests.e2e.conftest import Shell, take_interrupts
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stranger")]
 
@@ -90,6 +90,7 @@ class Session:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=take_interrupts,
             )
 
     @property

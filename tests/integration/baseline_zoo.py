@@ -15,11 +15,15 @@ from psycopg import sql
 SCHEMA = "zoo"
 
 _ENDLESS_INTERVALS_SINCE = 170000
+_OWN = f"CREATE SCHEMA {SCHEMA};\nINSERT INTO atdm.domain (domain) VALUES ('{SCHEMA}');\n"
 _FILE = Path(__file__).with_name("baseline_zoo.sql")
 
 
-def make_zoo(conn: psycopg.Connection[Any]) -> None:
-    """Make the schema, as domain ``zoo`` of an initialised target."""
+def make_zoo(conn: psycopg.Connection[Any], schema: str = SCHEMA) -> None:
+    """Make the schema, as domain ``zoo`` of an initialised target.
+
+    With another ``schema``: the same tables in a domain that is there, as the application's own.
+    """
     with_xml = conn.execute(
         "SELECT setting FROM pg_config WHERE name = 'CONFIGURE' AND setting LIKE '%%libxml%%'"
     ).fetchone()
@@ -28,6 +32,8 @@ def make_zoo(conn: psycopg.Connection[Any]) -> None:
         text = text.replace("x xml", "x text")
     if conn.info.server_version < _ENDLESS_INTERVALS_SINCE:
         text = re.sub(r"/\*endless\*/'-?infinity'", "'-9999 years 11 mons'", text)
+    if schema != SCHEMA:
+        text = text.replace(_OWN, "").replace(f"{SCHEMA}.", f"{schema}.")
     conn.execute(text.encode())
 
 

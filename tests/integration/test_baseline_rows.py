@@ -18,15 +18,17 @@ from atdm_resources.baselines import comparing, manifest
 from atdm_resources.baselines import restore as restoring
 from atdm_resources.baselines.capture import capture
 from atdm_resources.baselines.copy_binary import has_binary_form
+from atdm_resources.baselines.feeding import Beside
 from atdm_resources.baselines.manifest import BaselineColumn
 from atdm_resources.baselines.records import Actor
 from atdm_resources.baselines.restore import restore
 from atdm_resources.baselines.rows import (
     arrow_schema,
+    encoded,
     fix_text_form,
     read_rows,
+    send_rows,
     typed,
-    write_rows,
 )
 from atdm_resources.baselines.stored_hash import (
     NotComparableError,
@@ -94,14 +96,13 @@ def test_plain_types_come_back_to_the_bit(conn: psycopg.Connection[Any]) -> None
         fix_text_form(conn)
         batches = list(read_rows(conn, sql.Identifier("plain", "one"), columns))
         conn.execute("TRUNCATE plain.two")
-        for emptied in (True, False):
-            # Binary first, then as CSV.
-            rows = write_rows(
-                conn, sql.Identifier("plain", "two"), columns, batches, emptied=emptied
-            )
+        for binary in (True, False):
+            pieces = encoded(batches, columns, binary=binary)
+            relation = sql.Identifier("plain", "two")
+            rows = send_rows(conn, relation, columns, pieces, binary=binary, frozen=True)
             assert rows == 21_906
             assert content(conn, "two") == content(conn, "one")
-            conn.execute("DELETE FROM plain.two")
+            conn.execute("TRUNCATE plain.two")
     without = [column.model_copy(update={"spec_type": None}) for column in columns]
     assert not has_binary_form(without, arrow_schema(without))
 
@@ -164,7 +165,7 @@ def test_nothing_is_said_about_what_cannot_be_compared() -> None:
 
 def altered(*arguments: Any, **options: Any) -> int:
     """A server that stores one text differently from how it was sent."""
-    rows = write_rows(*arguments, **options)
+    rows = send_rows(*arguments, **options)
     arguments[0].execute("UPDATE plain.one SET text = 'other' WHERE id = 100")
     return rows
 
@@ -178,11 +179,77 @@ def test_a_difference_between_what_was_sent_and_stored_stops_the_restore(
     capture(target, store, "plain", "one", actor=ACTOR)
     conn.execute("DELETE FROM plain.one WHERE id > 50")
     before = content(conn, "one")
-    monkeypatch.setattr(restoring, "write_rows", altered)
+    monkeypatch.setattr(restoring, "send_rows", altered)
     with pytest.raises(AtdmError, match="one does not hold what the baseline holds") as caught:
         restore(target, store, "plain", actor=ACTOR)
     assert caught.value.code is ErrorCode.RESTORE_FAILED
     assert content(conn, "one") == before
+
+
+def test_another_process_makes_the_rows_of_a_large_baseline_ready(
+    conn: psycopg.Connection[Any],
+    target: str,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(restoring, "WORTH_A_PROCESS", 1)
+    conn.execute("CREATE TABLE plain.none (); INSERT INTO plain.none DEFAULT VALUES")
+    conn.execute("CREATE TABLE plain.odd (id box)")
+    conn.execute("INSERT INTO plain.odd VALUES ('((1,2),(3,4))')")
+    made = capture(target, store, "plain", "one", actor=ACTOR)
+    before = content(conn, "one")
+    conn.execute("DELETE FROM plain.one WHERE id > 50")
+    assert restore(target, store, "plain", actor=ACTOR).content_hash == made.content_hash
+    assert content(conn, "one") == before
+    found = conn.execute("SELECT count(*) FROM plain.none, plain.odd").fetchone()
+    assert found == (1,)
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_a_process_that_is_gone_changes_nothing(
+    conn: psycopg.Connection[Any],
+    target: str,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+) -> None:
+    capture(target, store, "plain", "one", actor=ACTOR)
+    conn.execute("DELETE FROM plain.one WHERE id > 50")
+    before = content(conn, "one")
+    monkeypatch.setattr(restoring, "WORTH_A_PROCESS", 1)
+    begin, enter = Beside.begin, Beside.__enter__
+
+    def entered(self: Beside) -> Beside:
+        enter(self)
+        self._process.kill()
+        self._process.wait()
+        return self
+
+    def begun(self: Beside, *arguments: Any, **options: Any) -> None:
+        begin(self, *arguments, **options)
+        self._process.kill()
+
+    if when == "before":
+        monkeypatch.setattr(Beside, "__enter__", entered)
+    else:
+        monkeypatch.setattr(Beside, "begin", begun)
+    with pytest.raises(AtdmError, match="has ended before its time") as caught:
+        restore(target, store, "plain", actor=ACTOR)
+    assert caught.value.code is ErrorCode.RESTORE_FAILED
+    assert content(conn, "one") == before
+
+
+def test_what_the_other_process_finds_is_told_here(
+    conn: psycopg.Connection[Any], target: str, store: Store
+) -> None:
+    made = capture(target, store, "plain", "one", actor=ACTOR)
+    files = manifest.BaselineFiles("plain", "one")
+    store.delete_prefix(files.full(made.tables[0].files[0]))
+    with Beside(store, files) as feeder:
+        feeder.begin(made.tables, comparable=True)
+        with pytest.raises(AtdmError, match="part-00000") as caught:
+            list(feeder.pieces())
+    assert caught.value.code is ErrorCode.STORE_FAILED
 
 
 @pytest.mark.parametrize("reason", ["server differs", "number differs"])

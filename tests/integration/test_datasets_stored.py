@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -12,6 +12,7 @@ import pytest
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.registry import Registry, SpecFile
+from atdm_resources.baselines import removing
 from atdm_resources.baselines.listing import latest, verify
 from atdm_resources.baselines.records import Actor
 from atdm_resources.baselines.restore import restore
@@ -20,7 +21,7 @@ from atdm_resources.connection import connect
 from atdm_resources.datasets.building import Built, build_dataset
 from atdm_resources.datasets.runners import InProcess, Processes, ShardRunner
 from atdm_resources.datasets.shards import ShardReport, ShardWork, make_shard
-from atdm_resources.datasets.versions import versions
+from atdm_resources.datasets.versions import sweep, versions
 from atdm_resources.s3 import S3Options
 from atdm_resources.store import Store
 from atdm_resources.target import initialise
@@ -187,3 +188,35 @@ def test_requests_go_on_behind_a_restored_version_s_unique_values(
             "SELECT count(*), count(DISTINCT address_zip) FROM healthcare.member"
         ).fetchone()
     assert row == (5080, 5080)
+
+
+def test_what_killed_builds_and_deletions_left_goes_with_the_next_version(
+    bundle: Registry, tmp_path: Path
+) -> None:
+    """Shards that nobody went on with for a day, and files behind a manifest that is gone."""
+
+    class Killed:
+        def run(self, work: ShardWork, shards: Sequence[int]) -> Iterator[ShardReport]:
+            yield make_shard(work, shards[0])
+            raise KeyboardInterrupt
+
+    store = Store(tmp_path.as_uri())
+    work = work_of(bundle, store)
+    with pytest.raises(KeyboardInterrupt):
+        build(work, Killed())
+    kept = build_at(bundle, store, CLOCK + timedelta(days=1))
+    doomed = build_at(bundle, store, CLOCK + timedelta(days=2))
+    removing.remove(store, doomed.files, {})
+    now = datetime.now(UTC)
+    assert sweep(store, work.dataset, now) == [doomed.version]
+    assert store.files(work.folder), "there is still time to go on with it"
+    assert sweep(store, work.dataset, now + timedelta(days=2)) == [work.version]
+    assert store.files("datasets") == []
+    assert {path.split("/")[2] for path in store.files("baselines")} == {kept.version}
+    assert verify(store, "healthcare", kept.version) == []
+
+
+def build_at(bundle: Registry, store: Store, clock: datetime) -> ShardWork:
+    work = ShardWork(bundle.domains["healthcare"], bundle.dataset("few"), clock, store)
+    assert build(work).manifest is not None
+    return work

@@ -21,6 +21,17 @@ from atdm_engine.errors import AtdmError
 
 DOMAIN = "healthcare"
 SCENARIO = "active_member_clean"
+PATIENCE = 30.0
+"""Seconds within which everybody has to come to something."""
+
+ROLES = {
+    "restorer": ("restore",),
+    "snapshotter": ("snapshot",),
+    "requester": ("request",),
+    "leaser": ("lease", "reset"),
+}
+"""Who does what."""
+
 REFUSALS = {
     "lease": {"BUSY", "NONE_READY"},
     # A restore in between has taken the run away, and perhaps somebody else has it now.
@@ -34,7 +45,7 @@ REFUSALS = {
 class Notes:
     """What one process did: how often, how long each took, what was refused, what went wrong."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, needed: Sequence[str]) -> None:
         self.taken: dict[str, list[float]] = {}
         self.refused: Counter[str] = Counter()
         self.wrong: list[str] = []
@@ -43,10 +54,13 @@ class Notes:
         self._done_at: dict[str, float] = {}
         self._end = time.monotonic() + seconds
         self._began = time.monotonic()
+        self._needed = needed
 
     @property
     def goes_on(self) -> bool:
-        return time.monotonic() < self._end
+        """Until the time is up, and a while longer for whoever came to nothing until then."""
+        late = time.monotonic() - self._end
+        return late < 0 or (late < PATIENCE and set(self._needed) > set(self._done_at))
 
     def did(self, what: str, call: Callable[[], Any]) -> Any:
         """The answer, or None when it was refused or went wrong."""
@@ -169,7 +183,7 @@ def restorer(notes: Notes, url: str) -> None:
 def work(arguments: Sequence[str]) -> int:
     """In a process of its own: ROLE SECONDS URL NAME."""
     role, seconds, url, name = arguments
-    notes = Notes(float(seconds))
+    notes = Notes(float(seconds), ROLES[role])
     if role == "leaser":
         leaser(notes, url, name)
     elif role == "requester":

@@ -26,13 +26,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.torture.clients import SCENARIO
+from tests.torture.clients import PATIENCE, ROLES, SCENARIO
 from tests.torture.operations import World
 from tests.torture.places import own_world
 from tests.torture.reader import Reader, contents
-
-LONGEST_WAIT = 30.0
-"""Seconds within which everybody has to come to something."""
 
 
 @dataclass
@@ -64,7 +61,7 @@ class Result:
                 self.violations.append(f"a {role} came to no {what} at all")
                 continue
             self.waits[what] = max(self.waits.get(what, 0.0), wait)
-            if wait > LONGEST_WAIT:
+            if wait > PATIENCE:
                 self.violations.append(f"a {role} waited {wait:.1f} s for a {what}")
 
     def table(self) -> Table:
@@ -90,23 +87,17 @@ class Result:
         return shown
 
 
-ROLES = {
-    "restorer": ("restore",),
-    "snapshotter": ("snapshot",),
-    "requester": ("request",),
-    "leaser": ("lease", "reset"),
-}
-
-
 def cast(processes: int) -> list[str]:
     """Who does what."""
     others = ["restorer", "snapshotter", *["requester"] * (2 if processes > 8 else 1)]
     return [*others, *["leaser"] * (processes - len(others))]
 
 
-def run(world: World, seconds: float, processes: int) -> Result:
-    """Let them all work, then judge."""
-    world.must("request", SCENARIO, "--runs", "1000", "--no-lease")
+def run(world: World, seconds: float, processes: int, runs: int = 3000) -> Result:
+    """Let them all work, then judge. ``runs`` are ready when they begin."""
+    world.must("request", SCENARIO, "--runs", str(runs), "--no-lease")
+    # Whoever restores the newest brings these back, and whatever was made until then.
+    world.must("baseline-snapshot", "-b", "start")
     roles = cast(processes)
     began = time.monotonic()
     with ThreadPoolExecutor(processes) as pool:

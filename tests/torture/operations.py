@@ -90,8 +90,8 @@ def perform(operation: str, arguments: Sequence[str]) -> int:
 
 
 def _daemon(size: int) -> int:
-    """What the daemon does for a pool: the sensors' ticks, then the runs that they ask for."""
-    from atdm_assets import expiry, pools, ticks
+    """What the daemon does for a pool and the queue: ticks, then the runs that they ask for."""
+    from atdm_assets import expiry, pools, queue, ticks
     from atdm_assets.definitions import build_defs
     from atdm_assets.instance import instance
     from atdm_resources.bundle import load_registry
@@ -116,18 +116,25 @@ def _daemon(size: int) -> int:
         )
         files = Store(settings.store_url)
         expiry.tick(opened, conn, files, Retention.from_environment({}), thorough=False)
-        ticked = pools.tick(opened, conn, registry)
-        for added in getattr(ticked, "dynamic_partitions_requests", None) or ():
-            opened.add_dynamic_partitions(added.partitions_def_name, added.partition_keys)
-        for asked in getattr(ticked, "run_requests", None) or ():
-            result = defs.resolve_job_def(asked.job_name).execute_in_process(
+        asked: list[Any] = []
+        for ticked in (
+            pools.tick(opened, conn, registry),
+            queue.tick(opened, conn, lambda: files, registry),
+        ):
+            # What the daemon does with a tick's result: keys first, then a run for each run key
+            # that is not known yet.
+            for added in getattr(ticked, "dynamic_partitions_requests", None) or ():
+                opened.add_dynamic_partitions(added.partitions_def_name, added.partition_keys)
+            asked += getattr(ticked, "run_requests", None) or ()
+        for request in asked:
+            result = defs.resolve_job_def(request.job_name).execute_in_process(
                 instance=opened,
-                partition_key=asked.partition_key,
+                partition_key=request.partition_key,
                 run_config={
-                    **asked.run_config,
+                    **request.run_config,
                     "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
                 },
-                tags=asked.tags,
+                tags=request.tags,
                 raise_on_error=False,
             )
             if not result.success:
@@ -352,7 +359,7 @@ class Publish(Operation):
     summary = "building and publishing a dataset: atdm dataset-build"
     marks = (
         Mark("open the version", call="atdm_resources.datasets.building:build_dataset"),
-        Mark("make shards", call="atdm_resources.store:Store.write_atomic"),
+        Mark("make shards", call="atdm_resources.datasets.runners:Processes.run"),
         Mark("check all shards", call="atdm_resources.datasets.building:whole_checks"),
         Mark("publish", call="atdm_resources.store:Store.write_new"),
         Mark("clear up", call="atdm_resources.store:Store.write_new()"),
@@ -363,7 +370,9 @@ class Publish(Operation):
     def arguments(self, world: World) -> list[str]:
         world.number += 1
         clock = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=world.number)).isoformat()
-        return ["dataset-build", f"{DOMAIN}/torture", "--as-of", clock, "--processes", "1"]
+        # In this process, or in others that it started and that have to end with it.
+        processes = str(world.rng.choice([1, 2]))
+        return ["dataset-build", f"{DOMAIN}/torture", "--as-of", clock, "--processes", processes]
 
 
 class TopUp(Operation):
@@ -417,15 +426,17 @@ class Clone(Operation):
     name = "clone"
     summary = "making a database from a baseline, template and all: atdm baseline-clone"
     marks = (
-        Mark("register the template", r"INSERT INTO atdm\.clone"),
+        Mark("register the template", r"INSERT INTO atdm\.clone "),
         Mark("make the template", r"CREATE DATABASE"),
         Mark("initialise the template", call="atdm_resources.target:initialise"),
         Mark("fill the template", call="atdm_resources.baselines.restore:restore"),
-        Mark("close the template", r"ALTER DATABASE"),
+        Mark("close the template", r"ALTER DATABASE .* ALLOW_CONNECTIONS"),
+        Mark("register the clone", r"INSERT INTO atdm\.clone "),
         Mark("copy the template", r"CREATE DATABASE .* TEMPLATE"),
-        Mark("mark the clone", r"UPDATE atdm\.target"),
-        Mark("lease the clone", r"UPDATE atdm\.clone SET status = 'leased'"),
-        Mark("note the end", f"{_EVENT}baseline_cloned"),
+        Mark("make it its own", call="atdm_resources.baselines.clones:make_it_its_own"),
+        Mark("hand it out", call="atdm_resources.baselines.clones:hand_out_made"),
+        Mark("give it its name", r"ALTER DATABASE .* RENAME"),
+        Mark("sweep", call="atdm_resources.baselines.clone_endings:sweep"),
     )
 
     def prepare(self, world: World) -> None:

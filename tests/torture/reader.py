@@ -200,7 +200,8 @@ class Reader:
             "SELECT domain, baseline_id FROM atdm.baseline WHERE status = 'complete'"
             " AND kind = 'captured'"
         ).fetchall():
-            if (domain, baseline) not in there:
+            going = self.store / "baselines" / domain / baseline / "removed.json"
+            if (domain, baseline) not in there and not going.exists():
                 yield f"baseline {baseline} of {domain} is lost"
 
     def _catalog(self) -> Iterator[str]:
@@ -208,7 +209,8 @@ class Reader:
             "requests are pending": "SELECT count(*) FROM atdm.request WHERE status = 'pending'",
             "captures are under way": "SELECT count(*) FROM atdm.baseline"
             " WHERE status = 'capturing'",
-            "databases are being made": "SELECT count(*) FROM atdm.clone WHERE status = 'making'",
+            "databases are being made or dropped": "SELECT count(*) FROM atdm.clone"
+            " WHERE status IN ('making', 'dropping')",
             "domains are draining": "SELECT count(*) FROM atdm.domain"
             " WHERE draining_until > clock_timestamp()",
             "runs are leased without token": "SELECT count(*) FROM atdm.test_run"
@@ -295,14 +297,23 @@ class Reader:
     def _stray_databases(self) -> Iterator[str]:
         registered = {
             str(name)
-            for (name,) in self.conn.execute("SELECT database_name FROM atdm.clone").fetchall()
+            for (name,) in self.conn.execute(
+                "SELECT database_name FROM atdm.clone WHERE status <> 'dropped'"
+            ).fetchall()
         }
         there = self._databases()
         for name in sorted(registered - there):
             yield f"database {name} is registered and not there"
-        if self.own_server:
-            for name in sorted(there - registered - self.known_databases):
-                yield f"database {name} is nobody's"
+        claimed = {
+            str(name)
+            for (name,) in self.conn.execute(
+                "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database')"
+                " LIKE '%for target ' || current_database() || ';%'"
+            ).fetchall()
+        }
+        others = there - self.known_databases if self.own_server else claimed
+        for name in sorted(others - registered):
+            yield f"database {name} is nobody's"
 
     def _sessions(self) -> Iterator[str]:
         for application, state, query in self.conn.execute(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,65 @@ def test_an_unreadable_record_counts_as_none(tmp_path: Path, text: str) -> None:
     record.parent.mkdir()
     record.write_text(text, encoding="utf-8")
     assert processes.running(tmp_path, "daemon") is None
+
+
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", {child!r}])
+print(child.pid, flush=True)
+{then}
+"""
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+
+
+def _child_of(home: Path, name: str) -> int:
+    deadline = time.monotonic() + 20
+    while not (told := processes.log_tail(home, name).strip()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return int(told)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    ("child", "then"),
+    [
+        ("import time; time.sleep(600)", "child.wait()"),
+        (STUBBORN, "time.sleep(600)"),
+        (STUBBORN, "sys.exit()"),
+    ],
+    ids=["waits for its child", "does not wait", "is gone already"],
+)
+def test_stop_ends_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: str, then: str
+) -> None:
+    """Also what outlives the process that started it and what does not listen."""
+    monkeypatch.setattr(processes, "_STOP_SECONDS", 1.0)
+    command = [sys.executable, "-c", PARENT.format(child=child, then=then)]
+    parent = processes.start(tmp_path, "parent", command, environment=os.environ)
+    left = _child_of(tmp_path, "parent")
+    if then == "sys.exit()":
+        while processes.running(tmp_path, "parent") is not None:
+            time.sleep(0.02)
+    assert processes._started(left) is not None
+    stopped = processes.stop(tmp_path, "parent")
+    assert stopped is not None
+    assert stopped.pid == parent.pid
+    assert processes._started(left) is None
+    assert processes.stop(tmp_path, "parent") is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_start_ends_what_an_earlier_one_left(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        PARENT.format(child="import time; time.sleep(600)", then="sys.exit()"),
+    ]
+    processes.start(tmp_path, "parent", command, environment=os.environ)
+    left = _child_of(tmp_path, "parent")
+    while processes.running(tmp_path, "parent") is not None:
+        time.sleep(0.02)
+    processes.start(tmp_path, "parent", SLEEP, environment=os.environ)
+    assert processes._started(left) is None
+    assert processes.stop(tmp_path, "parent") is not None
