@@ -97,7 +97,7 @@ ADVICE: Mapping[ErrorCode, str] = {
     ErrorCode.DATASET_FAILED: (
         "Nothing was published, finished shards are kept: build the same version again to go on."
     ),
-    ErrorCode.DAGSTER_UNREACHABLE: "Check ATDM_DAGSTER_URL and that the webserver runs.",
+    ErrorCode.DAGSTER_UNREACHABLE: "Check the webserver's URL and that it runs: `atdm up`.",
     ErrorCode.DAGSTER_RUN_FAILED: "Open the run in Dagster's web page: it shows which step failed.",
     ErrorCode.BASELINE_INVALID: (
         "`atdm baseline-list` shows which ones are intact; `atdm baseline-verify ID` names every "

@@ -1,6 +1,7 @@
-"""What needs JavaScript or a real browser: the Playwright package, the example application.
+"""The Playwright package in a real browser, and what the example script makes sure of.
 
-Skipped where Chromium or Node is missing; where ATDM_REQUIRE_BROWSER is set, that is a failure.
+`make examples` runs the suites of the application. Skipped where Chromium or Node is missing; where
+ATDM_REQUIRE_BROWSER is set, that is a failure.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import importlib.util
 import os
 import re
 import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,6 @@ import pytest
 
 from atdm_engine.registry import Registry
 from tests.architecture.source import ROOT
-from tests.e2e.conftest import Shell
 from tests.integration.made_requests import seeded
 
 # Both install into the same folder: one worker does both.
@@ -81,24 +80,6 @@ def test_the_playwright_package(
     with psycopg.connect(target) as conn:
         statuses = conn.execute("SELECT DISTINCT status FROM atdm.test_run").fetchall()
     assert sorted(status for (status,) in statuses) == ["cleaned", "ready"]
-
-
-def test_the_example_application_in_a_browser(
-    examples: ModuleType, shell: Shell, target: str
-) -> None:
-    """Both suites; the script fails when a test is skipped or a row is left."""
-    done = subprocess.run(
-        [sys.executable, examples.__file__],
-        env=shell.environment(ATDM_DATABASE_URL=target),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "7 passed, 1 xfailed" in done.stdout
-    assert "5 passed" in done.stdout
-    assert "nothing is left" in done.stdout
-    assert not TOKEN.search(done.stdout.encode() + done.stderr.encode())
 
 
 def test_a_row_that_is_left_is_found(
