@@ -89,16 +89,20 @@ def run_of_launch(
 ) -> dg.DagsterRun | None:
     """The latest Dagster run that was launched for a request, if there is one.
 
-    ``recorded`` False: the request is not in the catalog. A run that started GIVEN_UP_SECONDS ago
-    is then reported as failed.
+    ``recorded`` False: the request is not in the catalog. A run that was started, or made and not
+    started, GIVEN_UP_SECONDS ago is then reported as failed. Dagster itself looks after those that
+    are starting.
     """
     filters = dg.RunsFilter(tags={names.LAUNCH_TAG: request_id})
     found = instance.get_run_records(filters=filters, limit=1)
     if not found:
         return None
-    run, since = found[0].dagster_run, found[0].start_time
-    started = run.status is dg.DagsterRunStatus.STARTED and since is not None
-    if started and not recorded and time.time() - (since or 0.0) > GIVEN_UP_SECONDS:
+    run = found[0].dagster_run
+    since = {
+        dg.DagsterRunStatus.NOT_STARTED: found[0].create_timestamp.timestamp(),
+        dg.DagsterRunStatus.STARTED: found[0].start_time,
+    }.get(run.status)
+    if not recorded and since is not None and time.time() - since > GIVEN_UP_SECONDS:
         instance.report_run_failed(
             run, "The process that executed this run is gone: it has not recorded its request."
         )

@@ -7,10 +7,14 @@ PostgreSQL.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,41 +53,42 @@ def up(output: Output, *, port: int | None) -> int:
     workspace = home / "run" / "workspace.yaml"
     workspace.parent.mkdir(parents=True, exist_ok=True)
     workspace.write_text(_WORKSPACE, encoding="utf-8")
-    started = []
-    if not processes.running(home, AUDIT):
-        _start_audit_pages(home)
-        started.append(AUDIT)
-    environment |= audit_pages(home)
-    webserver = processes.running(home, WEBSERVER)
-    if webserver is None:
-        chosen = _free_port(port)
-        webserver = processes.start(
-            home,
-            WEBSERVER,
-            [_tool("dagster-webserver"), "-h", HOST, "-p", str(chosen), "-w", str(workspace)],
-            environment=environment,
-            port=chosen,
-        )
-        started.append(WEBSERVER)
-    elif port is not None and port != webserver.port:
-        raise AtdmError(
-            ErrorCode.REQUEST_INVALID,
-            f"the web page already runs on port {webserver.port}: `atdm down` first",
-            {"port": webserver.port},
-        )
-    daemon = processes.running(home, DAEMON)
-    if daemon is None:
-        daemon = processes.start(
-            home,
-            DAEMON,
-            [_tool("dagster-daemon"), "run", "-w", str(workspace)],
-            environment=environment,
-        )
-        started.append(DAEMON)
+    with _ports_to_ourselves():
+        started = []
+        if not processes.running(home, AUDIT):
+            _start_audit_pages(home)
+            started.append(AUDIT)
+        environment |= audit_pages(home)
+        webserver = processes.running(home, WEBSERVER)
+        if webserver is None:
+            chosen = _free_port(port)
+            webserver = processes.start(
+                home,
+                WEBSERVER,
+                [_tool("dagster-webserver"), "-h", HOST, "-p", str(chosen), "-w", str(workspace)],
+                environment=environment,
+                port=chosen,
+            )
+            started.append(WEBSERVER)
+        elif port is not None and port != webserver.port:
+            raise AtdmError(
+                ErrorCode.REQUEST_INVALID,
+                f"the web page already runs on port {webserver.port}: `atdm down` first",
+                {"port": webserver.port},
+            )
+        daemon = processes.running(home, DAEMON)
+        if daemon is None:
+            daemon = processes.start(
+                home,
+                DAEMON,
+                [_tool("dagster-daemon"), "run", "-w", str(workspace)],
+                environment=environment,
+            )
+            started.append(DAEMON)
 
-    url = f"http://{HOST}:{webserver.port}"
-    with output.working(f"waiting for {url}"):
-        _wait_for_answer(home, url)
+        url = f"http://{HOST}:{webserver.port}"
+        with output.working(f"waiting for {url}"):
+            _wait_for_answer(home, url)
     if processes.running(home, DAEMON) is None:
         raise _died(home, DAEMON)
     output.emit(
@@ -251,10 +256,27 @@ def _shown_pools(database: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _start_audit_pages(home: Path) -> None:
+    """On its own port where that is free, so that links last; else on any."""
     port = _free_port(None, AUDIT_PORT)
     command = [_tool("atdm"), "audit-serve", "--port", str(port)]
     environment = {**os.environ, "ATDM_HOME": str(home)}
     processes.start(home, AUDIT, command, environment=environment, port=port)
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    while processes.running(home, AUDIT) and time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, port)) == 0:
+                return
+        time.sleep(0.05)
+    raise _died(home, AUDIT)
+
+
+@contextmanager
+def _ports_to_ourselves() -> Iterator[None]:
+    """Nobody else's `atdm up` takes a port between our finding it free and our listening there."""
+    path = Path(tempfile.gettempdir()) / f"atdm-ports-{os.getuid()}.lock"
+    with path.open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _tool(name: str) -> str:

@@ -11,6 +11,7 @@ its target, so that one without a row is known for what it is.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ TEMPLATES_KEPT: Final = timedelta(days=7)
 """A template that nobody copied for so long is dropped; the next lease makes it again."""
 ROWS_KEPT: Final = timedelta(days=30)
 """What is known of a dropped clone; the audit trail has it for good."""
+
+_ENDING_SECONDS: Final = 60.0
+_ENDING_PAUSE_SECONDS: Final = 0.05
 
 INVOKER: Final = "agent:atdm-expiry"
 SOURCE: Final = "expiry"
@@ -206,6 +210,25 @@ def _tried(conn: psycopg.Connection[Any], database: str, kind: str, because: str
     return True
 
 
+def end_making(conn: psycopg.Connection[Any], database: str) -> None:
+    """End what the server still does for a process that was killed while it made a database.
+
+    A server does not notice a dead client before it has an answer: the database would appear after
+    everybody has looked for it. Whoever calls this holds the lock on the name, so nobody who lives
+    makes it.
+    """
+    statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)).as_string(conn)
+    deadline = time.monotonic() + _ENDING_SECONDS
+    while conn.execute(_END_MAKING, (statement,)).fetchone() is not None:
+        if time.monotonic() > deadline:
+            raise AtdmError(
+                ErrorCode.CLONE_FAILED,
+                f"the server still makes database {database} for a process that is gone",
+                {"database": database},
+            )
+        time.sleep(_ENDING_PAUSE_SECONDS)
+
+
 def _drop(
     conn: psycopg.Connection[Any],
     database: str,
@@ -219,6 +242,7 @@ def _drop(
     A database that somebody else made under the name of a clone that is gone stays.
     """
     try:
+        end_making(conn, database)
         ours = conn.execute(
             _IS_OURS.encode(),
             {"name": database, "comment": comment_of(conn), "prefixes": list(_PREFIXES)},
@@ -269,6 +293,11 @@ SELECT d.datname LIKE ANY (%(prefixes)s)
 FROM pg_catalog.pg_database AS d WHERE d.datname = %(name)s
 """
 """Those without a fingerprint were made before databases had comments."""
+_END_MAKING = """
+SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+WHERE state = 'active' AND pid <> pg_catalog.pg_backend_pid()
+  AND pg_catalog.starts_with(query, %s)
+"""
 _EXPIRED = "its time is over"
 _LEFT = "its process is gone"
 _DUE = f"""

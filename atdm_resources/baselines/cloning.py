@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
@@ -51,6 +52,8 @@ from atdm_resources.store import Store
 from atdm_resources.target import current_database, ensure_disposable, initialise
 
 _ATTEMPTS = 2
+_TRIES: Final = 20
+_PAUSE_SECONDS: Final = 0.25
 _NO_SUCH_DATABASE = "3D000"
 
 
@@ -157,10 +160,8 @@ def ready_template(
         )
         if used.rowcount:
             return found
-        _forget(conn, name)
-        register(conn, found, name, kind="template")
         with _given_up_on_error(conn, name):
-            create(conn, name)
+            _made_anew(conn, found)
             _fill(conn, server_url, name, materials, domain, manifest, actor)
             conn.execute(
                 sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false").format(
@@ -197,6 +198,26 @@ def copied(
             create(conn, database, template.database)
             make_it_its_own(sibling(server_url, database))
             yield
+
+
+def _made_anew(conn: psycopg.Connection[Any], template: Template) -> None:
+    """An empty, registered database for a template, in place of what a dead process left of it.
+
+    A server goes on making a database for a process that was killed, so it may appear between
+    looking and making: then that one is dropped, and it is tried again.
+    """
+    for remaining in reversed(range(_TRIES)):
+        _forget(conn, template.database)
+        register(conn, template, template.database, kind="template")
+        try:
+            create(conn, template.database)
+        except AtdmError as error:
+            _forget(conn, template.database)
+            if error.code is not ErrorCode.REQUEST_CONFLICT or not remaining:
+                raise
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
 
 
 def new_name() -> str:
@@ -252,7 +273,7 @@ def create(conn: psycopg.Connection[Any], database: str, template: str | None = 
                 sql.Identifier(database), sql.Literal(clone_endings.comment_of(conn))
             )
         )
-    except psycopg.errors.DuplicateDatabase as error:
+    except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation) as error:
         # It is somebody else's: its row goes, and not the database.
         _forget_row(conn, database)
         raise taken(database) from error
@@ -352,6 +373,7 @@ def _is_registered(conn: psycopg.Connection[Any], database: str) -> bool:
 
 
 def _forget(conn: psycopg.Connection[Any], database: str) -> None:
+    clone_endings.end_making(conn, database)
     conn.execute(
         sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database))
     )

@@ -427,12 +427,12 @@ class Clone(Operation):
     summary = "making a database from a baseline, template and all: atdm baseline-clone"
     marks = (
         Mark("register the template", r"INSERT INTO atdm\.clone "),
-        Mark("make the template", r"CREATE DATABASE"),
+        Mark("make the template", r"^CREATE DATABASE"),
         Mark("initialise the template", call="atdm_resources.target:initialise"),
         Mark("fill the template", call="atdm_resources.baselines.restore:restore"),
         Mark("close the template", r"ALTER DATABASE .* ALLOW_CONNECTIONS"),
         Mark("register the clone", r"INSERT INTO atdm\.clone "),
-        Mark("copy the template", r"CREATE DATABASE .* TEMPLATE"),
+        Mark("copy the template", r"^CREATE DATABASE .* TEMPLATE"),
         Mark("make it its own", call="atdm_resources.baselines.clones:make_it_its_own"),
         Mark("hand it out", call="atdm_resources.baselines.clones:hand_out_made"),
         Mark("give it its name", r"ALTER DATABASE .* RENAME"),
