@@ -303,8 +303,7 @@ def pytest_runtest_makereport(
             one.failed_in = item.nodeid
         texts = dict.fromkeys(reporting.how_to_repeat(one) for one in held)
         report.sections.append((reporting.SECTION, "\n\n".join(texts)))
-    runs = [one.data.test_run_id for one in held if one.database is None]
-    _suite_of(item.config).note_outcome(report, runs)
+    _suite_of(item.config).note_outcome(report, held)
     return report
 
 

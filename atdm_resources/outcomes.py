@@ -25,11 +25,13 @@ MOST = 5_000
 def record(conn: psycopg.Connection[Any], outcomes: Sequence[Mapping[str, object]]) -> int:
     """Record how tests ended; how many outcomes are new.
 
-    Each has, all required: ``test_run_id``, ``nodeid`` (1 to 2,000 characters), ``outcome``
-    (passed, failed, error or skipped), ``duration_seconds`` (0 to 10,000,000), ``session`` (1 to
-    200 characters; one for all workers of a test session) and ``at`` (an aware datetime or ISO 8601
-    text; without an offset it is UTC). A test that used two runs has two outcomes. The same
-    session, nodeid, test_run_id and at a second time is nothing new: a sender may try again.
+    Each has, required: ``test_run_id``, ``nodeid`` (1 to 2,000 characters), ``outcome`` (passed,
+    failed, error or skipped), ``duration_seconds`` (0 to 10,000,000), ``session`` (1 to 200
+    characters; one for all workers of a test session) and ``at`` (an aware datetime or ISO 8601
+    text; without an offset it is UTC). A run in a clone is known there alone: its outcome has
+    ``scenario`` (``<domain>/<name>``) and ``seed`` as well, and counts for the version that is
+    published here. A test that used two runs has two outcomes. The same session, nodeid,
+    test_run_id and at a second time is nothing new: a sender may try again.
 
     One statement for every 5,000, each a transaction of its own where ``conn`` is in autocommit
     mode.

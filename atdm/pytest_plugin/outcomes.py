@@ -6,7 +6,7 @@ record itself (``atdm_resources.outcomes``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -26,8 +26,11 @@ class Outcomes:
     _waiting: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def add(self, report: pytest.TestReport, runs: Sequence[str]) -> None:
-        """Take note of a phase; the last one of a test makes its outcomes, one for each run."""
+    def add(self, report: pytest.TestReport, runs: Sequence[Mapping[str, Any]]) -> None:
+        """Take note of a phase; the last one of a test makes its outcomes, one for each run.
+
+        ``runs`` say what each is to the target: test_run_id; scenario and seed of one in a clone.
+        """
         reports = self._reports.setdefault(report.nodeid, [])
         reports.append(report)
         if report.when != "teardown":
@@ -36,14 +39,14 @@ class Outcomes:
         moment = datetime.now(UTC).isoformat()
         self._waiting += [
             {
-                "test_run_id": run,
+                **run,
                 "nodeid": report.nodeid[:2000],
                 "outcome": _outcome(reports),
                 "duration_seconds": round(sum(one.duration for one in reports), 6),
                 "session": self.session_id,
                 "at": moment,
             }
-            for run in dict.fromkeys(runs)
+            for run in {run["test_run_id"]: run for run in runs}.values()
         ]
         if len(self._waiting) >= BATCH:
             self.flush()

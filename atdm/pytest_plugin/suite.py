@@ -84,6 +84,15 @@ class Held:
     failed_in: str | None = None
     over: bool = False
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """The run as an outcome names it; the target does not know one in a database of its own."""
+        data = self.data
+        named: dict[str, Any] = {"test_run_id": data.test_run_id}
+        if self.database is not None:
+            named |= {"scenario": f"{data['domain']}/{data.scenario_id}", "seed": data.seed}
+        return named
+
 
 class Suite:
     """Leases for tests, with what this needs opened at the first one."""
@@ -348,10 +357,10 @@ class Suite:
             return self._restored[baseline]
         return once(self._folder, baseline, restore, patient=not self._out)
 
-    def note_outcome(self, report: pytest.TestReport, runs: Sequence[str]) -> None:
-        """How a phase of a test that used these runs ended."""
+    def note_outcome(self, report: pytest.TestReport, used: Sequence[Held]) -> None:
+        """How a phase of a test that used these leases ended."""
         if self._outcomes is not None:
-            self._outcomes.add(report, runs)
+            self._outcomes.add(report, [held.told for held in used])
 
     def finish(self) -> None:
         """Give back what is left, whatever has happened; this process leases no more."""

@@ -143,7 +143,12 @@ def test_a_database_of_the_tests_own(shell: Shell) -> None:
         left = connection.execute(
             "SELECT datname FROM pg_database WHERE datname LIKE 'atdm_clone_%'"
         ).fetchall()
+        told = connection.execute(
+            "SELECT outcome, count(*) FROM atdm.test_outcome WHERE nodeid LIKE 'test_own.py::%'"
+            " AND scenario_id = 'active_member_clean' GROUP BY outcome ORDER BY outcome"
+        ).fetchall()
     assert left == []
+    assert told == [("failed", 1), ("passed", 2)]
 
 
 BASELINE = """

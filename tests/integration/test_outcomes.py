@@ -113,6 +113,30 @@ def test_unknown_runs_are_named_and_the_others_recorded(
     assert stored["at"] == datetime(2026, 5, 4, tzinfo=UTC)
 
 
+def test_a_run_in_a_clone_counts_for_the_version_that_is_published(
+    conn: psycopg.Connection[Any], made: Made, registry: Registry
+) -> None:
+    scenario = registry.scenario(SCENARIO)
+    elsewhere, other = fresh_request_id()[:-1] + "1", fresh_request_id()[:-1] + "2"
+    told = outcome(elsewhere, scenario=scenario.key, seed=2**63 - 1)
+    with pytest.raises(AtdmError) as caught:
+        outcomes.record(conn, [told, told, outcome(other, scenario="healthcare/no_such", seed=1)])
+    assert caught.value.details == {"unknown": [other], "recorded": 1}
+    (stored,) = of_runs(conn, elsewhere, elsewhere)
+    assert stored == {
+        **outcome(elsewhere),
+        "domain": scenario.domain,
+        "scenario_id": scenario.name,
+        "scenario_version": scenario.version,
+        "requirement_ids": list(scenario.spec.linked_requirement_ids),
+        "seed": 2**63 - 1,
+    }
+    # What the catalog knows of a run outweighs what is told of it.
+    outcomes.record(conn, [outcome(made.run(1), scenario="healthcare/no_such", seed=1)])
+    (known,) = of_runs(conn, made.run(1), made.run(1))
+    assert (known["scenario_id"], known["seed"]) == (SCENARIO, made.spec.seed)
+
+
 WRONG = [
     ({"outcome": "xpassed"}, "outcome is xpassed; allowed: passed, failed, error, skipped"),
     ({"outcome": None}, "outcome is missing"),
@@ -128,7 +152,21 @@ WRONG = [
     ({"at": "2026-13-45T00:00:00Z"}, "at must be a timestamp like 2026-01-31T12:00:00Z"),
     (
         {"token": "t"},
-        "unknown field token; known: at, duration_seconds, nodeid, outcome, session, test_run_id",
+        "unknown field token; known: at, duration_seconds, nodeid, outcome, session, test_run_id,"
+        " scenario, seed",
+    ),
+    ({"seed": 7}, "scenario and seed are given together, or neither is"),
+    ({"scenario": SCENARIO}, "scenario and seed are given together, or neither is"),
+    (
+        {"scenario": 7, "seed": 7},
+        "scenario must be text like healthcare/active_member_clean",
+    ),
+    *(
+        (
+            {"scenario": SCENARIO, "seed": seed},
+            "seed must be a whole number from 0 to 9223372036854775807",
+        )
+        for seed in (-1, 0.5, "7", 2**63)
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""The audit page in a real browser: readable, accessible, quiet (axe; no serious finding)."""
+"""The audit and the coverage page in a real browser: readable, accessible, quiet (axe: nothing)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from typing import Any
 import pytest
 
 from atdm.audit_page.page import page_of
+from atdm.coverage_page.page import page_of as coverage_page_of
 from tests.browser import chromium
+from tests.unit.atdm.coverage_facts import HOSTILE, covered
 from tests.unit.atdm.page_facts import rejected, story
 
-STORIES = {"cleaned": story, "rejected": rejected}
+PAGES = {
+    "cleaned": lambda: page_of(story()),
+    "rejected": lambda: page_of(rejected()),
+    "coverage": lambda: coverage_page_of(covered()),
+}
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +31,9 @@ def browser() -> Iterator[Any]:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("pages")
     found = {}
-    for name, facts in STORIES.items():
+    for name, made in PAGES.items():
         path = Path(folder) / f"{name}.html"
-        path.write_text(page_of(facts()), encoding="utf-8")
+        path.write_text(made(), encoding="utf-8")
         found[name] = path.as_uri()
     return found
 
@@ -39,6 +45,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("cleaned", "dark", 1280),
         ("rejected", "light", 1280),
         ("rejected", "dark", 390),
+        ("coverage", "light", 390),
+        ("coverage", "dark", 1280),
     ],
 )
 def test_nobody_is_kept_out(
@@ -60,7 +68,8 @@ def test_nobody_is_kept_out(
     context.close()
 
 
-def test_it_is_quiet_and_fits_a_phone(browser: Any, pages: dict[str, str]) -> None:
+@pytest.mark.parametrize("name", ["cleaned", "coverage"])
+def test_it_is_quiet_and_fits_a_phone(browser: Any, pages: dict[str, str], name: str) -> None:
     context = browser.new_context(
         viewport={"width": 390, "height": 844}, java_script_enabled=False, offline=True
     )
@@ -69,8 +78,8 @@ def test_it_is_quiet_and_fits_a_phone(browser: Any, pages: dict[str, str]) -> No
     said: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: said.append(message.text))
-    page.goto(pages["cleaned"])
-    assert asked == [pages["cleaned"]]
+    page.goto(pages[name])
+    assert asked == [pages[name]]
     assert said == []
     # Its own style passes the policy that lets nothing else in.
     assert (
@@ -91,3 +100,15 @@ def test_paper_shows_what_is_folded_and_is_white(browser: Any, pages: dict[str, 
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
     context.close()
+
+
+def test_what_tests_are_called_is_no_script(browser: Any, pages: dict[str, str]) -> None:
+    page = browser.new_page()
+    page.goto(pages["coverage"])
+    assert "taken" not in page.title()
+    assert HOSTILE in page.inner_text("body")
+    page.close()
+
+
+def test_a_coverage_of_many_tests_stays_small() -> None:
+    assert len(coverage_page_of(covered(20_000)).encode()) < 1_000_000
