@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,10 +14,20 @@ from typing import Any
 import psycopg
 import pytest
 
+from atdm_assets import names
 from atdm_resources import leasing, queueing, sealing
 from tests.e2e.conftest import ATDM, Shell, new_home
 from tests.integration.baseline_zoo import make_zoo, state
+from tests.waiting import until
 
+MINUTELY = """description: A few runs, made anew every minute.
+seed: 7
+runs_per_shard: 10
+retention: 2
+cron: "* * * * *"
+mix:
+  - {scenario: active_member_clean, runs: 10}
+"""
 GOOD = ("active_member_clean", "claim_denial_active_member", "expired_subscription")
 
 
@@ -30,20 +39,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("team")]
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """A home with webserver and daemon, whose sensors look as often as Dagster lets them."""
     folder = tmp_path_factory.mktemp("work")
+    datasets = folder / "scenarios" / "healthcare" / "datasets"
+    datasets.mkdir(parents=True)
+    (datasets / "minutely.yaml").write_text(MINUTELY, encoding="utf-8")
+    variables = {"ATDM_SENSOR_SECONDS": "5", "ATDM_SCENARIO_PATH": str(folder / "scenarios")}
     with new_home() as home:
-        shell = Shell(home, folder, {"ATDM_SENSOR_SECONDS": "5"})
+        shell = Shell(home, folder, variables)
         shell.json("init")
         shell.json("up")
         yield shell
-
-
-def until(what: Callable[[], Any], seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not after {seconds:g} s")
-        time.sleep(0.2)
-    return found
 
 
 def drop(shell: Shell, name: str, text: str) -> None:
@@ -85,6 +89,8 @@ def scalar(conn: psycopg.Connection[Any], query: str) -> Any:
 
 
 def test_a_day(team: Shell) -> None:
+    doors = Doors(team)
+    doors.schedule("start")
     with team.connect() as conn:
         submit_two_hundred(team, conn)
         answered = "SELECT count(*) FROM atdm.submission WHERE answer IS NOT NULL"
@@ -114,7 +120,12 @@ def test_a_day(team: Shell) -> None:
         verdict = sealing.verify(conn)
         assert verdict.intact
         assert verdict.sealed > 200
-        assert scalar(conn, "SELECT count(*) FROM atdm.request") < 40, "a Dagster run each"
+        # By the time that all this is over a refresh has been due.
+        (version, *_) = until(lambda: team.json("baseline-list"), 120, pause=2)
+        doors.schedule("stop")
+        assert (version["kind"], version["intact"]) == ("generated", True)
+        assert version["baseline_id"].startswith("minutely-")
+        assert 3 < doors.runs() < 40, "the daemon gathers what is asked for"
         lost = (
             "SELECT count(*) FROM healthcare.claim AS c JOIN atdm.test_run AS r USING (test_run_id)"
             " WHERE r.status NOT IN ('ready', 'leased')"
@@ -141,6 +152,17 @@ class Doors:
     @cached_property
     def _web(self) -> str:
         return str(self.shell.json("status")["webserver"]["url"])
+
+    def schedule(self, what: str) -> None:
+        """Start or stop the schedule that refreshes the dataset."""
+        workspace = str(self.shell.home / "run/workspace.yaml")
+        name = names.dataset_schedule_name("healthcare", "minutely")
+        self._dagster_said("schedule", what, name, "-w", workspace)
+
+    def runs(self) -> int:
+        """How many runs there have been."""
+        found = self._asked("{ runsOrError { ... on Runs { count } } }")
+        return int(found["runsOrError"]["count"])
 
     def cli(self, job: str, config: dict[str, Any]) -> None:
         command = {"snapshot_baseline": "baseline-snapshot", "restore_baseline": "baseline-restore"}
@@ -181,8 +203,11 @@ class Doors:
     def _ran(self, *arguments: str, config: dict[str, Any]) -> str:
         file = self.shell.folder / "config.yaml"
         file.write_text(json.dumps(config), encoding="utf-8")
+        return self._dagster_said("job", *arguments, "-c", str(file))
+
+    def _dagster_said(self, *arguments: str) -> str:
         done = subprocess.run(
-            [ATDM.with_name("dagster"), "job", *arguments, "-c", str(file)],
+            [ATDM.with_name("dagster"), *arguments],
             env=self.shell.environment(**self._dagster),
             cwd=self.shell.folder,
             capture_output=True,
