@@ -33,6 +33,27 @@ def leases(conn: psycopg.Connection[Any], tmp_path: Path, registry: Registry) ->
     return leasing.lease_request(conn, made.request_id, owner="ci", owner_secret="open sesame")
 
 
+@pytest.fixture(params=["ready made", "made each time"])
+def either_way(
+    request: pytest.FixtureRequest, conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resets whose statements are ready made for the tables there are, and those without any."""
+    prepared = {
+        "ready made": b"SELECT atdm.lay_reset_path('healthcare')",
+        "made each time": b"DELETE FROM atdm.reset_path",
+    }[request.param]
+
+    def afterwards(call: Any) -> Any:
+        def prepared_call(*arguments: Any, **options: Any) -> Any:
+            conn.execute(prepared)
+            return call(*arguments, **options)
+
+        return prepared_call
+
+    for name in ("reset_run", "reset_owner"):
+        monkeypatch.setattr(leasing, name, afterwards(getattr(leasing, name)))
+
+
 def insert_claim(
     conn: psycopg.Connection[Any], lease: Lease, key: str, run: str | None = None
 ) -> None:
@@ -59,6 +80,7 @@ def count(conn: psycopg.Connection[Any], table: str) -> int:
     return int(row[0])
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_reset_leaves_no_row_of_the_run_and_every_row_of_the_others(
     conn: psycopg.Connection[Any], leases: list[Lease]
 ) -> None:
@@ -84,6 +106,7 @@ def test_a_reset_leaves_no_row_of_the_run_and_every_row_of_the_others(
     assert actions(conn, first) == ["leased", "reset_started", "reset_completed"]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_rows_that_bear_the_run_in_every_table_go_with_it(
     conn: psycopg.Connection[Any], tmp_path: Path, registry: Registry
 ) -> None:
@@ -95,6 +118,7 @@ def test_rows_that_bear_the_run_in_every_table_go_with_it(
     assert rows_left(conn, other["test_run_id"])["procedure_code"] == 1
 
 
+@pytest.mark.usefixtures("either_way")
 def test_what_the_application_hung_on_the_run_is_deleted_and_reported_as_adopted(
     conn: psycopg.Connection[Any], leases: list[Lease]
 ) -> None:
@@ -108,6 +132,7 @@ def test_what_the_application_hung_on_the_run_is_deleted_and_reported_as_adopted
     assert left.fetchall() == [("app-2",)]
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("action", ["NO ACTION", "RESTRICT", "CASCADE", "SET NULL"])
 def test_the_closure_follows_foreign_keys_of_every_kind_into_any_schema(
     conn: psycopg.Connection[Any], leases: list[Lease], action: str
@@ -153,6 +178,7 @@ def test_the_closure_follows_foreign_keys_of_every_kind_into_any_schema(
     assert sum(rows_left(conn, other["test_run_id"]).values()) == 5
 
 
+@pytest.mark.usefixtures("either_way")
 def test_partitioned_tables_on_both_ends_of_a_key(
     conn: psycopg.Connection[Any], leases: list[Lease]
 ) -> None:
@@ -185,6 +211,7 @@ def test_partitioned_tables_on_both_ends_of_a_key(
     assert count(conn, "public.note") == 2
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_row_of_another_run_in_the_way_is_refused_by_name_and_nothing_goes(
     conn: psycopg.Connection[Any], leases: list[Lease]
 ) -> None:
@@ -201,6 +228,7 @@ def test_a_row_of_another_run_in_the_way_is_refused_by_name_and_nothing_goes(
     assert leasing.reset_run(conn, lease["test_run_id"], lease["token"])["status"] == "cleaned"
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_trigger_that_keeps_a_row_fails_the_reset_as_a_whole(
     conn: psycopg.Connection[Any], leases: list[Lease]
 ) -> None:
@@ -219,6 +247,7 @@ def test_a_trigger_that_keeps_a_row_fails_the_reset_as_a_whole(
     assert sum(rows_left(conn, lease["test_run_id"]).values()) == 5
 
 
+@pytest.mark.usefixtures("either_way")
 def test_triggers_of_the_application_find_its_own_tables(
     conn: psycopg.Connection[Any], leases: list[Lease]
 ) -> None:
@@ -323,6 +352,7 @@ def test_a_reset_waits_for_nobody_when_the_domain_is_taken(
         other.rollback()
 
 
+@pytest.mark.usefixtures("either_way")
 def test_an_owner_gives_everything_back_with_the_secret(
     conn: psycopg.Connection[Any], leases: list[Lease]
 ) -> None:
@@ -357,6 +387,7 @@ def test_the_owner_of_the_catalog_needs_no_secret_and_a_client_does(
         conn.execute(psycopg.sql.SQL("DROP ROLE {}").format(name))
 
 
+@pytest.mark.usefixtures("either_way")
 def test_runs_of_one_owner_that_refer_to_each_other_go_together(
     conn: psycopg.Connection[Any], leases: list[Lease]
 ) -> None:
