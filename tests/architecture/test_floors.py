@@ -22,6 +22,7 @@ HEAVY = (
     "faker",
     "httpx",
     "structlog",
+    "pydantic",
 )
 
 
