@@ -120,16 +120,32 @@ def test_own(atdm_data, n):
     assert "claim" not in atdm_data.records
     assert len(set(SEEN)) == len(SEEN) == n + 1
     assert n != 2
+
+@atdm_scenario("active_member_clean", isolation="database", baseline="own-start")
+def test_from_a_baseline(atdm_data):
+    with psycopg.connect(atdm_data["database_url"], autocommit=True) as own:
+        found = own.execute("SELECT plan_id FROM healthcare.plan WHERE plan_id = 'own-plan'")
+        assert found.fetchone()
+        member = atdm_data.data["member_id"]
+        mine = own.execute("SELECT FROM healthcare.member WHERE member_id = %s", (member,))
+        assert mine.rowcount == 1
 """
 
 
 @pytest.mark.slow
 def test_a_database_of_the_tests_own(shell: Shell) -> None:
     before = shell.total_rows()
+    with shell.connect() as connection:
+        connection.execute(
+            "INSERT INTO healthcare.plan (plan_id, name, coverage_type, effective_date)"
+            " VALUES ('own-plan', 'FAKE_Own', 'hmo', '2020-01-01')"
+        )
+        shell.json("baseline-snapshot", "-b", "own-start")
+        connection.execute("DELETE FROM healthcare.plan WHERE plan_id = 'own-plan'")
     (shell.folder / "test_own.py").write_text(OWN_DATABASE, encoding="utf-8")
     done = pytest_run(shell)
     closing = done.stdout.splitlines()[-1]
-    assert "2 passed" in closing, done.stdout
+    assert "3 passed" in closing, done.stdout
     assert "1 failed" in closing
     assert "warning" not in closing
     assert (
@@ -148,7 +164,7 @@ def test_a_database_of_the_tests_own(shell: Shell) -> None:
             " AND scenario_id = 'active_member_clean' GROUP BY outcome ORDER BY outcome"
         ).fetchall()
     assert left == []
-    assert told == [("failed", 1), ("passed", 2)]
+    assert told == [("failed", 1), ("passed", 3)]
 
 
 BASELINE = """

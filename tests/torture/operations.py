@@ -265,7 +265,9 @@ class Delete(Operation):
 
     def again(self, world: World, arguments: list[str]) -> Iterator[str]:
         manifest = world.reader.store / "baselines" / DOMAIN / self._baseline / "manifest.json"
-        if manifest.exists():
+        # What is marked is gone for every command: the next one finishes it before anything else.
+        marked = (manifest.parent / "removed.json").exists()
+        if manifest.exists() and not marked:
             yield from super().again(world, arguments)
         elif "BASELINE_NOT_FOUND" not in world.command(*arguments).said:
             yield "a baseline that is gone was deleted again"
