@@ -112,9 +112,9 @@ def one_transaction(conn: psycopg.Connection[Any]) -> Iterator[sqlalchemy.Connec
         "postgresql+psycopg://", creator=lambda: conn, poolclass=StaticPool
     )
     try:
-        with engine.connect() as connection:
+        # Begun here: Alembic would begin and commit one of its own, and end the lock with it.
+        with engine.begin() as connection:
             yield connection
-            connection.commit()
     except BaseException:
         if not conn.closed:
             conn.rollback()

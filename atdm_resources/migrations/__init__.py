@@ -6,6 +6,7 @@ a new version). Does not belong here: the tables of domains, which follow their 
 
 from __future__ import annotations
 
+import threading
 from importlib.resources import files
 
 import psycopg
@@ -13,6 +14,8 @@ from sqlalchemy import Connection
 
 VERSION_TABLE = "alembic_version"
 SCHEMA = "atdm"
+_ONE_AT_A_TIME = threading.Lock()
+"""Alembic keeps what it works on in variables of its modules."""
 
 
 def run_file(connection: Connection, name: str) -> None:
@@ -33,4 +36,5 @@ def upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", str(files(__package__)))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    with _ONE_AT_A_TIME:
+        command.upgrade(config, "head")

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.registry import Registry, SpecFile
-from atdm_resources import leasing, reports
+from atdm_resources import initialising, leasing, reports
 from atdm_resources.bundle import read_bundle, shipped_root
 from atdm_resources.connection import connect
 from atdm_resources.target import ensure_disposable, initialise
@@ -98,6 +98,39 @@ def test_several_processes_may_set_up_at_once(empty_database: str, registry: Reg
     assert failures == []
     with connect(empty_database) as conn:
         assert not initialise(conn, registry).changed
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["the first time", "again"])
+def test_setting_up_is_one_transaction_under_one_lock(
+    empty_database: str, registry: Registry, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    if before:
+        with connect(empty_database) as conn:
+            initialise(conn, registry)
+    seen: list[Any] = []
+    publish = initialising.publish
+
+    def watched(conn: psycopg.Connection[Any], domain: Any) -> list[str]:
+        with connect(empty_database) as other:
+            seen.append(
+                other.execute(
+                    "SELECT pg_try_advisory_lock(hashtextextended('atdm.initialise', 0)),"
+                    " (SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+                    "  AND xact_start < clock_timestamp() AND pid = %s)",
+                    (conn.info.backend_pid,),
+                ).fetchone()
+            )
+        raise RuntimeError("not to its end")
+
+    monkeypatch.setattr(initialising, "publish", watched)
+    with connect(empty_database) as conn, pytest.raises(RuntimeError, match="not to its end"):
+        initialise(conn, registry)
+    assert seen == [(False, 1)]
+    monkeypatch.setattr(initialising, "publish", publish)
+    with connect(empty_database) as conn:
+        there = conn.execute("SELECT to_regclass('atdm.alembic_version') IS NOT NULL").fetchone()
+        assert there == (before,)
+        assert initialise(conn, registry).changed is not before
 
 
 @pytest.mark.parametrize(
