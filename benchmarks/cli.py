@@ -3,7 +3,8 @@
 Run: python benchmarks/cli.py [--rounds N] [--output FILE]. Makes a home of its own with an
 embedded PostgreSQL, asks for a leased and for a materialised run as `atdm request` processes, and
 times `atdm --help`, `atdm scenarios`, `python -c pass` and `python -c "import dagster"` in turn
-with them, so that all see the same machine. Targets: 0.3 s leased, 3 s materialised.
+with them, so that all see the same machine. Targets: 0.3 s to print or lease, 3 s to
+make.
 
 Belongs here: timing processes. Does not belong here: timing functions inside one.
 """
@@ -28,7 +29,12 @@ from typing import Any
 PYTHON = sys.executable
 ATDM = str(Path(sys.executable).with_name("atdm"))
 SCENARIO = "active_member_clean"
-TARGET_SECONDS = {"atdm request, leased": 0.3, "atdm request, materialised": 3.0}
+TARGET_SECONDS = {
+    "atdm --help": 0.3,
+    "atdm scenarios": 0.3,
+    "atdm request, leased": 0.3,
+    "atdm request, materialised": 3.0,
+}
 IMPORT_LINE = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \| +(\S+)")
 
 
