@@ -1,7 +1,7 @@
 """PostgreSQL for every test that needs it: one server a session, a database of its own a test.
 
-Belongs here: the server, databases and the shipped registry. Does not belong here: rows, Dagster
-instances, expectations.
+Belongs here: the server, databases, the shipped registry, and which tests stay on one worker. Does
+not belong here: rows, Dagster instances, expectations.
 
 All pytest-xdist workers share one embedded server, which the controlling process stops at the end.
 ATDM_TEST_DATABASE_URL names another server to use (a database its user may connect to, and the
@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 
 _HOME_VARIABLE = "ATDM_TEST_SESSION_HOME"
 _PREFIX = "atdm-tests-"
+HOME_PREFIX = "atdm-home-"
+"""Of the homes of single tests; then the process and a random part. The home is ``home`` in it."""
+_GROUP = re.compile(r"""xdist_group\("([^"]+)"\)""")
+_MEMORY = Path("/dev/shm")
+_MEMORY_BYTES = 4 * 1024**3
+"""What must be free before databases are kept in memory; a whole session needs about a quarter."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,18 +49,67 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     _remove_leftovers()
     # Short, because a socket's path may have 107 characters; readable by the server's own user.
-    home = Path(tempfile.gettempdir()) / f"{_PREFIX}{os.getpid()}"
+    home = _place_for_servers() / f"{_PREFIX}{os.getpid()}"
     home.mkdir(mode=0o755)
     os.environ[_HOME_VARIABLE] = str(home)
     config.add_cleanup(lambda: _remove(home))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of one xdist group stay on one worker; so do those of one module of ``integration``.
+
+    pytest-xdist 3.8 writes the group into a node's id, which pytest 9.2 no longer reads: without
+    this, every test is dealt out alone and what a module shares is made once for every worker.
+    https://github.com/pytest-dev/pytest-xdist/issues/1386
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    groups = {}
+    for path in config.rootpath.glob("tests/**/test_*.py"):
+        if found := _GROUP.search(path.read_text(encoding="utf-8")):
+            groups[path.relative_to(config.rootpath).as_posix()] = found[1]
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            alone = module if module.startswith("tests/integration/") else nodeid
+            return groups.get(module, alone)
+
+    # In the order of the files: the long tests first, the many short ones fill up the end.
+    config.option.loadscopereorder = False
+    return ByGroup(config, log)
+
+
+def _place_for_servers() -> Path:
+    """A file system in memory where there is one with enough room, else the temporary folder.
+
+    Every test has a database of its own: about three hundred files that are made and removed. On a
+    disk that takes several times as long as what most tests do with them.
+    """
+    try:
+        shared = os.statvfs(_MEMORY)
+        free = shared.f_bavail * shared.f_frsize
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        (available,) = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    except (OSError, ValueError):
+        return Path(tempfile.gettempdir())
+    roomy = min(free, int(available) * 1024) >= _MEMORY_BYTES and os.access(_MEMORY, os.W_OK)
+    return _MEMORY if roomy else Path(tempfile.gettempdir())
+
+
 def _remove_leftovers() -> None:
-    """Stop the servers of sessions that were killed."""
-    for home in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        owner = home.name.removeprefix(_PREFIX)
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc").exists():
-            _remove(home)
+    """Stop the servers of sessions that were killed, and free the memory that they fill."""
+    if not Path("/proc").exists():
+        return
+    for folder in (_MEMORY, Path(tempfile.gettempdir())):
+        for left in (*folder.glob(f"{_PREFIX}*"), *folder.glob(f"{HOME_PREFIX}*-*")):
+            owner = left.name.removeprefix(_PREFIX).removeprefix(HOME_PREFIX).partition("-")[0]
+            if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+                embedded.stop(left / "home")
+                _remove(left)
 
 
 def _remove(home: Path) -> None:
@@ -63,10 +119,15 @@ def _remove(home: Path) -> None:
         del os.environ[_HOME_VARIABLE]
 
 
-@pytest.fixture(scope="session")
-def session_home() -> Path:
+def session_folder() -> Path:
     """A folder that all workers of this test session share."""
     return Path(os.environ[_HOME_VARIABLE])
+
+
+@pytest.fixture(scope="session")
+def session_home() -> Path:
+    """The session's folder, where the server that all tests share lives."""
+    return session_folder()
 
 
 @pytest.fixture(scope="session")

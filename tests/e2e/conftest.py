@@ -22,7 +22,10 @@ import psycopg
 import psycopg.sql
 import pytest
 
+from atdm_engine.registry import Registry
 from atdm_resources import embedded
+from tests.conftest import HOME_PREFIX, session_folder
+from tests.integration.made_requests import Made, seeded
 
 ATDM = Path(sys.executable).with_name("atdm")
 
@@ -129,18 +132,26 @@ class Shell:
                 counts[f"{schema}.{name}"] = row[0]
         return counts
 
+    def make_ready(self, registry: Registry, scenario: str, runs: int = 1) -> Made:
+        """Runs to lease, made without a process: for tests of what comes after the making."""
+        with self.connect() as connection:
+            return seeded(connection, self.home / "store", registry, scenario, runs=runs)
+
     def total_rows(self, run: str | None = None) -> int:
         return sum(self.rows_by_table(run).values())
 
 
 @contextmanager
 def new_home() -> Iterator[Path]:
-    """A folder for a home whose server is stopped at the end.
+    """A folder for a home whose server is stopped at the end, beside that of the session.
 
     Not below pytest's own folder: when root starts another session, pytest closes that folder to
     every other user, the one that the embedded server runs as included.
     """
-    with tempfile.TemporaryDirectory(prefix="atdm-home-", ignore_cleanup_errors=True) as folder:
+    beside = session_folder().parent
+    with tempfile.TemporaryDirectory(
+        prefix=f"{HOME_PREFIX}{os.getpid()}-", dir=beside, ignore_cleanup_errors=True
+    ) as folder:
         parent = Path(folder)
         parent.chmod(0o755)
         home = parent / "home"
@@ -163,6 +174,17 @@ def shared_home() -> Iterator[Path]:
 def shell(shared_home: Path, tmp_path: Path) -> Shell:
     """``atdm`` in the shared home, in an empty folder."""
     return Shell(shared_home, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def demonstrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Shell, Answer]]:
+    """A home that nobody had used when ``atdm demo`` ran in it, and what that answered.
+
+    Tests that use it are of the xdist group "demo": one worker runs the demonstration for them.
+    """
+    with new_home() as home:
+        shell = Shell(home, tmp_path_factory.mktemp("demo"))
+        yield shell, shell.run("demo", timeout=300)
 
 
 @pytest.fixture

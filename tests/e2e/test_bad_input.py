@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from atdm_engine.registry import Registry
 from atdm_resources import embedded
 from tests.e2e.conftest import Shell
 
@@ -100,7 +101,8 @@ def test_unknown_run_and_wrong_token_answer_alike(shell: Shell, run: str) -> Non
     assert error["code"] == "TOKEN_MISMATCH"
 
 
-def test_wrong_token_of_a_known_run(shell: Shell) -> None:
+def test_wrong_token_of_a_known_run(shell: Shell, registry: Registry) -> None:
+    shell.make_ready(registry, SCENARIO)
     answer = shell.json("request", SCENARIO)
     run = answer["test_run_id"]
     wrong = shell.refused("reset", run, "--token", answer["cleanup"]["cleanup_token"] + "x")
@@ -203,7 +205,8 @@ def test_store_that_cannot_be_written(shell: Shell) -> None:
 def test_fixture_folder_that_cannot_be_written(shell: Shell) -> None:
     (shell.folder / "file").write_text("in the way", encoding="utf-8")
     error = shell.refused(
-        "request", SCENARIO, "--pytest", ATDM_FIXTURE_DIR=str(shell.folder / "file")
+        *("request", SCENARIO, "--seed", "1", "--pytest"),
+        ATDM_FIXTURE_DIR=str(shell.folder / "file"),
     )
     assert error["code"] == "STORE_FAILED"
 

@@ -6,16 +6,17 @@ import json
 
 import pytest
 
+from atdm_engine.registry import Registry
 from tests.e2e.conftest import Shell
 
 
 @pytest.mark.slow
-def test_a_baseline_from_capture_to_deletion(fresh_shell: Shell) -> None:
+def test_a_baseline_from_capture_to_deletion(fresh_shell: Shell, registry: Registry) -> None:
     shell = fresh_shell
     assert shell.refused("baseline-restore")["code"] in ("TARGET_NOT_INITIALISED", "NO_BASELINE")
     shell.json("init")
     assert shell.refused("baseline-restore")["code"] == "NO_BASELINE"
-    shell.json("request", "active_member_clean", "--no-lease", "--runs", "3")
+    shell.make_ready(registry, "active_member_clean", 3)
     made = shell.json("baseline-snapshot", "-b", "first", "--reason", "before")
     assert made["status"] == "captured"
     assert made["runs"] == {"ready": 3}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.conftest import Shell
+from tests.e2e.conftest import Answer, Shell
 
 CLOSING = ("result", "1 passed", "cleaned", "rows left  0", "trail ", "all as said")
 
 
 @pytest.mark.slow
-def test_the_demonstration_holds_on_a_fresh_home_and_again(fresh_shell: Shell) -> None:
-    first = fresh_shell.run("demo", timeout=300)
+@pytest.mark.xdist_group("demo")
+def test_the_demonstration_holds_on_a_fresh_home_and_again(
+    demonstrated: tuple[Shell, Answer],
+) -> None:
+    shell, first = demonstrated
     assert first.status == 0, (first.out, first.err)
     closing = first.out[first.out.rindex("result") :]
     positions = [closing.index(text) for text in CLOSING]
@@ -22,9 +25,9 @@ def test_the_demonstration_holds_on_a_fresh_home_and_again(fresh_shell: Shell) -
     for shown in ("PASSED", "healthcare/claim_denial_active_member/claim", "claim.schema", "equal"):
         assert shown in first.out
 
-    again = fresh_shell.json("demo")
+    again = shell.json("demo")
     assert again["status"] == "cleaned"
     assert set(again["rows_left"].values()) == {0}
     assert "1 passed" in again["test"]
     assert again["events"][-1] == "reset_completed"
-    assert fresh_shell.total_rows(again["test_run_id"]) == 0
+    assert shell.total_rows(again["test_run_id"]) == 0

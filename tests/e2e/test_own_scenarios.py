@@ -17,12 +17,12 @@ validators: [relational.claim_references_existing_member]
 """
 
 
-def test_a_loose_file_is_found_published_and_made(fresh_shell: Shell) -> None:
-    folder = fresh_shell.folder / "scenarios"
+def test_a_loose_file_is_found_published_and_made(shell: Shell) -> None:
+    before = shell.total_rows()
+    folder = shell.folder / "scenarios"
     folder.mkdir()
     (folder / "mine.yaml").write_text(GENERATORS, encoding="utf-8")
-    own = Shell(fresh_shell.home, fresh_shell.folder, {"ATDM_SCENARIO_PATH": str(folder)})
-    fresh_shell.json("init")
+    own = Shell(shell.home, shell.folder, {"ATDM_SCENARIO_PATH": str(folder)})
     answer = own.json("request", "my_paid_claim", "-c", "member_status=inactive", "-c",
                       "eligibility_status=inactive")  # fmt: skip
     assert answer["status"] == "ready"
@@ -32,7 +32,8 @@ def test_a_loose_file_is_found_published_and_made(fresh_shell: Shell) -> None:
     assert own.total_rows(answer["test_run_id"]) == 5
     done = own.json("reset", answer["test_run_id"], "--token", answer["cleanup"]["cleanup_token"])
     assert done["status"] == "cleaned"
-    assert own.total_rows() == 0
-    assert fresh_shell.refused("request", "my_paid_claim", "--seed", "1")["code"] == (
-        "SCENARIO_NOT_FOUND"
-    )
+    assert own.total_rows() == before
+    refused = shell.refused("request", "my_paid_claim", "--seed", "1")
+    assert refused["code"] == "SCENARIO_NOT_FOUND"
+    with shell.connect() as conn:
+        conn.execute("UPDATE atdm.scenario SET current = false WHERE scenario_id = 'my_paid_claim'")

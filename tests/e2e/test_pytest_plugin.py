@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from atdm_engine.registry import Registry
 from tests.e2e.conftest import Shell
 
 SUITE = """
@@ -55,8 +56,8 @@ def pytest_run(shell: Shell, *arguments: str, **variables: str) -> subprocess.Co
     )
 
 
-def test_a_suite_gets_its_data_and_leaves_nothing(shell: Shell) -> None:
-    shell.json("request", "active_member_clean", "--no-lease")
+def test_a_suite_gets_its_data_and_leaves_nothing(shell: Shell, registry: Registry) -> None:
+    shell.make_ready(registry, "active_member_clean")
     before = shell.total_rows()
     (shell.folder / "test_suite.py").write_text(SUITE, encoding="utf-8")
 
@@ -183,7 +184,8 @@ def test_on_top(atdm_data, golden, n):
 
 
 @pytest.mark.slow
-def test_one_worker_restores_the_baseline_of_all(shell: Shell) -> None:
+def test_one_worker_restores_the_baseline_of_all(shell: Shell, registry: Registry) -> None:
+    shell.make_ready(registry, "active_member_clean", 8)
     shell.json("baseline-snapshot", "-b", "golden-suite")
     (shell.folder / "test_baseline.py").write_text(BASELINE, encoding="utf-8")
     done = pytest_run(shell, "-n", "2")
@@ -196,8 +198,9 @@ def test_one_worker_restores_the_baseline_of_all(shell: Shell) -> None:
     assert restored == (1,)
 
 
-def test_an_example_suite_reads_a_fixture_file(shell: Shell) -> None:
+def test_an_example_suite_reads_a_fixture_file(shell: Shell, registry: Registry) -> None:
     """The way without the plugin: a file by ATDM_FIXTURE_FILE (requirement A-FIX-06)."""
+    shell.make_ready(registry, "active_member_clean")
     answer = shell.json("request", "active_member_clean", "--pytest")
     (shell.folder / "test_file.py").write_text(
         "import os, runpy\n"
@@ -212,8 +215,10 @@ def test_an_example_suite_reads_a_fixture_file(shell: Shell) -> None:
 
 
 @pytest.mark.slow
-def test_parallel_workers_get_runs_of_their_own(shell: Shell, tmp_path: Path) -> None:
-    shell.json("request", "active_member_clean", "--no-lease", "--runs", "4")
+def test_parallel_workers_get_runs_of_their_own(
+    shell: Shell, registry: Registry, tmp_path: Path
+) -> None:
+    shell.make_ready(registry, "active_member_clean", 4)
     (shell.folder / "test_parallel.py").write_text(
         "import json, os, pathlib, time, pytest\n"
         "@pytest.mark.parametrize('n', range(4))\n"
@@ -251,8 +256,9 @@ def test_wrong(atdm_data):
 
 
 def test_a_marker_says_when_its_rows_go_and_the_session_can_seal_the_trail(
-    shell: Shell, tmp_path: Path
+    shell: Shell, registry: Registry, tmp_path: Path
 ) -> None:
+    shell.make_ready(registry, "active_member_clean", 2)
     (shell.folder / "test_cleanups.py").write_text(CLEANUPS, encoding="utf-8")
     store = tmp_path / "store"
     store.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from atdm_engine.registry import Registry
 from tests.e2e.conftest import Shell
 
 CLEAN = "active_member_clean"
@@ -41,7 +42,8 @@ def test_a_secret_keeps_a_submission_to_its_owner(shell: Shell) -> None:
     assert shell.json("queue", "mine", ATDM_OWNER_SECRET="s")["status"] == "waiting"
 
 
-def test_the_trail_is_sealed_exported_and_verified(shell: Shell) -> None:
+def test_the_trail_is_sealed_exported_and_verified(shell: Shell, registry: Registry) -> None:
+    shell.make_ready(registry, CLEAN)
     answer = shell.json("request", CLEAN)
     shell.json("reset", answer["test_run_id"], "-t", answer["cleanup"]["cleanup_token"])
     sealed = shell.json("audit-seal")

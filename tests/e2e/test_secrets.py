@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from atdm_resources import embedded
-from tests.e2e.conftest import Shell
+from tests.e2e.conftest import Answer, Shell
 
 TOKEN = re.compile(rb"atdm_[A-Za-z0-9_-]{43}")
 CANARY = f"atdm_{'canary-that-the-search-must-find':x<43}"
@@ -50,9 +50,9 @@ def files(folder: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_no_token_is_kept_anywhere(fresh_shell: Shell) -> None:
-    shell = fresh_shell
-    demo = shell.run("demo", timeout=300)
+@pytest.mark.xdist_group("demo")
+def test_no_token_is_kept_anywhere(demonstrated: tuple[Shell, Answer]) -> None:
+    shell, demo = demonstrated
     assert demo.status == 0, demo.err
     outside = {"ATDM_FIXTURE_DIR": str(shell.folder / "fixtures")}
     made = shell.json("request", "active_member_clean", "--seed", "1", "--pytest", **outside)

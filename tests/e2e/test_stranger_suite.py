@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from atdm_engine.registry import Registry
 from tests.e2e.conftest import Shell, take_interrupts
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stranger")]
@@ -117,11 +118,9 @@ class Session:
 
 
 @pytest.fixture(scope="module")
-def pool(shared_home: Path) -> None:
+def pool(shared_home: Path, registry: Registry) -> None:
     """Ready runs, so that a session starts at once."""
-    Shell(shared_home, shared_home.parent).json(
-        "request", "active_member_clean", "--no-lease", "--runs", "60"
-    )
+    Shell(shared_home, shared_home.parent).make_ready(registry, "active_member_clean", 60)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from atdm_assets.instance import shipped_config
 from atdm_assets.storage import close_pools
 from atdm_engine.registry import Registry
 from atdm_resources.connection import connect
-from tests.conftest import with_database
+from tests.conftest import new_database, with_database
 from tests.integration.dagster_world import World
 
 
@@ -50,20 +50,35 @@ def dagster_instance(database: str, tmp_path: Path) -> Iterator[dg.DagsterInstan
         yield instance
 
 
-@pytest.fixture(scope="module")
-def shared_instance(
+@pytest.fixture(scope="session")
+def dagster_template(
     postgres_server_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dg.DagsterInstance]:
-    """An instance that the tests of a module share: making its tables takes longer than a test."""
+) -> Iterator[str]:
+    """The name of a database with Dagster's tables, to be copied from; one for each worker."""
     name = f"t_{uuid.uuid4().hex[:12]}"
     with connect(postgres_server_url) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     home = tmp_path_factory.mktemp("instance") / "dagster"
-    with opened_instance(with_database(postgres_server_url, name), home) as instance:
-        yield instance
+    with opened_instance(with_database(postgres_server_url, name), home):
+        pass
     close_pools()
+    yield name
     with connect(postgres_server_url) as admin:
         admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="module")
+def shared_instance(
+    postgres_server_url: str, dagster_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dg.DagsterInstance]:
+    """An instance that the tests of a module share."""
+    home = tmp_path_factory.mktemp("instance") / "dagster"
+    with (
+        new_database(postgres_server_url, template=dagster_template) as url,
+        opened_instance(url, home) as instance,
+    ):
+        yield instance
+        close_pools()
 
 
 @pytest.fixture

@@ -95,6 +95,8 @@ def proxy(upstream: str) -> Iterator[Faults]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Head and body are two small packets: the second would wait 40 ms for an acknowledgement.
+        disable_nagle_algorithm = True
 
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing: the tests say what was asked."""
@@ -175,7 +177,8 @@ def proxy(upstream: str) -> Iterator[Faults]:
 
     server.RequestHandlerClass = Handler
     server.handle_error = lambda *_: None  # type: ignore[method-assign,assignment]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    # The argument is how often it looks whether it is to stop, in seconds.
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield faults
@@ -214,7 +217,12 @@ def s3_server() -> Iterator[str]:
 
 
 @pytest.fixture
-def faults(s3_server: str) -> Iterator[Faults]:
-    """A way to the object store that a test can break."""
+def faults(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
+    """A way to the object store that a test can break.
+
+    botocore tries as often as it would; it does not wait for seconds between two tries.
+    """
+    backoff = "botocore.retries.standard.ExponentialBackoff.delay_amount"
+    monkeypatch.setattr(backoff, lambda *_: 0.01)
     with proxy(s3_server) as found:
         yield found

@@ -29,7 +29,7 @@ TINY = """
 description: A handful of test runs.
 seed: 7
 cron: 30 1 * * 1-5
-runs_per_shard: 20
+runs_per_shard: 30
 retention: 2
 restore: {restore}
 mix:

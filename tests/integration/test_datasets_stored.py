@@ -14,6 +14,7 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.registry import Registry, SpecFile
 from atdm_resources.baselines import removing
 from atdm_resources.baselines.listing import latest, verify
+from atdm_resources.baselines.manifest import Manifest
 from atdm_resources.baselines.records import Actor
 from atdm_resources.baselines.restore import restore
 from atdm_resources.bundle import read_bundle, shipped_root
@@ -26,7 +27,7 @@ from atdm_resources.s3 import S3Options
 from atdm_resources.store import Store
 from atdm_resources.target import initialise
 from tests.integration.dagster_world import World
-from tests.integration.s3_server import BUCKET, Fault, Faults
+from tests.integration.s3_server import BUCKET, Fault, Faults, proxy
 
 pytest_plugins = ["tests.integration.dagster_fixtures", "tests.integration.s3_server"]
 
@@ -63,8 +64,29 @@ def build(work: ShardWork, runner: ShardRunner | None = None) -> Built:
 
 @pytest.fixture
 def s3_store(faults: Faults) -> Store:
-    url = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    return store_behind(faults, uuid.uuid4().hex)
+
+
+def store_behind(faults: Faults, prefix: str) -> Store:
+    """Every test has a way of its own to the object store: the store is opened anew."""
+    url = f"s3://{BUCKET}/{prefix}"
     return Store(url, s3=S3Options(endpoint_url=faults.url, read_seconds=5))
+
+
+@pytest.fixture(scope="module")
+def local(bundle: Registry, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """What a build in a folder gives, to compare with."""
+    made = build(work_of(bundle, Store(tmp_path_factory.mktemp("local").as_uri()))).manifest
+    assert made is not None
+    return made
+
+
+@pytest.fixture(scope="module")
+def remote(bundle: Registry, s3_server: str) -> tuple[str, Built]:
+    """A build in the object store and the prefix of its store."""
+    prefix = uuid.uuid4().hex
+    with proxy(s3_server) as way:
+        return prefix, build(work_of(bundle, store_behind(way, prefix)))
 
 
 def counts(conn: psycopg.Connection[tuple[int]], table: str) -> tuple[int, int]:
@@ -75,33 +97,37 @@ def counts(conn: psycopg.Connection[tuple[int]], table: str) -> tuple[int, int]:
     return row[0], row[1]  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("runner", [InProcess(), Processes(2)], ids=["here", "two"])
+@pytest.mark.parametrize("processes", [1, 2], ids=["here", "two"])
 def test_an_object_store_holds_what_a_folder_holds(
-    bundle: Registry, s3_store: Store, tmp_path: Path, runner: ShardRunner
+    bundle: Registry,
+    faults: Faults,
+    local: Manifest,
+    remote: tuple[str, Built],
+    processes: int,
 ) -> None:
-    local = build(work_of(bundle, Store(tmp_path.as_uri())))
-    remote = build(work_of(bundle, s3_store), runner)
-    assert local.manifest is not None
-    assert remote.manifest is not None
-    assert remote.manifest.tables == local.manifest.tables
-    assert verify(s3_store, "healthcare", remote.version) == []
-    assert s3_store.files("datasets") == []
+    prefix, built = remote
+    if processes > 1:
+        prefix = uuid.uuid4().hex
+        built = build(work_of(bundle, store_behind(faults, prefix)), Processes(processes))
+    store = store_behind(faults, prefix)
+    assert built.manifest is not None
+    assert built.manifest.tables == local.tables
+    assert verify(store, "healthcare", built.version) == []
+    assert store.files("datasets") == []
 
 
 def test_passing_failures_of_the_store_change_nothing(
-    bundle: Registry, s3_store: Store, faults: Faults, tmp_path: Path
+    bundle: Registry, s3_store: Store, faults: Faults, local: Manifest
 ) -> None:
-    local = build(work_of(bundle, Store(tmp_path.as_uri())))
     for path in ("plan/part-00001", "claim/part-00002", "shard-00003.json", "manifest.json"):
         for fault in (Fault(status=503), Fault(cut_request=True)):
             faults.inject(fault, method="PUT", path=path, times=1)
             faults.inject(fault, method="GET", path=path, times=1)
         faults.inject(Fault(cut_body=100), method="GET", path=path, times=1)
     faults.inject(Fault(lose_answer=True), method="PUT", path="manifest.json", times=1)
-    remote = build(work_of(bundle, s3_store))
-    assert local.manifest is not None
-    assert remote.manifest is not None
-    assert remote.manifest.tables == local.manifest.tables
+    built = build(work_of(bundle, s3_store))
+    assert built.manifest is not None
+    assert built.manifest.tables == local.tables
 
 
 def test_a_store_that_goes_down_loses_no_finished_shard(
@@ -129,15 +155,20 @@ def test_a_store_that_goes_down_loses_no_finished_shard(
 
 
 def test_a_part_that_vanished_is_named_before_anything_is_touched(
-    bundle: Registry, s3_store: Store, target: str
+    remote: tuple[str, Built], faults: Faults, target: str
 ) -> None:
-    built = build(work_of(bundle, s3_store))
+    prefix, built = remote
+    store = store_behind(faults, prefix)
     with connect(target) as conn:
         conn.execute("INSERT INTO healthcare.plan VALUES ('p', 'FAKE_x', 'hmo', '2020-01-01')")
-    assert built.manifest is not None
-    s3_store.delete_prefix(f"baselines/healthcare/{built.version}/claim/part-00002.parquet")
-    with pytest.raises(AtdmError) as caught:
-        restore(target, s3_store, "healthcare", built.version, actor=TESTER)
+    part = f"baselines/healthcare/{built.version}/claim/part-00002.parquet"
+    content = store.read_bytes(part)
+    assert store.delete_prefix(part) == 1
+    try:
+        with pytest.raises(AtdmError) as caught:
+            restore(target, store, "healthcare", built.version, actor=TESTER)
+    finally:
+        store.write_bytes(part, content)
     assert caught.value.code == ErrorCode.BASELINE_INVALID
     assert "claim" in caught.value.message
     with connect(target) as conn:
@@ -145,11 +176,12 @@ def test_a_part_that_vanished_is_named_before_anything_is_touched(
 
 
 def test_a_version_in_an_object_store_is_restored(
-    bundle: Registry, s3_store: Store, target: str
+    remote: tuple[str, Built], faults: Faults, target: str
 ) -> None:
-    built = build(work_of(bundle, s3_store))
+    prefix, built = remote
     assert built.manifest is not None
-    done = restore(target, s3_store, "healthcare", built.version, actor=TESTER)
+    store = store_behind(faults, prefix)
+    done = restore(target, store, "healthcare", built.version, actor=TESTER)
     assert done.content_hash == built.manifest.content_hash
     assert done.tables == {table.name: table.rows for table in built.manifest.tables}
     with connect(target) as conn:
@@ -164,7 +196,7 @@ def test_requests_go_on_behind_a_restored_version_s_unique_values(
     old = 'address_zip: {type: text, pattern: "[0-9]{5}", generate: {pattern: "[0-9]{5}"}}'
     new = 'address_zip: {type: text, unique: true, generate: {pattern: "[0-9]{4}"}}'
     family = "      address_zip: {sql: parent.address_zip}\n"
-    text = TEXT.replace("80", "4000")
+    text = TEXT.replace("80", "400")
     files = [
         SpecFile(file.path, file.name, file.text.replace(old, new).replace(family, ""))
         for file in bundle_with(text)
@@ -178,16 +210,16 @@ def test_requests_go_on_behind_a_restored_version_s_unique_values(
     work = work_of(registry, store)
     built = build(work)
     assert built.manifest is not None
-    assert built.manifest.next_number == work.dataset.numbers == 4000 + 10 * 2 + 10 * 4 + 20
+    assert built.manifest.next_number == work.dataset.numbers == 400 + 10 * 2 + 10 * 4 + 20
     restore(empty_database, store, "healthcare", built.version, actor=TESTER)
     world = World(empty_database, tmp_path / "store", shared_instance, registry)  # type: ignore[arg-type]
-    made = world.ask("active_member_clean", runs=1000)
+    made = world.ask("active_member_clean", runs=300)
     assert made.error is None
     with connect(empty_database) as conn:
         row = conn.execute(
             "SELECT count(*), count(DISTINCT address_zip) FROM healthcare.member"
         ).fetchone()
-    assert row == (5080, 5080)
+    assert row == (780, 780)
 
 
 def test_what_killed_builds_and_deletions_left_goes_with_the_next_version(

@@ -18,11 +18,12 @@ import pytest
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources import embedded
+from tests.conftest import session_folder
 
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="atdm-emb-"))
+    folder = Path(tempfile.mkdtemp(prefix="atdm-emb-", dir=session_folder().parent))
     folder.chmod(0o755)
     yield folder / "home"
     embedded.stop(folder / "home")
