@@ -28,6 +28,15 @@ from tests.conftest import HOME_PREFIX, session_folder
 from tests.integration.made_requests import Made, seeded
 
 ATDM = Path(sys.executable).with_name("atdm")
+MINUTELY = """description: A few runs, made anew every minute.
+seed: 7
+runs_per_shard: 10
+retention: 2
+cron: "* * * * *"
+mix:
+  - {scenario: active_member_clean, runs: 10}
+"""
+"""A dataset whose schedule is due every minute."""
 
 
 def take_interrupts() -> None:

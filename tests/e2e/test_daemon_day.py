@@ -16,18 +16,10 @@ import pytest
 
 from atdm_assets import names
 from atdm_resources import leasing, queueing, sealing
-from tests.e2e.conftest import ATDM, Shell, new_home
+from tests.e2e.conftest import ATDM, MINUTELY, Shell, new_home
 from tests.integration.baseline_zoo import make_zoo, state
 from tests.waiting import until
 
-MINUTELY = """description: A few runs, made anew every minute.
-seed: 7
-runs_per_shard: 10
-retention: 2
-cron: "* * * * *"
-mix:
-  - {scenario: active_member_clean, runs: 10}
-"""
 GOOD = ("active_member_clean", "claim_denial_active_member", "expired_subscription")
 
 

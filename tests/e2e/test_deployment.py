@@ -28,6 +28,7 @@ from atdm_resources.baselines import listing
 from atdm_resources.connection import connect
 from atdm_resources.store import Store
 from tests.conftest import new_database
+from tests.e2e.conftest import MINUTELY
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,14 +44,6 @@ RUN = "query Run($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 START = """mutation Start($schedule: ScheduleSelector!) {
   startSchedule(scheduleSelector: $schedule) { __typename
     ... on PythonError { message } } }"""
-MINUTELY = """description: A few runs, made anew every minute.
-seed: 7
-runs_per_shard: 10
-retention: 2
-cron: "* * * * *"
-mix:
-  - {scenario: active_member_clean, runs: 10}
-"""
 
 
 @dataclass(frozen=True)
