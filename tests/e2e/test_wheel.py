@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import HOME_PREFIX
 from tests.e2e.conftest import Shell, new_home
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,17 +63,21 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def install(wheel: Path, tmp_path: Path) -> Callable[..., Path]:
-    def environment(extras: str = "") -> Path:
-        """The interpreter of a new environment with the wheel in it."""
-        folder = tmp_path / "environment"
-        python = folder / "bin" / "python"
-        run(UV, "venv", "--quiet", "--python", sys.executable, folder)
-        lock = ("--constraint", ROOT / "requirements.lock")
-        run(UV, "pip", "install", "--quiet", "--python", python, *lock, f"{wheel}{extras}")
-        return python
+def install(wheel: Path) -> Iterator[Callable[..., Path]]:
+    # Not below pytest's own folder, for the reason that ``new_home`` has: PostgreSQL is in it.
+    with tempfile.TemporaryDirectory(prefix=f"{HOME_PREFIX}{os.getpid()}-") as parent:
+        Path(parent).chmod(0o755)
 
-    return environment
+        def environment(extras: str = "") -> Path:
+            """The interpreter of a new environment with the wheel in it."""
+            folder = Path(parent) / "environment"
+            python = folder / "bin" / "python"
+            run(UV, "venv", "--quiet", "--python", sys.executable, folder)
+            lock = ("--constraint", ROOT / "requirements.lock")
+            run(UV, "pip", "install", "--quiet", "--python", python, *lock, f"{wheel}{extras}")
+            return python
+
+        yield environment
 
 
 def test_the_client(install: Callable[..., Path], tmp_path: Path) -> None:
