@@ -10,6 +10,8 @@ PYTEST_ARGS ?=
 export DAGSTER_DISABLE_TELEMETRY := 1
 # Compiled modules halve the start of every process, and the tests start hundreds.
 unexport PYTHONDONTWRITEBYTECODE
+# uv trusts what the system trusts, as pip does: a company's own certificates are there.
+export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format coverage examples docs bench up down status lock clean
