@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -17,54 +16,19 @@ from atdm_assets import names, queue, ticks
 from atdm_assets.failures import tick as failure_tick
 from atdm_engine import run_ids
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources import giving_back, inbox, leasing, queueing, reports
-from atdm_resources.configurable import StoreResource
+from atdm_resources import giving_back, leasing, queueing, reports
 from atdm_resources.connection import connect
 from atdm_resources.store import Store
-from tests.integration.dagster_world import QUIET, World, from_several_daemons
+from tests.integration.dagster_world import World, from_several_daemons
+from tests.integration.queue_steps import CLEAN, execute, standing, submit, tick
 
 pytest_plugins = ["tests.integration.dagster_fixtures"]
-
-CLEAN = "active_member_clean"
 
 
 @pytest.fixture
 def conn(world: World) -> Any:
     with connect(world.target_url) as connection:
         yield connection
-
-
-def submit(conn: psycopg.Connection[Any], key: str, **fields: Any) -> dict[str, Any]:
-    return queueing.submit(conn, {"idempotency_key": key, "scenario": CLEAN, **fields})
-
-
-def tick(world: World, conn: psycopg.Connection[Any], **options: Any) -> list[dg.RunRequest]:
-    """The runs that a tick launches; their partition keys are registered as Dagster would."""
-    store = Store(world.store.as_uri())
-    result = queue.tick(world.instance, conn, lambda: store, world.registry, **options)
-    if isinstance(result, dg.SkipReason):
-        return []
-    for request in result.dynamic_partitions_requests or ():
-        world.instance.add_dynamic_partitions(
-            request.partitions_def_name, list(request.partition_keys)
-        )
-    return list(result.run_requests or ())
-
-
-def execute(world: World, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
-    """A launched run, as the run launcher would execute it."""
-    assert request.job_name is not None
-    return world.defs.resolve_job_def(request.job_name).execute_in_process(
-        instance=world.instance,
-        partition_key=request.partition_key,
-        run_config={**request.run_config, "loggers": QUIET},
-        tags=dict(request.tags),
-        raise_on_error=False,
-    )
-
-
-def standing(conn: psycopg.Connection[Any], key: str) -> dict[str, Any]:
-    return queueing.submission_status(conn, key)
 
 
 def test_submissions_that_share_scenario_and_constraints_are_one_request(
@@ -347,118 +311,6 @@ def test_a_client_submits_and_claims_without_the_command_line(
         with pytest.raises(AtdmClientError) as caught:
             client.submission("nobody")
         assert caught.value.code is ErrorCode.RUN_NOT_FOUND
-
-
-# Files.
-
-
-def drop(world: World, name: str, content: Any) -> None:
-    folder = world.store / "inbox"
-    folder.mkdir(exist_ok=True)
-    text = content if isinstance(content, bytes) else json.dumps(content).encode()
-    (folder / name).write_bytes(text)
-
-
-def test_a_file_becomes_a_row_and_its_answer_a_file(
-    world: World, conn: psycopg.Connection[Any]
-) -> None:
-    drop(world, "order-1.json", {"scenario": CLEAN, "runs": 2, "reason": "nightly"})
-    (request,) = tick(world, conn)
-    assert world.files() == []
-    execute(world, request)
-    tick(world, conn)
-    answer = json.loads((world.store / "outbox/order-1.json").read_text())
-    assert answer["status"] == "fulfilled"
-    assert len(answer["answer"]["test_run_ids"]) == 2
-    leases = leasing.claim(conn, answer["idempotency_key"])
-    assert len(leases) == 2
-    assert leases[0]["token"] not in (world.store / "outbox/order-1.json").read_text()
-
-
-def test_a_store_that_is_down_keeps_files_waiting_and_nobody_else(
-    world: World, conn: psycopg.Connection[Any]
-) -> None:
-    drop(world, "order-1.json", {"scenario": CLEAN})
-    submit(conn, "direct")
-    sensor = queue.queue_sensor(world.registry, [], None)
-    away = StoreResource(store_url="s3://away/x", endpoint_url="http://127.0.0.1:9")
-
-    def evaluated(store: StoreResource, cursor: str | None = None) -> tuple[Any, str | None]:
-        context = dg.build_sensor_context(
-            instance=world.instance,
-            cursor=cursor,
-            resources={"target": world.resources["target"], "store": store},
-        )
-        return sensor(context), context.cursor
-
-    troubled, until_then = evaluated(away)
-    assert [request.tags["atdm/source"] for request in troubled.run_requests] == ["queue"]
-    assert until_then is not None
-    rests, _ = evaluated(away, until_then)
-    assert "the inbox is left alone" in rests.skip_message
-    again, _ = evaluated(away)
-    assert "the inbox cannot be read" in again.skip_message
-    past = datetime.fromisoformat(until_then) - timedelta(hours=1)
-    recovered, _ = evaluated(world.resources["store"], past.isoformat())
-    assert len(recovered.run_requests) == 1
-    assert not (world.store / "inbox" / "order-1.json").exists()
-
-
-def test_bad_files_are_put_aside_with_the_reason_and_keep_nobody(
-    world: World, conn: psycopg.Connection[Any]
-) -> None:
-    bad = {
-        "torn.json": b'{"scenario": ',
-        "list.json": b"[]",
-        "binary.json": bytes(range(256)),
-        "deep.json": b"[" * 50_000,
-        "large.json": b" " * (inbox.LARGEST + 1),
-        "field.json": b'{"scenario": "x", "token": "y"}',
-        "nul.json": b'{"scenario": "a\\u0000b"}',
-        "nan.json": b'{"scenario": "a", "priority": NaN}',
-        "sp ace.json": b'{"scenario": "a"}',
-    }
-    for name, content in bad.items():
-        drop(world, name, content)
-    drop(world, "good.json", {"scenario": CLEAN})
-    drop(world, ".hidden.json", {"scenario": CLEAN})
-    drop(world, "half.json.tmp", b"{")
-    assert len(tick(world, conn)) == 1
-    left = sorted(path.name for path in (world.store / "inbox").iterdir() if path.is_file())
-    assert left == [".hidden.json", "half.json.tmp"]
-    reasons = sorted((world.store / "inbox/rejected").rglob("*.reason.json"))
-    assert len(reasons) == len(bad)
-    for reason in reasons:
-        said = json.loads(reason.read_text())
-        assert said["error"]["code"] == "REQUEST_INVALID"
-        assert said["error"]["message"]
-        assert reason.with_name(reason.name.removesuffix(".reason.json")).exists()
-    assert queueing.waiting(conn) == {"waiting": 0, "launched": 1}
-
-
-def test_a_file_with_an_unknown_scenario_is_answered_in_the_outbox(
-    world: World, conn: psycopg.Connection[Any]
-) -> None:
-    drop(world, "who.json", {"scenario": "nobody"})
-    tick(world, conn)
-    answer = json.loads((world.store / "outbox/who.json").read_text())
-    assert answer["status"] == "rejected"
-    assert answer["answer"]["error"]["code"] == "SCENARIO_NOT_FOUND"
-
-
-def test_a_file_that_is_taken_in_twice_is_one_submission(
-    world: World, conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = Store(world.store.as_uri())
-    drop(world, "twice.json", {"scenario": CLEAN})
-    with monkeypatch.context() as patch:
-        # The process ends between the row's commit and the file's removal.
-        patch.setattr(Store, "delete_prefix", lambda *_: 0)
-        inbox.take_in(conn, store, 10)
-    assert (world.store / "inbox/twice.json").exists()
-    inbox.take_in(conn, store, 10)
-    assert not (world.store / "inbox/twice.json").exists()
-    assert queueing.waiting(conn)["waiting"] == 1
 
 
 # Suites.

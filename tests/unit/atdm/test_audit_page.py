@@ -6,8 +6,6 @@ import base64
 import dataclasses
 import hashlib
 import re
-from datetime import timedelta
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -15,9 +13,7 @@ import pytest
 from atdm.audit_page.answers import answers, status
 from atdm.audit_page.facts import Facts
 from atdm.audit_page.page import page_of
-from atdm.audit_page.timeline import charts
 from atdm.audit_page.view import view_of
-from atdm.audit_page.wording import length, moment, size, text
 from tests.unit.atdm.page_facts import (
     CHECKS,
     LATER,
@@ -34,65 +30,11 @@ from tests.unit.atdm.page_facts import (
     story,
     totals,
 )
+from tests.unit.atdm.page_reading import read
 
-VOID = {"meta", "rect"}
-TAGS = {
-    "html", "head", "meta", "title", "style", "body", "header", "main", "footer", "section", "p",
-    "h1", "h2", "h3", "ul", "ol", "li", "dl", "div", "dt", "dd", "table", "thead", "tbody", "tr",
-    "th", "td", "span", "strong", "code", "mark", "details", "summary", "svg", "rect",
-}  # fmt: skip
-ATTRIBUTES = {
-    "lang", "charset", "http-equiv", "content", "name", "aria-labelledby", "id", "class", "role",
-    "aria-label", "tabindex", "scope", "data-label", "viewbox", "preserveaspectratio",
-    "aria-hidden", "focusable", "width", "height", "x", "open", "colspan",
-}  # fmt: skip
 EVIL = (
     "\"><script>alert(1)</script><img src=x onerror=alert(2)>'{{ 7*7 }}{% raw %}&lt;\u202egnp\x01"
 )
-
-
-class Reader(HTMLParser):
-    """The elements of a page, checked for being closed, and its text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: set[str] = set()
-        self.attributes: set[str] = set()
-        self.ids: list[str] = []
-        self.words: list[str] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes |= {name for name, _ in attrs}
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes |= {name for name, _ in attrs}
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-
-def read(html: str) -> Reader:
-    reader = Reader(html)
-    assert reader.open == []
-    assert reader.tags <= TAGS, reader.tags - TAGS
-    assert reader.attributes <= ATTRIBUTES, reader.attributes - ATTRIBUTES
-    assert len(set(reader.ids)) == len(reader.ids)
-    return reader
 
 
 def answer(facts: Facts, number: int) -> tuple[str, str]:
@@ -428,107 +370,3 @@ def test_tables_that_could_not_be_counted_say_so() -> None:
     assert "not counted" in words
     assert "its rows were not counted" in words
     assert answer(facts, 3) == ("Yes", "ok")
-
-
-def test_the_timeline_has_one_scale_for_making_and_one_for_the_life_since() -> None:
-    making, life = charts(story())
-    assert [(bar["what"], bar["took"]) for bar in making.bars] == [
-        ("Resolved the plan", "1 ms"),
-        ("Waited for the generator", "153 ms"),
-        ("Generated and checked", "386 ms"),
-        ("Loaded into PostgreSQL", "80 ms"),
-    ]
-    assert making.total == "620 ms"
-    assert [bar["what"] for bar in life.bars] == [
-        "Ready, waiting to be leased",
-        "Leased by ci-4711",
-        "Taken back",
-    ]
-    for chart in (making, life):
-        for bar in chart.bars:
-            assert float(bar["left"]) >= 0
-            assert float(bar["width"]) >= 0.6
-            assert float(bar["left"]) + float(bar["width"]) <= 100.01
-
-
-@pytest.mark.parametrize(
-    ("facts", "bars"),
-    [
-        (rejected(), ["Resolved the plan", "Waited for the generator", "Generated and rejected"]),
-        (
-            of_request(run_counts={"ready": 3}, totals=totals(MAKING)),
-            [*(bar["what"] for bar in charts(story())[0].bars), "Ready, never leased"],
-        ),
-        (
-            of_request(run_counts={"cleaned": 3}),
-            [
-                *(bar["what"] for bar in charts(story())[0].bars),
-                "Until the first lease",
-                "From the first of 1 lease on",
-                "From the first reset to the last",
-            ],
-        ),
-        (
-            of_request(
-                making=MAKING[:2],
-                totals=totals(MAKING[:2]),
-                request={**REQUEST, "status": "pending"},
-                queued={"submissions": 3, "first_at": at(-9000)},
-            ),
-            ["In the queue", "Resolved the plan", "Under way"],
-        ),
-        (of_request(making=[], totals=[]), []),
-    ],
-)
-def test_the_timeline_follows_what_happened(facts: Facts, bars: list[str]) -> None:
-    assert [bar["what"] for chart in charts(facts) for bar in chart.bars] == bars
-    read(page_of(facts))
-
-
-def test_a_request_made_again_shows_its_last_making() -> None:
-    again = [*MAKING[:3], *(dict(it, at=it["at"] + timedelta(hours=1)) for it in MAKING)]
-    facts = of_request(making=again, queued={"submissions": 1, "first_at": at(-9000)})
-    assert charts(facts)[0].total == "620 ms"
-    assert ("Made again", "1 time") in view_of(facts)["who"]
-
-
-@pytest.mark.parametrize(
-    ("span", "said"),
-    [
-        (timedelta(0), "0 ms"),
-        (timedelta(seconds=-3), "0 ms"),
-        (timedelta(milliseconds=999.4), "999 ms"),
-        (timedelta(milliseconds=999.6), "1.0 s"),
-        (timedelta(seconds=59.94), "59.9 s"),
-        (timedelta(seconds=59.96), "1 min"),
-        (timedelta(seconds=3599), "59 min 59 s"),
-        (timedelta(hours=4, minutes=12), "4 h 12 min"),
-        (timedelta(days=3, hours=4, minutes=50), "3 d 4 h"),
-    ],
-)
-def test_lengths(span: timedelta, said: str) -> None:
-    assert length(span) == said
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        (None, ""),
-        (True, "true"),
-        ("a" * 300, "a" * 199 + "\u2026"),
-        ({"b": 1, "a": [None]}, '{"a": [null], "b": 1}'),
-        ("x\u202ey\x00z\ufeff", "x\\u202ey\\u0000z\\ufeff"),
-        ("two\nlines", "two\nlines"),
-    ],
-)
-def test_texts(value: object, said: str) -> None:
-    assert text(value) == said
-
-
-def test_times_and_sizes() -> None:
-    assert moment("2026-11-20T10:30:00+02:00") == "2026-11-20 08:30:00 UTC"
-    assert moment("soon") == "soon"
-    assert moment(None) == ""
-    assert [size(n) for n in (None, 0, 999, 1000, 99_600, 1_234_567, 10**15)] == [
-        "", "0 B", "999 B", "1.0 kB", "100 kB", "1.2 MB", "1,000.0 TB",
-    ]  # fmt: skip
