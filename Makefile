@@ -38,9 +38,9 @@ demo: setup ## Run the main job on a real PostgreSQL, end to end
 test: setup ## Run all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
-coverage: setup ## Run all tests and hold engine, resources and assets to 90 % coverage
+coverage: setup ## Run all tests and hold engine, resources, services and assets to 90 % coverage
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report= $(PYTEST_ARGS)
-	@$(BIN)/coverage report --include 'atdm_engine/*,atdm_resources/*,atdm_assets/*' --fail-under 90
+	@$(BIN)/coverage report --include 'atdm_engine/*,atdm_resources/*,atdm_services/*,atdm_assets/*' --fail-under 90
 
 lint: setup ## Check style and types
 	@$(BIN)/ruff check .
