@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atdm.async_client import AsyncAtdmClient
-    from atdm.client import AtdmClient, AtdmClientError
+    from atdm.client.asyncio import AsyncAtdmClient
+    from atdm.client.sync import AtdmClient, AtdmClientError
 
 __all__ = ["AsyncAtdmClient", "AtdmClient", "AtdmClientError"]
 
@@ -18,11 +18,11 @@ __all__ = ["AsyncAtdmClient", "AtdmClient", "AtdmClientError"]
 def __getattr__(name: str) -> Any:
     # pytest loads this package in every suite of the environment, also in those that never use it.
     if name == "AsyncAtdmClient":
-        from atdm.async_client import AsyncAtdmClient
+        from atdm.client.asyncio import AsyncAtdmClient
 
         return AsyncAtdmClient
     if name in __all__:
-        from atdm import client
+        from atdm.client import sync
 
-        return getattr(client, name)
+        return getattr(sync, name)
     raise AttributeError(f"module 'atdm' has no attribute {name!r}")

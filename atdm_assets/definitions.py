@@ -11,18 +11,18 @@ from collections.abc import Mapping
 import dagster as dg
 
 from atdm_assets import names
-from atdm_assets.baselines import baseline_definitions, restore_for_suite
-from atdm_assets.dataset_job import dataset_definitions
+from atdm_assets.baselines.definitions import baseline_definitions, restore_for_suite
+from atdm_assets.datasets.job import dataset_definitions
 from atdm_assets.lifecycle import lifecycle_definitions
-from atdm_assets.reference_assets import reference_assets
-from atdm_assets.request_job import request_job
-from atdm_assets.requests_resource import RequestsResource
-from atdm_assets.scenario_assets import scenario_assets, scenario_job
-from atdm_engine.registry import Registry
-from atdm_resources import logs
-from atdm_resources.bundle import load_registry
-from atdm_resources.configurable import StoreResource, TargetResource
+from atdm_assets.reference.assets import reference_assets
+from atdm_assets.requests.assets import scenario_assets, scenario_job
+from atdm_assets.requests.job import request_job
+from atdm_assets.requests.resource import RequestsResource
+from atdm_assets.resources import StoreResource, TargetResource
+from atdm_engine.bundle.registry import Registry
 from atdm_resources.settings import Settings
+from atdm_resources.store.bundle import load_registry
+from atdm_resources.telemetry import logs
 
 
 def build_defs(

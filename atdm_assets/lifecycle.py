@@ -12,21 +12,21 @@ from typing import Any
 
 import dagster as dg
 
-from atdm_assets.audit_trail import audit_sensor
-from atdm_assets.clone_pool import clone_pool_sensor, fill_clone_pool_job
-from atdm_assets.expiry import expiry_sensor
-from atdm_assets.failures import failure_sensors
-from atdm_assets.idempotence import idempotent_seed_check
-from atdm_assets.pools import pool_sensor
-from atdm_assets.queue import RestoreRun, queue_sensor
-from atdm_assets.resets import (
+from atdm_assets.audit.sensor import audit_sensor
+from atdm_assets.clones.sensor import clone_pool_sensor, fill_clone_pool_job
+from atdm_assets.leases.expiry import expiry_sensor
+from atdm_assets.leases.pools import pool_sensor
+from atdm_assets.leases.resets import (
     reset_all_job,
     reset_run_job,
     test_runs_asset,
     zero_residue_check,
 )
-from atdm_assets.retention import retention_job, retention_schedule
-from atdm_engine.registry import Registry
+from atdm_assets.leases.retention import retention_job, retention_schedule
+from atdm_assets.queue.sensor import RestoreRun, queue_sensor
+from atdm_assets.requests.failures import failure_sensors
+from atdm_assets.requests.idempotence import idempotent_seed_check
+from atdm_engine.bundle.registry import Registry
 
 
 @dataclass(frozen=True)

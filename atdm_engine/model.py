@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from atdm_engine.constraints import Constraint, TypedScalar
+from atdm_engine.spec.constraints import Constraint, TypedScalar
 from atdm_engine.spec.dataset import DatasetSpec
 from atdm_engine.spec.domain import DomainSpec
 from atdm_engine.spec.scenario import RowGroup, ScenarioSpec

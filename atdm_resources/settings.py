@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.s3 import ENCRYPTIONS, Encryption, S3Options
+from atdm_resources.store.s3 import ENCRYPTIONS, Encryption, S3Options
 
 Output = Literal["human", "json"]
 

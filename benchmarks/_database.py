@@ -15,11 +15,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 from psycopg import sql
 
-from atdm_engine.registry import Registry
-from atdm_resources import embedded
-from atdm_resources.bundle import read_bundle, shipped_root
-from atdm_resources.connection import connect
-from atdm_resources.target import initialise
+from atdm_engine.bundle.registry import Registry
+from atdm_resources.local import postgres_server
+from atdm_resources.postgres.connection import connect
+from atdm_resources.postgres.target import initialise
+from atdm_resources.store.bundle import read_bundle, shipped_root
 
 
 def shipped_registry() -> Registry:
@@ -37,7 +37,7 @@ def initialised_database(registry: Registry, url: str | None) -> Iterator[str]:
     if url is None:
         home = Path(tempfile.mkdtemp(prefix="atdm-bench-"))
         home.chmod(0o755)
-        url = embedded.start(home, "postgres")
+        url = postgres_server.start(home, "postgres")
     name = f"atdm_bench_{os.getpid()}"
     try:
         with connect(url) as admin:
@@ -50,7 +50,7 @@ def initialised_database(registry: Registry, url: str | None) -> Iterator[str]:
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
     finally:
         if home is not None:
-            embedded.stop(home)
+            postgres_server.stop(home)
             shutil.rmtree(home, ignore_errors=True)
 
 

@@ -14,13 +14,15 @@ from typing import Any
 
 import psycopg
 
-from atdm_engine import generation, planning, run_ids
-from atdm_engine.registry import Registry
-from atdm_engine.request_spec import RequestSpec
-from atdm_resources import catalog, seeding
-from atdm_resources.catalog import RequestRecord
-from atdm_resources.seeding import SeedResult, StagedTable
-from atdm_resources.store import ParquetSink, Store
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.generation import batches, resolve
+from atdm_engine.generation.request import RequestSpec
+from atdm_engine.random import run_ids
+from atdm_resources.catalog import requests
+from atdm_resources.catalog.requests import RequestRecord
+from atdm_resources.store.files import ParquetSink, Store
+from atdm_services.requests import load
+from atdm_services.requests.load import SeedResult, StagedTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +44,7 @@ def stage_runs(
     conn: psycopg.Connection[Any], registry: Registry, scenario: str, runs: int, folder: Path
 ) -> StagedRequest:
     """Record a request and write its rows as Parquet."""
-    spec = planning.resolve(
+    spec = resolve.resolve(
         registry,
         scenario,
         {},
@@ -51,20 +53,20 @@ def stage_runs(
             datetime.now(UTC), secrets.token_bytes(run_ids.ENTROPY_BYTES)
         ),
     )
-    record = catalog.create_request(
+    record = requests.create_request(
         conn,
         spec,
-        numbers=planning.numbers_needed(spec),
+        numbers=resolve.numbers_needed(spec),
         pooled=True,
         invoker="human:benchmark",
         source="benchmark",
     )
     spec = dataclasses.replace(spec, number_base=record.number_base)
     store = Store(folder.as_uri())
-    place = catalog.request_folder(spec.domain.name, spec.scenario.name, spec.request_id)
+    place = requests.request_folder(spec.domain.name, spec.scenario.name, spec.request_id)
     started = time.perf_counter()
     sinks: dict[str, ParquetSink] = {}
-    for batch in generation.batches(spec):
+    for batch in batches.batches(spec):
         for name, rows in batch.items():
             if name not in sinks:
                 sink = ParquetSink(store, f"{place}/{name}.parquet", rows.schema)
@@ -80,7 +82,7 @@ def stage_runs(
 
 def seed_staged(conn: psycopg.Connection[Any], staged: StagedRequest) -> SeedResult:
     """Load a staged request."""
-    return seeding.seed(
+    return load.seed(
         conn,
         staged.store,
         staged.record,

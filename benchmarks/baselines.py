@@ -30,15 +30,15 @@ from datasets import DATASET, registry_of
 from load import psql_path
 from psycopg import sql
 
-from atdm_engine.registry import Registry
-from atdm_resources.baselines.records import Actor
-from atdm_resources.baselines.restore import restore
-from atdm_resources.connection import connect
-from atdm_resources.datasets.building import build_dataset
-from atdm_resources.datasets.runners import Processes
-from atdm_resources.datasets.shards import ShardWork
-from atdm_resources.store import Store
-from atdm_resources.target import initialise
+from atdm_engine.bundle.registry import Registry
+from atdm_resources.postgres.connection import connect
+from atdm_resources.postgres.target import initialise
+from atdm_resources.store.files import Store
+from atdm_services.baselines.records import Actor
+from atdm_services.baselines.restore import restore
+from atdm_services.datasets.build import build_dataset
+from atdm_services.datasets.runners import Processes
+from atdm_services.datasets.shards import ShardWork
 
 DOMAIN = "healthcare"
 GOLDEN_RUNS = 100_000
@@ -48,9 +48,9 @@ MEMORY_MIB = 512
 
 _OURS = """
 import json, sys
-from atdm_resources.baselines.capture import capture
-from atdm_resources.baselines.records import Actor
-from atdm_resources.baselines.restore import restore
+from atdm_services.baselines.capture import capture
+from atdm_services.baselines.records import Actor
+from atdm_services.baselines.restore import restore
 from atdm_resources.store import Store
 what, url, store, domain, name = sys.argv[1:]
 actor = Actor("human:benchmark", "benchmark")

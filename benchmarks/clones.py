@@ -23,13 +23,13 @@ from _loading import seed_runs
 from psycopg import sql
 
 from atdm_engine.spec.domain import ClonePool
-from atdm_resources.baselines import clone_endings, clone_pool
-from atdm_resources.baselines.capture import capture
-from atdm_resources.baselines.clones import CloneLease, lease_clone
-from atdm_resources.baselines.records import Actor
-from atdm_resources.connection import connect
+from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
-from atdm_resources.store import Store
+from atdm_resources.store.files import Store
+from atdm_services.baselines.capture import capture
+from atdm_services.baselines.records import Actor
+from atdm_services.clones import pool, teardown
+from atdm_services.clones.lease import CloneLease, lease_clone
 
 DOMAIN = "healthcare"
 SCENARIO = "claim_denial_active_member"
@@ -80,7 +80,7 @@ def measured(url: str, runs: int, rounds: int, cold_rounds: int) -> dict[str, li
 
         def given_back(leased: CloneLease, kind: str) -> None:
             assert leased.source == kind, leased
-            clone_endings.drop(
+            teardown.drop(
                 conn, leased.database, because="measured", invoker="b", source="benchmark"
             )
 
@@ -90,9 +90,9 @@ def measured(url: str, runs: int, rounds: int, cold_rounds: int) -> dict[str, li
             given_back(leased, "cold")
             last = template_of(conn)
             if len(seconds["cold"]) < cold_rounds:
-                clone_endings.drop(conn, last, because="measured", invoker="b", source="benchmark")
+                teardown.drop(conn, last, because="measured", invoker="b", source="benchmark")
         # The pool holds clones that were made for the newest baseline: this one.
-        clone_pool.fill(conn, url, store, registry, DOMAIN, actor=ACTOR)
+        pool.fill(conn, url, store, registry, DOMAIN, actor=ACTOR)
         template = template_of(conn)
         for _ in range(rounds):
             took, _nothing = timed(lambda: alone(conn, template))
@@ -111,7 +111,7 @@ def measured(url: str, runs: int, rounds: int, cold_rounds: int) -> dict[str, li
         for (database,) in conn.execute(
             "SELECT database_name FROM atdm.clone WHERE status <> 'dropped'"
         ).fetchall():
-            clone_endings.drop(conn, database, because="measured", invoker="b", source="benchmark")
+            teardown.drop(conn, database, because="measured", invoker="b", source="benchmark")
     return seconds
 
 

@@ -22,12 +22,12 @@ from pathlib import Path
 
 import yaml
 
-from atdm_engine.registry import Registry
-from atdm_resources.bundle import read_bundle, shipped_root
-from atdm_resources.datasets.building import build_dataset
-from atdm_resources.datasets.runners import Processes
-from atdm_resources.datasets.shards import ShardWork
-from atdm_resources.store import Store
+from atdm_engine.bundle.registry import Registry
+from atdm_resources.store.bundle import read_bundle, shipped_root
+from atdm_resources.store.files import Store
+from atdm_services.datasets.build import build_dataset
+from atdm_services.datasets.runners import Processes
+from atdm_services.datasets.shards import ShardWork
 
 DATASET = "healthcare/golden"
 ROWS_A_RUN = 5.77

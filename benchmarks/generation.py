@@ -21,14 +21,14 @@ from typing import Any
 
 from faker import Faker
 
-from atdm_engine.content_hash import ContentHash, combined
-from atdm_engine.generation import batches, plan_of, runs_per_batch
-from atdm_engine.planning import RequestSpec, resolve
-from atdm_engine.profile import ColumnProfile
-from atdm_engine.registry import Registry
-from atdm_engine.validation import Validator, verdict
-from atdm_resources.bundle import read_bundle, shipped_root
-from atdm_resources.store import ParquetSink, Store
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.checks.profile import ColumnProfile
+from atdm_engine.checks.validator import Validator, verdict
+from atdm_engine.generation.batches import batches, plan_of, runs_per_batch
+from atdm_engine.generation.resolve import RequestSpec, resolve
+from atdm_engine.hashing.content import ContentHash, combined
+from atdm_resources.store.bundle import read_bundle, shipped_root
+from atdm_resources.store.files import ParquetSink, Store
 
 SCENARIO = "claim_denial_active_member"
 REQUEST = "01K0ABCDEF0123456789000000"

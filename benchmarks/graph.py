@@ -22,16 +22,16 @@ from pathlib import Path
 import dagster as dg
 
 from atdm_assets.definitions import build_defs
-from atdm_assets.instance import instance
-from atdm_assets.request_job import RequestedData, materialise_request
-from atdm_assets.requests_resource import RequestsResource
-from atdm_engine.registry import Registry, SpecFile
-from atdm_resources import embedded
-from atdm_resources.bundle import read_bundle, shipped_root
-from atdm_resources.configurable import StoreResource, TargetResource
-from atdm_resources.connection import connect
+from atdm_assets.instance.local_instance import instance
+from atdm_assets.requests.job import RequestedData, materialise_request
+from atdm_assets.requests.resource import RequestsResource
+from atdm_assets.resources import StoreResource, TargetResource
+from atdm_engine.bundle.registry import Registry, SpecFile
+from atdm_resources.local import postgres_server
+from atdm_resources.postgres.connection import connect
+from atdm_resources.postgres.target import initialise
 from atdm_resources.settings import Settings
-from atdm_resources.target import initialise
+from atdm_resources.store.bundle import read_bundle, shipped_root
 
 SCENARIO = "active_member_clean"
 TARGET_SECONDS = 0.5
@@ -72,7 +72,7 @@ def seconds_of(action: Callable[[], object], rounds: int) -> list[float]:
 def time_graph(home: Path, rounds: int) -> None:
     os.environ["ATDM_HOME"] = str(home)
     settings = Settings.from_environment()
-    url = embedded.start(home)
+    url = postgres_server.start(home)
     registry = Registry.build(read_bundle([shipped_root()]))
     with connect(url) as conn:
         initialise(conn, registry)
@@ -140,7 +140,7 @@ def main() -> None:
         try:
             time_graph(home, rounds)
         finally:
-            embedded.stop(home)
+            postgres_server.stop(home)
     time_loading(min(rounds, 3))
 
 

@@ -24,8 +24,8 @@ from _database import (
 )
 from _loading import seed_runs
 
-from atdm_resources import leasing
-from atdm_resources.connection import connect
+from atdm_resources.catalog import leases as leasing
+from atdm_resources.postgres.connection import connect
 
 SCENARIO = "active_member_clean"
 OTHER_SCENARIO = "expired_eligibility"

@@ -21,9 +21,9 @@ from _database import initialised_database, shipped_registry
 from _loading import StagedRequest, seed_staged, stage_runs
 from psycopg import sql
 
-from atdm_resources import seeding
-from atdm_resources.connection import connect
-from atdm_resources.encoding import copy_csv
+from atdm_resources.postgres.connection import connect
+from atdm_resources.postgres.copy_csv import copy_csv
+from atdm_services.requests import load
 
 SCENARIO = "active_member_clean"
 
@@ -52,7 +52,7 @@ def write_csv(
         (f"{staged.spec.domain.name}.{name}", name, staged.store.batches(staged.tables[name].path))
         for name in staged.spec.scenario.tables
     ]
-    runs = seeding.run_batches(conn, staged.record, staged.store, None)
+    runs = load.run_batches(conn, staged.record, staged.store, None)
     for target, name, batches in [*sources, ("atdm.test_run", "test_run", runs)]:
         columns: list[str] = []
         with (folder / f"{name}.csv").open("wb") as file:

@@ -26,7 +26,7 @@ from pathlib import Path
 from _database import initialised_database, latency_line, percentile, shipped_registry
 from _loading import seed_runs
 
-from atdm_resources.connection import connect
+from atdm_resources.postgres.connection import connect
 
 SCENARIO = "active_member_clean"
 WARM_UP = 3
@@ -61,7 +61,7 @@ def read(conn, member_id):
 @pytest.fixture(scope="session")
 def sample(atdm_client):
     """The rows of one run: what the factories make has the same values."""
-    from atdm_resources.suites import records_of_run
+    from atdm_resources.catalog.suites import records_of_run
     run = atdm_client.request_scenario("active_member_clean")
     with psycopg.connect(URL, autocommit=True) as conn:
         rows = records_of_run(conn, run["domain"], run["test_run_id"])

@@ -18,8 +18,8 @@ from _database import initialised_database, shipped_registry
 from _loading import seed_runs
 from psycopg import sql
 
-from atdm_resources import leasing
-from atdm_resources.connection import connect
+from atdm_resources.catalog import leases
+from atdm_resources.postgres.connection import connect
 
 SCENARIO = "active_member_clean"
 
@@ -45,7 +45,7 @@ def by_hand(conn: psycopg.Connection[Any]) -> float:
 def reset(conn: psycopg.Connection[Any]) -> float:
     """Seconds of reset_all."""
     started = time.perf_counter()
-    leasing.reset_all(conn, "healthcare", confirm=True, invoker="human:bench", source="bench")
+    leases.reset_all(conn, "healthcare", confirm=True, invoker="human:bench", source="bench")
     return time.perf_counter() - started
 
 

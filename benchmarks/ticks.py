@@ -20,11 +20,13 @@ import psycopg
 from _database import initialised_database, percentile, shipped_registry
 from psycopg.types.json import Jsonb
 
-from atdm_assets import audit_trail, expiry, pools, queue
-from atdm_engine.registry import Registry
-from atdm_resources.connection import connect
-from atdm_resources.retention import Retention
-from atdm_resources.store import Store
+from atdm_assets.audit import sensor
+from atdm_assets.leases import expiry, pools
+from atdm_assets.queue import sensor as queue
+from atdm_engine.bundle.registry import Registry
+from atdm_resources.postgres.connection import connect
+from atdm_resources.store.files import Store
+from atdm_services.retention import Retention
 
 WAITING_SCENARIOS = ("active_member_clean", "claim_denial_active_member", "expired_subscription")
 
@@ -71,7 +73,7 @@ def ticks(
         "pool_sensor": lambda: pools.tick(instance, conn, registry),
         "expiry_sensor": lambda: expiry.tick(instance, conn, store, Retention(), False),
         "expiry_sensor, thorough": lambda: expiry.tick(instance, conn, store, Retention(), True),
-        "audit_sensor": lambda: audit_trail.tick(conn, store, registry, None),
+        "audit_sensor": lambda: sensor.tick(conn, store, registry, None),
     }
 
 

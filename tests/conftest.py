@@ -25,11 +25,11 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from psycopg import sql
 
-from atdm_resources import embedded
-from atdm_resources.connection import connect
+from atdm_resources.local import postgres_server
+from atdm_resources.postgres.connection import connect
 
 if TYPE_CHECKING:
-    from atdm_engine.registry import Registry
+    from atdm_engine.bundle.registry import Registry
 
 _HOME_VARIABLE = "ATDM_TEST_SESSION_HOME"
 _PREFIX = "atdm-tests-"
@@ -108,12 +108,12 @@ def _remove_leftovers() -> None:
         for left in (*folder.glob(f"{_PREFIX}*"), *folder.glob(f"{HOME_PREFIX}*-*")):
             owner = left.name.removeprefix(_PREFIX).removeprefix(HOME_PREFIX).partition("-")[0]
             if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-                embedded.stop(left / "home")
+                postgres_server.stop(left / "home")
                 _remove(left)
 
 
 def _remove(home: Path) -> None:
-    embedded.stop(home)
+    postgres_server.stop(home)
     shutil.rmtree(home, ignore_errors=True)
     if os.environ.get(_HOME_VARIABLE) == str(home):
         del os.environ[_HOME_VARIABLE]
@@ -134,14 +134,14 @@ def session_home() -> Path:
 def postgres_server_url(session_home: Path) -> str:
     """The URL of a database on the session's server from which others can be made."""
     given = os.environ.get("ATDM_TEST_DATABASE_URL")
-    return given or embedded.start(session_home, "postgres")
+    return given or postgres_server.start(session_home, "postgres")
 
 
 @pytest.fixture(scope="session")
 def registry() -> Registry:
     """The registry of the shipped specification files."""
-    from atdm_engine.registry import Registry
-    from atdm_resources.bundle import read_bundle, shipped_root
+    from atdm_engine.bundle.registry import Registry
+    from atdm_resources.store.bundle import read_bundle, shipped_root
 
     return Registry.build(read_bundle([shipped_root()]))
 
@@ -156,7 +156,7 @@ def empty_database(postgres_server_url: str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def target_template(postgres_server_url: str, session_home: Path, registry: Registry) -> str:
     """The name of a database that is initialised with the shipped domains, to be copied from."""
-    from atdm_resources.target import initialise
+    from atdm_resources.postgres.target import initialise
 
     name = f"t_template_{session_home.name.rpartition('-')[2]}"
     with (session_home / "template.lock").open("w") as lock:

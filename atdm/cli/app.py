@@ -16,7 +16,7 @@ from typing import Annotated, Concatenate, ParamSpec, TypeAlias, cast
 import typer
 
 from atdm.cli import completing
-from atdm.output import Mode, Output
+from atdm.cli.output import Mode, Output
 from atdm_engine.errors import AtdmError
 
 P = ParamSpec("P")
@@ -359,7 +359,7 @@ def demo(context: typer.Context) -> int | None:
 
     Example: atdm demo
     """
-    from atdm import demo as demonstration
+    from atdm.cli import demo as demonstration
 
     return demonstration.run(context.obj)
 

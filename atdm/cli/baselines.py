@@ -1,6 +1,6 @@
 """``atdm baseline-...``: what the commands do and print.
 
-Belongs here: the words on the screen. Does not belong here: the work (``atdm.baselining``), options
+Belongs here: the words on the screen. Does not belong here: the work (``atdm_services.baselines.service``), options
 (``baseline_commands``).
 """
 
@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from atdm.output import UsageError, table
+from atdm.cli.output import UsageError, table
 from atdm_engine.errors import ErrorCode
 from atdm_resources.settings import Settings
 
 if TYPE_CHECKING:
-    from atdm.baselining import Baselines
-    from atdm.output import Output
+    from atdm.cli.output import Output
+    from atdm_services.baselines.service import Baselines
 
 SOURCE = "cli"
 
 
 def _opened(output: Output, domain: str | None) -> Baselines:
-    from atdm.baselining import Baselines
+    from atdm_services.baselines.service import Baselines
 
     return Baselines(Settings.from_environment(), output, SOURCE, domain)
 

@@ -1,6 +1,6 @@
 """``atdm baseline-clone`` and ``baseline-clones``: what the commands do and print.
 
-Belongs here: the words on the screen. Does not belong here: the work (``atdm.cloning``), options
+Belongs here: the words on the screen. Does not belong here: the work (``atdm_services.clones.service``), options
 (``baseline_commands``).
 """
 
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from atdm.arguments import length_of
-from atdm.cloning import Clones
-from atdm.output import Output, UsageError, table
+from atdm.cli.arguments import length_of
+from atdm.cli.output import Output, UsageError, table
 from atdm_engine.errors import ErrorCode
-from atdm_resources.baselines.clones import EMPTY
-from atdm_resources.connection import masked
+from atdm_resources.postgres.connection import masked
 from atdm_resources.settings import Settings
+from atdm_services.clones.lease import EMPTY
+from atdm_services.clones.service import Clones
 
 SOURCE = "cli"
 

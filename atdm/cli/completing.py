@@ -15,8 +15,8 @@ _NOT_SCENARIOS = frozenset({"atdm", "domain"})
 
 def scenario_names(incomplete: str) -> list[str]:
     """Scenarios of the shipped and of the user's own folders, as ``name`` or ``domain/name``."""
-    from atdm_resources.bundle import shipped_root
     from atdm_resources.settings import Settings
+    from atdm_resources.store.bundle import shipped_root
 
     found = set()
     for root in (shipped_root(), *Settings.from_environment().scenario_path):

@@ -1,7 +1,7 @@
 """``atdm coverage``.
 
 Belongs here: what the options mean and what is printed. Does not belong here: what is covered
-(``atdm.coverage``).
+(``atdm_services.coverage.report``).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atdm import coverage as coverages
-from atdm import target_access
-from atdm.output import UsageError, write_line
+from atdm.cli.output import UsageError, write_line
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.settings import Settings
+from atdm_services.coverage import report as coverages
+from atdm_services.target import access
 
 if TYPE_CHECKING:
-    from atdm.output import Output
+    from atdm.cli.output import Output
 
 
 def coverage(
@@ -33,7 +33,7 @@ def coverage(
     """Print the coverage, write the page; exit status 1 when it falls short."""
     start = None if since is None else start_of(since)
     settings = Settings.from_environment()
-    with target_access.connected(settings, output) as connection, output.working("reading"):
+    with access.connected(settings, output) as connection, output.working("reading"):
         found = coverages.coverage(connection, since=start, session=session)
     lacking = None if fail_under is None else coverages.shortfall(found, fail_under)
     if fail_under is not None:
@@ -51,10 +51,10 @@ def coverage(
 
 def write_page(path: Path, found: Mapping[str, Any]) -> None:
     """Write the page of a coverage. Raises AtdmError REQUEST_INVALID, MISSING_EXTRA."""
-    from atdm.extras import server_part
+    from atdm_services.extras import server_part
 
     with server_part("writing the page"):
-        from atdm.coverage_page.page import page_of
+        from atdm.web.coverage.page import page_of
     try:
         path.write_text(page_of(found), encoding="utf-8")
     except OSError as error:
@@ -67,7 +67,7 @@ def write_page(path: Path, found: Mapping[str, Any]) -> None:
 
 def start_of(text: str) -> datetime | timedelta:
     """``7d``, or an ISO 8601 date or time."""
-    from atdm.arguments import moment_of
+    from atdm.cli.arguments import moment_of
     from atdm_engine.spec.base import duration
 
     try:

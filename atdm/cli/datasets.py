@@ -9,18 +9,18 @@ from __future__ import annotations
 import gc
 from typing import TYPE_CHECKING, Any
 
-from atdm.arguments import moment_of
-from atdm.environment import with_target
-from atdm.extras import server_part
-from atdm.output import table
+from atdm.cli.arguments import moment_of
+from atdm.cli.output import table
+from atdm_assets.instance.environment import with_target
 from atdm_resources.settings import Settings
+from atdm_services.extras import server_part
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from atdm.output import Output, Step
-    from atdm_assets.dataset_job import VersionOutcome
-    from atdm_resources.baselines.manifest import Manifest
+    from atdm.cli.output import Output, Step
+    from atdm_assets.datasets.job import VersionOutcome
+    from atdm_services.baselines.manifest import Manifest
 
 
 def build(output: Output, dataset: str, *, as_of: str | None, processes: int | None) -> int:
@@ -65,13 +65,13 @@ def _built(
     with server_part("building a dataset"):
         from dagster import DagsterExecutionInterruptedError
 
-        from atdm_assets import own_runs
-        from atdm_assets.dataset_job import AskedVersion, materialise_version
+        from atdm_assets.datasets.job import AskedVersion, materialise_version
         from atdm_assets.definitions import build_defs
-        from atdm_assets.instance import instance
-        from atdm_resources.baselines.manifest import read_manifest
-        from atdm_resources.bundle import load_registry
-        from atdm_resources.configurable import StoreResource, TargetResource
+        from atdm_assets.instance import run_liveness
+        from atdm_assets.instance.local_instance import instance
+        from atdm_assets.resources import StoreResource, TargetResource
+        from atdm_resources.store.bundle import load_registry
+        from atdm_services.baselines.manifest import read_manifest
 
     # The command line switches it off for its imports; from here on there is garbage.
     gc.enable()
@@ -82,9 +82,9 @@ def _built(
     defs = build_defs(scenarios=registry, resource_overrides={"store": store, "target": target})
     try:
         with instance(settings) as opened:
-            with own_runs.usable(target) as conn:
+            with run_liveness.usable(target) as conn:
                 if conn is not None:
-                    own_runs.report_dead(opened, conn)
+                    run_liveness.report_dead(opened, conn)
             outcome = materialise_version(
                 AskedVersion(
                     dataset,

@@ -1,7 +1,7 @@
 """``atdm scenarios``, ``schema`` and ``vocabulary``: the specification files, without a database.
 
 Belongs here: how scenarios are found by intent and shown. Does not belong here: the ranking
-(``atdm_engine.registry``).
+(``atdm_engine.bundle.registry``).
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-from atdm.arguments import constraints_of
-from atdm.extras import load_registry, server_part
-from atdm.output import UsageError, table, write_json
+from atdm.cli.arguments import constraints_of
+from atdm.cli.output import UsageError, table, write_json
+from atdm_engine.bundle.search import search
 from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
-from atdm_engine.search import search
-from atdm_resources.scenario_cards import scenario_cards
 from atdm_resources.settings import Settings
+from atdm_resources.store.scenario_cards import scenario_cards
+from atdm_services.extras import load_registry, server_part
 
 if TYPE_CHECKING:
-    from atdm.output import Output
-    from atdm_engine.cards import Card
-    from atdm_engine.search import Match
+    from atdm.cli.output import Output
+    from atdm_engine.bundle.cards import Card
+    from atdm_engine.bundle.search import Match
 
 _LOCALE = re.compile(r"[a-z]{2,3}_[A-Z]{2}\Z")
 _PROVIDER = re.compile(r"[a-z][a-z0-9_]{0,50}\Z")
@@ -45,7 +45,7 @@ def scenarios(output: Output, words: Sequence[str], constraint: Sequence[str]) -
 
 def schema(output: Output, kind: str) -> int:
     """Print a JSON Schema; JSON in both modes, since editors read it."""
-    from atdm_engine.json_schema import json_schema
+    from atdm_engine.bundle.json_schema import json_schema
     from atdm_engine.spec.scenario import SchemaKind
 
     kinds = get_args(SchemaKind)
@@ -70,8 +70,8 @@ def vocabulary(
     ones go to its end.
     """
     with server_part("drawing words"):
-        from atdm_engine.vocabulary import draw_words, format_words, parse_words
-        from atdm_resources.bundle import shipped_root
+        from atdm_engine.spec.vocabulary import draw_words, format_words, parse_words
+        from atdm_resources.store.bundle import shipped_root
 
     if not (_LOCALE.match(locale) and _PROVIDER.match(provider)):
         raise UsageError(
@@ -106,7 +106,7 @@ def as_json(match: Match) -> dict[str, Any]:
 
 def describe(scenario: Card) -> dict[str, Any]:
     """What a caller needs to know of a scenario before asking for it."""
-    from atdm_engine.constraints import scalar_json
+    from atdm_engine.spec.constraints import scalar_json
 
     return {
         "scenario_id": scenario.name,
@@ -132,7 +132,7 @@ def describe(scenario: Card) -> dict[str, Any]:
 
 
 def _shown(matches: Sequence[Match], words: Sequence[str], *, ranked: bool) -> list[Any]:
-    from atdm_engine.constraints import scalar_text
+    from atdm_engine.spec.constraints import scalar_text
 
     columns = ("scenario", "what", "tags", *(("why",) if ranked else ()))
     rows = [

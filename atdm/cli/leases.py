@@ -1,7 +1,7 @@
 """``atdm request``, ``reset`` and ``reset-all``.
 
 Belongs here: what the options mean together and what is printed. Does not belong here: leasing and
-making (``atdm.requesting``).
+making (``atdm_services.requests.request``).
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from atdm import requesting, target_access
-from atdm.arguments import checked_label, constraints_of, length_of, moment_of
-from atdm.output import UsageError
+from atdm.cli.arguments import checked_label, constraints_of, length_of, moment_of
+from atdm.cli.output import UsageError
 from atdm_engine.errors import ErrorCode
-from atdm_resources import leasing
+from atdm_resources.catalog import leases
 from atdm_resources.settings import Settings
+from atdm_services.requests import request as requesting
+from atdm_services.target import access
 
 if TYPE_CHECKING:
-    from atdm.output import Output
+    from atdm.cli.output import Output
 
 SOURCE = "cli"
 
@@ -89,7 +90,7 @@ def request(
             wait=wait,
             timeout=timeout,
         )
-    with target_access.connected(settings, output) as connection:
+    with access.connected(settings, output) as connection:
         answer = requesting.request(settings, output, connection, wish)
         if playwright or pytest:
             requesting.emit_fixtures(
@@ -107,13 +108,11 @@ def reset(output: Output, run: str | None, *, token: str | None, owner: str | No
             "write `atdm reset RUN --token TOKEN` or `atdm reset --owner OWNER`",
         )
     settings = Settings.from_environment()
-    with target_access.connected(settings, output) as connection, output.working("deleting rows"):
+    with access.connected(settings, output) as connection, output.working("deleting rows"):
         if run is not None and token is not None:
-            done = leasing.reset_run(
-                connection, run, token, invoker=settings.invoker, source=SOURCE
-            )
+            done = leases.reset_run(connection, run, token, invoker=settings.invoker, source=SOURCE)
         else:
-            done = leasing.reset_owner(
+            done = leases.reset_owner(
                 connection,
                 str(owner),
                 os.environ.get("ATDM_OWNER_SECRET") or None,
@@ -130,10 +129,10 @@ def reset_all(output: Output, *, confirm: bool, revoke_leases: bool) -> int:
         raise UsageError(
             ErrorCode.CONFIRM_REQUIRED, "this deletes the rows of every test run of everybody"
         )
-    from atdm.resetting import reset_all as reset_every_run
+    from atdm_services.leases.reset_all import reset_all as reset_every_run
 
     settings = Settings.from_environment()
-    with target_access.connected(settings, output) as connection, output.working("deleting rows"):
+    with access.connected(settings, output) as connection, output.working("deleting rows"):
         done = reset_every_run(
             settings, connection, confirm=confirm, revoke_leases=revoke_leases, source=SOURCE
         )

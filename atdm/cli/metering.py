@@ -1,7 +1,7 @@
 """``atdm metrics``: printing once, or serving until told to stop.
 
 Belongs here: what the command prints and when it ends. Does not belong here: the metrics
-(``atdm.metrics``).
+(``atdm.cli.metrics_server``).
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from atdm.extras import server_part
-from atdm.output import write_line
-from atdm_resources import embedded
+from atdm.cli.output import write_line
+from atdm_resources.local import postgres_server
 from atdm_resources.settings import Settings
+from atdm_services.extras import server_part
 
 if TYPE_CHECKING:
-    from atdm.output import Output
+    from atdm.cli.output import Output
 
 
 def metrics(output: Output, *, port: int | None, host: str) -> int:
     """Print one scrape, or serve; exit status 1 when the target cannot be read."""
     with server_part("exposing metrics"):
-        from atdm import metrics as exposing
+        from atdm.cli import metrics_server as exposing
     settings = Settings.from_environment()
 
     def url() -> str | None:
         # Asked anew each time: the embedded server may be started and stopped meanwhile. Whoever
         # looks at a target does not start it.
-        return settings.database_url or embedded.running_url(settings.home)
+        return settings.database_url or postgres_server.running_url(settings.home)
 
     if port is not None:
         return _serve(output, settings, url, host, port)
@@ -47,8 +47,8 @@ def metrics(output: Output, *, port: int | None, host: str) -> int:
 
 
 def _serve(output: Output, settings: Settings, url: Any, host: str, port: int) -> int:
-    from atdm import metrics as exposing
-    from atdm_resources import logs
+    from atdm.cli import metrics_server as exposing
+    from atdm_resources.telemetry import logs
 
     logs.configure(service=True)
     log = logs.logger().bind(invoker=settings.invoker, method="metrics")

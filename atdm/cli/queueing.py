@@ -1,7 +1,7 @@
 """``atdm request --enqueue``, ``queue``, ``claim``, ``suite-started`` and ``suite-finished``.
 
 Belongs here: what the options mean, and what is printed. Does not belong here: submitting, waiting
-and leasing (``atdm.submitting``), the queue (``atdm_resources.queueing``).
+and leasing (``atdm_services.queue.submit``), the queue (``atdm_resources.catalog.queue``).
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from atdm import requesting, submitting, target_access
-from atdm.arguments import length_of
-from atdm_resources import queueing
+from atdm.cli.arguments import length_of
+from atdm_resources.catalog import queue as queueing
 from atdm_resources.settings import Settings
+from atdm_services.queue import submit
+from atdm_services.requests import request
+from atdm_services.target import access
 
 if TYPE_CHECKING:
     import psycopg
 
-    from atdm.output import Output
+    from atdm.cli.output import Output
 
 SOURCE = "cli"
 
 
 def enqueue(
     output: Output,
-    wish: requesting.Wish,
+    wish: request.Wish,
     *,
     key: str | None,
     priority: int,
@@ -36,8 +38,8 @@ def enqueue(
     """Submit a wish; with ``wait``, lease what was made for it and print that."""
     patience = length_of(timeout)
     settings = Settings.from_environment()
-    with target_access.connected(settings, output) as connection:
-        standing = submitting.submit(
+    with access.connected(settings, output) as connection:
+        standing = submit.submit(
             connection,
             wish,
             invoker=settings.invoker,
@@ -50,10 +52,10 @@ def enqueue(
             return 0
         key = str(standing["idempotency_key"])
         with output.working(f"waiting for {key}"):
-            standing = submitting.answered(connection, key, wish.owner_secret, patience)
+            standing = submit.answered(connection, key, wish.owner_secret, patience)
         answer = (
             dict(standing)
-            if submitting.is_expected_violation(standing)
+            if submit.is_expected_violation(standing)
             else _claimed(settings, connection, key, wish.owner_secret)
         )
     output.emit(answer, lambda: _shown_runs(answer))
@@ -63,7 +65,7 @@ def enqueue(
 def claim(output: Output, key: str, *, ttl: str | None, owner: str | None) -> int:
     """Lease what was made for a submission and print it."""
     settings = Settings.from_environment()
-    with target_access.connected(settings, output) as connection:
+    with access.connected(settings, output) as connection:
         answer = _claimed(
             settings,
             connection,
@@ -83,7 +85,7 @@ def _claimed(
     secret: str | None,
     **options: Any,
 ) -> dict[str, Any]:
-    return submitting.claimed(
+    return submit.claimed(
         connection, key, secret, invoker=settings.invoker, source=SOURCE, **options
     )
 
@@ -91,7 +93,7 @@ def _claimed(
 def status(output: Output, key: str) -> int:
     """Print how a submission stands."""
     settings = Settings.from_environment()
-    with target_access.connected(settings, output) as connection:
+    with access.connected(settings, output) as connection:
         standing = queueing.submission_status(
             connection, key, os.environ.get("ATDM_OWNER_SECRET") or None
         )
@@ -120,7 +122,7 @@ def suite_finished(output: Output, build: str) -> int:
 
 def _suite(output: Output, build: str, kind: str, told: Mapping[str, Any]) -> int:
     settings = Settings.from_environment()
-    with target_access.connected(settings, output) as connection:
+    with access.connected(settings, output) as connection:
         standing = queueing.submit(
             connection,
             {

@@ -1,7 +1,7 @@
 """The log line of a command that had something to do.
 
 Belongs here: which of a command's result is logged. Does not belong here: how lines are written
-(``atdm_resources.logs``).
+(``atdm_resources.telemetry.logs``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from atdm_engine.errors import AtdmError
 from atdm_resources.settings import Settings
 
 if TYPE_CHECKING:
-    from atdm.output import Output
+    from atdm.cli.output import Output
 
 _LOGGED: Final = ("request_id", "test_run_id", "dagster_run_id", "domain", "baseline_id")
 
@@ -23,7 +23,7 @@ def record(output: Output, name: str, seconds: float, failure: Exception | None)
 
     Nothing in an installation without structlog (a client's), and at a terminal by default.
     """
-    from atdm_resources import logs
+    from atdm_resources.telemetry import logs
 
     try:
         logs.configure(service=False)

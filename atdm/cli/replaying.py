@@ -1,7 +1,7 @@
 """``atdm replay``.
 
 Belongs here: what the options mean together and what is printed. Does not belong here: making a run
-again (``atdm.replay``).
+again (``atdm_services.replay.replay``).
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atdm import replay as replays
-from atdm import target_access
-from atdm.arguments import length_of
+from atdm.cli.arguments import length_of
 from atdm.cli.leases import SOURCE, shown
-from atdm.output import UsageError, write_line
+from atdm.cli.output import UsageError, write_line
 from atdm_engine.errors import ErrorCode
-from atdm_resources.connection import masked
+from atdm_resources.postgres.connection import masked
 from atdm_resources.settings import Settings
+from atdm_services.replay import replay as replays
+from atdm_services.target import access
 
 if TYPE_CHECKING:
-    from atdm.output import Output
+    from atdm.cli.output import Output
 
 
 def replay(
@@ -48,7 +48,7 @@ def replay(
             raise UsageError(
                 ErrorCode.REQUEST_INVALID, "--print-spec prints the specification of a RUN"
             )
-        with target_access.connected(settings, output) as connection:
+        with access.connected(settings, output) as connection:
             found = replays.replay_spec(connection, run)
         write_line(sys.stdout, found.model_dump_json(indent=2))
         return 0

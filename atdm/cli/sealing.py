@@ -1,6 +1,6 @@
 """``atdm audit-verify`` and ``atdm audit-seal``.
 
-Belongs here: what the two print. Does not belong here: the chain (``atdm_resources.sealing``).
+Belongs here: what the two print. Does not belong here: the chain (``atdm_services.audit.seal``).
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ import dataclasses
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from atdm import target_access
-from atdm.extras import server_part
-from atdm_resources import sealing
 from atdm_resources.settings import Settings
+from atdm_services.audit import seal as sealing
+from atdm_services.extras import server_part
+from atdm_services.target import access
 
 if TYPE_CHECKING:
-    from atdm.output import Output
-    from atdm_resources.export_checking import ExportVerdict
+    from atdm.cli.output import Output
+    from atdm_services.audit.verify import ExportVerdict
 
 
 def verify(output: Output, *, exports: bool = False) -> int:
     """Print the verdict; exit status 1 when the trail, or a file of it, was changed."""
     settings = Settings.from_environment()
     of_files: ExportVerdict | None = None
-    with target_access.connected(settings, output) as connection, output.working("verifying"):
+    with access.connected(settings, output) as connection, output.working("verifying"):
         verdict = sealing.verify(connection)
         if exports:
             with server_part("reading exported files"):
-                from atdm_resources.export_checking import verify_exports
-                from atdm_resources.retention import Retention
-                from atdm_resources.store import Store
+                from atdm_resources.store.files import Store
+                from atdm_services.audit.verify import verify_exports
+                from atdm_services.retention import Retention
             of_files = verify_exports(
                 connection,
                 Store(settings.store_url, s3=settings.s3),
@@ -51,13 +51,13 @@ def verify(output: Output, *, exports: bool = False) -> int:
 def seal(output: Output, *, export: bool) -> int:
     """Seal everything that can be sealed, and export everything that is."""
     settings = Settings.from_environment()
-    with target_access.connected(settings, output) as connection, output.working("sealing"):
+    with access.connected(settings, output) as connection, output.working("sealing"):
         sealed = sealing.seal(connection)
         files: list[str] = []
         if export:
             with server_part("exporting the audit trail"):
-                from atdm_resources import audit_export
-                from atdm_resources.store import Store
+                from atdm_resources.store.files import Store
+                from atdm_services.audit import export as audit_export
             store = Store(settings.store_url, s3=settings.s3)
             files = audit_export.export(connection, store)
         waiting = sealing.unsealed(connection)

@@ -1,7 +1,7 @@
 """``atdm up``, ``down`` and ``status``: what runs on this machine for this home.
 
 Belongs here: starting and stopping the web page and the daemon, and how their health is shown. Does
-not belong here: what is healthy (``atdm.health``), pid records (``atdm.processes``) or the embedded
+not belong here: what is healthy (``atdm_services.health.report``), pid records (``atdm_resources.local.processes``) or the embedded
 PostgreSQL.
 """
 
@@ -18,16 +18,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atdm import health, processes, target_access
-from atdm import webserver as web
-from atdm.environment import audit_pages, dagster_environment
-from atdm.health import AUDIT, DAEMON, HOST, WEBSERVER
+from atdm_assets.instance.environment import audit_pages, dagster_environment
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources import embedded
+from atdm_resources.local import dagster_http as web
+from atdm_resources.local import postgres_server, processes
 from atdm_resources.settings import Settings
+from atdm_services.health import report as health
+from atdm_services.health.report import AUDIT, DAEMON, HOST, WEBSERVER
+from atdm_services.target import access
 
 if TYPE_CHECKING:
-    from atdm.output import Output
+    from atdm.cli.output import Output
 
 DEFAULT_PORT = 3000
 AUDIT_PORT = 3080
@@ -47,8 +48,8 @@ def up(output: Output, *, port: int | None) -> int:
     settings = Settings.from_environment()
     home = settings.home
     environment = {**dagster_environment(settings, output)}
-    with target_access.connected(settings, output) as connection:
-        target_access.initialise(settings, output, connection)
+    with access.connected(settings, output) as connection:
+        access.initialise(settings, output, connection)
 
     workspace = home / "run" / "workspace.yaml"
     workspace.parent.mkdir(parents=True, exist_ok=True)
@@ -106,8 +107,8 @@ def down(output: Output) -> int:
         stopped += [
             name for name in (DAEMON, WEBSERVER, AUDIT) if processes.stop(settings.home, name)
         ]
-        if embedded.running_url(settings.home):
-            embedded.stop(settings.home)
+        if postgres_server.running_url(settings.home):
+            postgres_server.stop(settings.home)
             stopped.append("postgresql")
     output.emit(
         {"stopped": stopped},
@@ -124,7 +125,7 @@ def status(output: Output) -> int:
 
 
 def _shown_status(report: dict[str, Any]) -> list[Any]:
-    from atdm.output import table
+    from atdm.cli.output import table
 
     database, store = report["database"], report["store"]
     reachable = "reachable" if database["reachable"] else "not reachable"

@@ -1,7 +1,7 @@
 """``atdm init`` and ``atdm env``.
 
 Belongs here: what the two print. Does not belong here: what initialising does
-(``atdm_resources.target``).
+(``atdm_resources.postgres.target``).
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import dataclasses
 import shlex
 from typing import TYPE_CHECKING
 
-from atdm import target_access
-from atdm.environment import dagster_exports
+from atdm_assets.instance.environment import dagster_exports
 from atdm_resources.settings import Settings
+from atdm_services.target import access
 
 if TYPE_CHECKING:
-    from atdm.output import Output
-    from atdm_resources.target import InitReport
+    from atdm.cli.output import Output
+    from atdm_resources.postgres.target import InitReport
 
 
 def init(output: Output, *, disposable: str | None, rebuild: bool) -> int:
     """Initialise the target; a second time it only brings things up to date."""
     settings = Settings.from_environment()
-    with target_access.connected(settings, output) as connection:
-        report = target_access.initialise(
+    with access.connected(settings, output) as connection:
+        report = access.initialise(
             settings, output, connection, disposable=disposable, rebuild=rebuild
         )
     output.emit(

@@ -1,7 +1,7 @@
 """``atdm audit`` and ``atdm catalog``.
 
 Belongs here: printing what the catalog holds, and where the audit page goes. Does not belong here:
-putting a trail together (``atdm.audit``), the page itself (``atdm.audit_page``), SQL.
+putting a trail together (``atdm_services.audit.report``), the page itself (``atdm.web.audit``), SQL.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atdm import target_access
-from atdm.arguments import constraints_of, past_of
-from atdm.audit import audit_trail, shown_trail
-from atdm.extras import server_part
-from atdm.output import UsageError, table
+from atdm.cli.arguments import constraints_of, past_of
+from atdm.cli.output import UsageError, table
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources import catalog_pages, reports
-from atdm_resources.catalog_pages import Filters
-from atdm_resources.connection import connect
+from atdm_resources.catalog import pages, runs
+from atdm_resources.catalog.pages import Filters
+from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
+from atdm_services.audit.report import audit_trail, shown_trail
+from atdm_services.extras import server_part
+from atdm_services.target import access
 
 if TYPE_CHECKING:
-    from atdm.output import Output
-    from atdm_resources.catalog_pages import Kind
+    from atdm.cli.output import Output
+    from atdm_resources.catalog.pages import Kind
 
 
 def audit(
@@ -47,18 +47,18 @@ def audit(
         return _summary(settings, output, since)
     if html is not None:
         return _page(settings, output, run, html)
-    with target_access.connected(settings, output) as connection, output.working("reading"):
+    with access.connected(settings, output) as connection, output.working("reading"):
         trail = audit_trail(settings, connection, run)
     output.emit(trail, lambda: shown_trail(trail))
     return 0
 
 
 def _summary(settings: Settings, output: Output, since: str | None) -> int:
-    from atdm.audit_numbers import shown_summary
-    from atdm_resources import audit_summary
+    from atdm.cli.audit_numbers import shown_summary
+    from atdm_resources.catalog import audit_summary
 
     start = None if since is None else past_of(since, datetime.now(UTC))
-    with target_access.connected(settings, output) as connection, output.working("counting"):
+    with access.connected(settings, output) as connection, output.working("counting"):
         numbers = audit_summary.summary(connection, start)
     output.emit(numbers, lambda: shown_summary(numbers))
     return 0
@@ -67,10 +67,10 @@ def _summary(settings: Settings, output: Output, since: str | None) -> int:
 def _page(settings: Settings, output: Output, run: str, html: str) -> int:
     """Write the audit page to a file; ``-`` is stdout."""
     with server_part("the audit page"):
-        from atdm.audit_page.page import page_of
-    from atdm.audit_page.facts import gather
+        from atdm.web.audit.page import page_of
+    from atdm.web.audit.facts import gather
 
-    with target_access.connected(settings, output) as connection, output.working("reading"):
+    with access.connected(settings, output) as connection, output.working("reading"):
         facts = gather(settings, connection, run)
     page = page_of(facts).encode()
     if html == "-":
@@ -88,14 +88,14 @@ def _page(settings: Settings, output: Output, run: str, html: str) -> int:
 
 def serve(output: Output, *, host: str, port: int) -> int:
     """Answer with audit pages until interrupted."""
-    from atdm.audit_server import AuditServer
+    from atdm.web.server import AuditServer
 
     settings = Settings.from_environment()
     with server_part("the audit page"):
-        from atdm.audit_page.page import page_of
-    from atdm.audit_page.facts import gather
+        from atdm.web.audit.page import page_of
+    from atdm.web.audit.facts import gather
 
-    database = target_access.database_url(settings, output)
+    database = access.database_url(settings, output)
 
     def page(name: str) -> str:
         with connect(database) as connection:
@@ -139,14 +139,14 @@ def _write(path: Path, page: bytes) -> None:
 def catalog_scenarios(output: Output) -> int:
     """Print what is published in the target."""
     settings = Settings.from_environment()
-    with target_access.connected(settings, output) as connection:
+    with access.connected(settings, output) as connection:
         counts = {
             (row["domain"], row["scenario_id"]): {"ready": row["ready"], "leased": row["leased"]}
-            for row in reports.runs_by_scenario(connection)
+            for row in runs.runs_by_scenario(connection)
         }
         found = [
             {**row, **counts[row["domain"], row["scenario_id"]]}
-            for row in reports.scenarios(connection)
+            for row in runs.scenarios(connection)
         ]
     output.emit(
         found,
@@ -173,8 +173,8 @@ def catalog_page(
 ) -> int:
     """Print one page of requests or runs, the latest first, and how to get the next one."""
     settings = Settings.from_environment()
-    with target_access.connected(settings, output) as connection, output.working("reading"):
-        page = catalog_pages.read(connection, kind, filters, limit=limit, cursor=cursor)
+    with access.connected(settings, output) as connection, output.working("reading"):
+        page = pages.read(connection, kind, filters, limit=limit, cursor=cursor)
     output.emit(
         {kind: page.rows, "next_cursor": page.next_cursor},
         lambda: (_requests if kind == "requests" else _runs)(page.rows),

@@ -1,7 +1,7 @@
 """A dataset file: ``scenarios/<domain>/datasets/<name>.yaml``. A mix of scenarios, made as one.
 
 Belongs here: the model of the file. Does not belong here: resolving the mix against its scenarios
-(``atdm_engine.dataset_building``).
+(``atdm_engine.bundle.dataset``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A scenario file: ``scenarios/<domain>/<scenario>.yaml``. Which rows, which constraints.
 
 Belongs here: the model of a scenario and of its row groups. Does not belong here: resolving a
-request against it (``atdm_engine.planning``).
+request against it (``atdm_engine.generation.resolve``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A table file: ``scenarios/<domain>/tables/<table>.yaml``. What is valid, and how it is made.
 
 Belongs here: the models of columns, constraints and table files and what can be checked within one
-file. Does not belong here: checks that need other files (``atdm_engine.registry``).
+file. Does not belong here: checks that need other files (``atdm_engine.bundle.registry``).
 """
 
 from __future__ import annotations

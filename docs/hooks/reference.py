@@ -17,9 +17,9 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from atdm_engine.json_schema import SchemaKind, json_schema
-from atdm_engine.registry import Domain, Registry, Scenario
-from atdm_resources.bundle import read_bundle, shipped_root
+from atdm_engine.bundle.json_schema import SchemaKind, json_schema
+from atdm_engine.bundle.registry import Domain, Registry, Scenario
+from atdm_resources.store.bundle import read_bundle, shipped_root
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -16,8 +16,8 @@ import typer.main
 import yaml
 
 from atdm.cli.app import app
-from atdm_engine.registry import Registry, SpecFile
-from atdm_resources.bundle import read_bundle, shipped_root
+from atdm_engine.bundle.registry import Registry, SpecFile
+from atdm_resources.store.bundle import read_bundle, shipped_root
 from tests.architecture.source import ROOT, project_files
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")

@@ -22,8 +22,8 @@ import psycopg
 import psycopg.sql
 import pytest
 
-from atdm_engine.registry import Registry
-from atdm_resources import embedded
+from atdm_engine.bundle.registry import Registry
+from atdm_resources.local import postgres_server
 from tests.conftest import HOME_PREFIX, session_folder
 from tests.integration.made_requests import Made, seeded
 
@@ -119,7 +119,7 @@ class Shell:
 
     @property
     def url(self) -> str:
-        return embedded.start(self.home)
+        return postgres_server.start(self.home)
 
     def connect(self) -> psycopg.Connection[Any]:
         return psycopg.connect(self.url, autocommit=True)

@@ -12,8 +12,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from atdm_engine.registry import Registry
-from atdm_resources import embedded
+from atdm_engine.bundle.registry import Registry
+from atdm_resources.local import postgres_server
 from tests.e2e.conftest import Shell
 
 SCENARIO = "active_member_clean"
@@ -137,10 +137,10 @@ def test_no_database(shell: Shell, url: str, arguments: tuple[str, ...]) -> None
 
 
 def database(shell: Shell, name: str) -> str:
-    admin = embedded.start(shell.home, "postgres")
+    admin = postgres_server.start(shell.home, "postgres")
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    return embedded.start(shell.home, name)
+    return postgres_server.start(shell.home, name)
 
 
 def test_a_target_that_nobody_marked_disposable(shell: Shell) -> None:

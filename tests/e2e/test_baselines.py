@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from atdm_engine.registry import Registry
+from atdm_engine.bundle.registry import Registry
 from tests.e2e.conftest import Shell
 
 

@@ -14,7 +14,7 @@ import httpx
 import psycopg
 import pytest
 
-from atdm_engine.registry import Registry
+from atdm_engine.bundle.registry import Registry
 from tests.e2e.conftest import ATDM, Shell, take_interrupts
 
 SCENARIO = "active_member_clean"

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from atdm_resources import queueing
-from atdm_resources.connection import connect
+from atdm_resources.catalog import queue as queueing
+from atdm_resources.postgres.connection import connect
 from tests.torture import concurrency
 from tests.torture.operations import OTHER, SCENARIO, World
 from tests.torture.places import world_on

@@ -15,7 +15,9 @@ import psycopg
 import pytest
 
 from atdm_assets import names
-from atdm_resources import leasing, queueing, sealing
+from atdm_resources.catalog import leases
+from atdm_resources.catalog import queue as queueing
+from atdm_services.audit import seal
 from tests.e2e.conftest import ATDM, MINUTELY, Shell, new_home
 from tests.integration.baseline_zoo import make_zoo, state
 from tests.waiting import until
@@ -98,7 +100,7 @@ def test_a_day(team: Shell) -> None:
         outbox = team.home / "store/outbox"
         until(lambda: len(list(outbox.glob("*.json"))) == 30, 60)
 
-        tokens = [leasing.claim(conn, f"good-{number}")[0]["token"] for number in range(20)]
+        tokens = [leases.claim(conn, f"good-{number}")[0]["token"] for number in range(20)]
         leased = "SELECT count(*) FROM atdm.test_run WHERE status = 'leased'"
         until(lambda: scalar(conn, leased) == 0, 120)
         pools = (
@@ -108,8 +110,8 @@ def test_a_day(team: Shell) -> None:
             " FROM atdm.scenario AS s WHERE s.current AND s.pool_ready > 0) AS p"
         )
         until(lambda: scalar(conn, pools), 120)
-        until(lambda: sealing.unsealed(conn) == 0, 120)
-        verdict = sealing.verify(conn)
+        until(lambda: seal.unsealed(conn) == 0, 120)
+        verdict = seal.verify(conn)
         assert verdict.intact
         assert verdict.sealed > 200
         # By the time that all this is over a refresh has been due.
@@ -274,7 +276,7 @@ def test_a_baseline_comes_back_to_the_bit_through_every_door(team: Shell) -> Non
                 conn.execute("INSERT INTO healthcare.node (label) VALUES (%s)", (baseline,))
                 captures.pop(name)("snapshot_baseline", {"baseline_id": baseline})
             captured = everything(conn)
-            leased = leasing.lease(conn, None, GOOD[0])["test_run_id"]
+            leased = leases.lease(conn, None, GOOD[0])["test_run_id"]
             conn.execute(
                 "DELETE FROM healthcare.note; UPDATE healthcare.claim SET submitted_at ="
                 " submitted_at - interval '1 day'; TRUNCATE healthcare.everything;"

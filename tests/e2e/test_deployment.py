@@ -21,12 +21,13 @@ import psycopg
 import pytest
 import yaml
 
-from atdm import webserver
 from atdm_assets import names
-from atdm_resources import leasing, queueing
-from atdm_resources.baselines import listing
-from atdm_resources.connection import connect
-from atdm_resources.store import Store
+from atdm_resources.catalog import leases
+from atdm_resources.catalog import queue as queueing
+from atdm_resources.local import dagster_http
+from atdm_resources.postgres.connection import connect
+from atdm_resources.store.files import Store
+from atdm_services.baselines import listing
 from tests.conftest import new_database
 from tests.e2e.conftest import MINUTELY
 from tests.waiting import until
@@ -162,8 +163,8 @@ def test_three_processes_serve_a_launch_a_submission_and_a_refresh(deployment: D
         "repositoryName": "__repository__",
         "repositoryLocationName": "atdm",
     }
-    until(lambda: webserver.load_errors(deployment.web) is not None, 60, pause=0.5)
-    assert webserver.load_errors(deployment.web) == {}
+    until(lambda: dagster_http.load_errors(deployment.web) is not None, 60, pause=0.5)
+    assert dagster_http.load_errors(deployment.web) == {}
 
     schedule = {**repository, "scheduleName": SCHEDULE}
     started = deployment.ask(START, schedule=schedule)["startSchedule"]
@@ -192,7 +193,7 @@ def test_three_processes_serve_a_launch_a_submission_and_a_refresh(deployment: D
         assert requests(conn)["by-hand"] == ("ready", "dagster", "human:ada-lovelace")
 
         until(lambda: queueing.submission_status(conn, "k")["status"] == "fulfilled", 90, pause=0.5)
-        (lease,) = leasing.claim(conn, "k")
+        (lease,) = leases.claim(conn, "k")
         assert lease["data"]["member_id"]
     assert deployment.healthy("daemon")
     (version, *_) = until(lambda: listing.baselines(deployment.store, "healthcare"), 150, pause=1)

@@ -18,7 +18,7 @@ from types import ModuleType
 import psycopg
 import pytest
 
-from atdm_engine.registry import Registry
+from atdm_engine.bundle.registry import Registry
 from tests.architecture.source import ROOT
 from tests.integration.made_requests import seeded
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from atdm_engine.registry import Registry
+from atdm_engine.bundle.registry import Registry
 from tests.e2e.conftest import Shell
 
 SUITE = """

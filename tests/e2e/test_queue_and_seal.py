@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atdm_engine.registry import Registry
+from atdm_engine.bundle.registry import Registry
 from tests.e2e.conftest import Shell
 
 CLEAN = "active_member_clean"

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from atdm_engine.content_hash import combined
-from atdm_engine.registry import Registry
-from atdm_engine.replaying import make_again, recorded_request
-from atdm_resources import leasing, outcomes
-from atdm_resources.connection import connect
-from atdm_resources.replaying import read_back_hashes, recorded
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.hashing.content import combined
+from atdm_engine.replay.regenerate import make_again, recorded_request
+from atdm_resources.catalog import leases, outcomes
+from atdm_resources.postgres.connection import connect
+from atdm_services.replay.load import read_back_hashes, recorded
 from tests.conftest import with_database
 from tests.e2e.conftest import Shell
 
@@ -55,7 +55,7 @@ def rows_of_runs(url: str) -> int:
 
 def give_back(shell: Shell, kept: dict[str, Any]) -> None:
     with connect(shell.url) as conn:
-        leasing.reset_run(conn, kept["test_run_id"], kept["cleanup"]["cleanup_token"])
+        leases.reset_run(conn, kept["test_run_id"], kept["cleanup"]["cleanup_token"])
 
 
 def content_hash(url: str, run: str, registry: Registry) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from atdm_resources import embedded
+from atdm_resources.local import postgres_server
 from tests.e2e.conftest import Answer, Shell
 
 TOKEN = re.compile(rb"atdm_[A-Za-z0-9_-]{43}")
@@ -26,7 +26,7 @@ def pg_dump() -> Path:
 
 def dumps(shell: Shell) -> dict[str, str]:
     """Every database of the home's server as SQL text."""
-    with psycopg.connect(embedded.start(shell.home, "postgres")) as connection:
+    with psycopg.connect(postgres_server.start(shell.home, "postgres")) as connection:
         names = [
             name
             for (name,) in connection.execute(
@@ -36,7 +36,7 @@ def dumps(shell: Shell) -> dict[str, str]:
     assert {"atdm", "atdm_dagster"} <= set(names)
     return {
         name: subprocess.run(
-            [str(pg_dump()), "--dbname", embedded.start(shell.home, name)],
+            [str(pg_dump()), "--dbname", postgres_server.start(shell.home, name)],
             capture_output=True,
             text=True,
             check=True,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from atdm_engine.registry import Registry
+from atdm_engine.bundle.registry import Registry
 from tests.e2e.conftest import Shell, take_interrupts
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stranger")]

@@ -15,9 +15,9 @@ import psycopg
 import pytest
 
 from atdm import AsyncAtdmClient, AtdmClient, AtdmClientError
-from atdm.graphql import DagsterWebserver
+from atdm.client.graphql import DagsterWebserver
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.connection import libpq_url
+from atdm_resources.postgres.connection import libpq_url
 from atdm_resources.settings import Settings
 from tests.architecture.source import ROOT
 from tests.e2e.conftest import Shell

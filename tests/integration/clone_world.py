@@ -10,14 +10,14 @@ from typing import Any
 
 import psycopg
 
-from atdm_resources.baselines import clone_endings
+from atdm_services.clones import teardown
 
 
 def databases(conn: psycopg.Connection[Any]) -> set[str]:
     """Those that bear the comment of this target."""
     rows = conn.execute(
         "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') = %s",
-        (clone_endings.comment_of(conn),),
+        (teardown.comment_of(conn),),
     )
     return {name for (name,) in rows}
 
@@ -26,5 +26,5 @@ def dropped_after(conn: psycopg.Connection[Any]) -> None:
     """Leave nothing on a server that outlives the session; each drop costs a checkpoint."""
     if os.environ.get("ATDM_TEST_DATABASE_URL"):
         for database in databases(conn):
-            clone_endings.drop(conn, database, because="test", invoker="test", source="test")
-        clone_endings.sweep(conn, thorough=True)
+            teardown.drop(conn, database, because="test", invoker="test", source="test")
+        teardown.sweep(conn, thorough=True)

@@ -16,10 +16,10 @@ import dagster as dg
 import pytest
 from psycopg import sql
 
-from atdm_assets.instance import shipped_config
-from atdm_assets.storage import close_pools
-from atdm_engine.registry import Registry
-from atdm_resources.connection import connect
+from atdm_assets.instance.local_instance import shipped_config
+from atdm_assets.instance.storage import close_pools
+from atdm_engine.bundle.registry import Registry
+from atdm_resources.postgres.connection import connect
 from tests.conftest import new_database, with_database
 from tests.integration.dagster_world import World
 

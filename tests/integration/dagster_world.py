@@ -19,14 +19,15 @@ import psycopg
 
 from atdm_assets import metadata, names
 from atdm_assets.definitions import build_defs
-from atdm_assets.request_job import Outcome, RequestedData, materialise_request
-from atdm_assets.requests_resource import RequestsResource
+from atdm_assets.requests.job import Outcome, RequestedData, materialise_request
+from atdm_assets.requests.resource import RequestsResource
+from atdm_assets.resources import StoreResource, TargetResource
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError
-from atdm_engine.registry import Registry
-from atdm_resources import catalog, reports
-from atdm_resources.catalog import RequestRecord
-from atdm_resources.configurable import StoreResource, TargetResource
-from atdm_resources.connection import connect
+from atdm_resources.catalog import requests as catalog
+from atdm_resources.catalog import runs
+from atdm_resources.catalog.requests import RequestRecord
+from atdm_resources.postgres.connection import connect
 
 QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
@@ -134,7 +135,7 @@ class World:
     def actions(self, request_id: str) -> list[str]:
         """The request's audit trail, in order, by name."""
         with connect(self.target_url) as conn:
-            return [event["action"] for event in reports.events(conn, request_id)]
+            return [event["action"] for event in runs.events(conn, request_id)]
 
     def rows(self, request_id: str, domain: str = "healthcare") -> dict[str, int]:
         """How many rows every table of the domain and the run table have for the request."""

@@ -12,10 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from atdm_engine.planning import RequestSpec, resolve
-from atdm_engine.registry import Registry
-from atdm_engine.validation import CheckOutcome, Validator
-from atdm_resources.bundle import read_bundle, shipped_root
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.checks.validator import CheckOutcome, Validator
+from atdm_engine.generation.resolve import RequestSpec, resolve
+from atdm_resources.store.bundle import read_bundle, shipped_root
 
 AS_OF = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
 REQUEST = "01KAFM8Q00ABCDEFGHJK000000"

@@ -16,13 +16,15 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 
-from atdm_engine import generation, planning, run_ids
-from atdm_engine.content_hash import ContentHash, combined
-from atdm_engine.registry import Registry
-from atdm_engine.request_spec import RequestSpec
-from atdm_resources import catalog, seeding
-from atdm_resources.catalog import RequestRecord
-from atdm_resources.store import ParquetSink, Store
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.generation import batches, resolve
+from atdm_engine.generation.request import RequestSpec
+from atdm_engine.hashing.content import ContentHash, combined
+from atdm_engine.random import run_ids
+from atdm_resources.catalog import requests
+from atdm_resources.catalog.requests import RequestRecord
+from atdm_resources.store.files import ParquetSink, Store
+from atdm_services.requests import load
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Made:
 
     spec: RequestSpec
     record: RequestRecord
-    result: seeding.SeedResult
+    result: load.SeedResult
     content_hash: str
 
     @property
@@ -65,13 +67,13 @@ def recorded(
     **options: Any,
 ) -> tuple[RequestSpec, RequestRecord]:
     """A pending request and its spec."""
-    spec = planning.resolve(
+    spec = resolve.resolve(
         registry, scenario, constraints or {}, runs=runs, request_id=fresh_request_id()
     )
-    record = catalog.create_request(
+    record = requests.create_request(
         conn,
         spec,
-        numbers=planning.numbers_needed(spec) if numbers is None else numbers,
+        numbers=resolve.numbers_needed(spec) if numbers is None else numbers,
         pooled=pooled,
         label=label,
         invoker="human:tester",
@@ -83,26 +85,26 @@ def recorded(
 
 def staged(
     store: Store, spec: RequestSpec, batch_runs: int = 10_000
-) -> tuple[dict[str, seeding.StagedTable], str | None, str]:
+) -> tuple[dict[str, load.StagedTable], str | None, str]:
     """The request's rows in the store, the path of its exposed values, its content hash."""
-    folder = catalog.request_folder(spec.domain.name, spec.scenario.name, spec.request_id)
+    folder = requests.request_folder(spec.domain.name, spec.scenario.name, spec.request_id)
     sinks: dict[str, ParquetSink] = {}
     hashes = {
         table: ContentHash(spec.domain, table, spec.request_id, spec.number_base)
         for table in spec.scenario.tables
     }
     exposed: list[pa.Table] = []
-    for batch in generation.batches(spec, batch_runs):
+    for batch in batches.batches(spec, batch_runs):
         for table, rows in batch.items():
             if table not in sinks:
                 sink = ParquetSink(store, f"{folder}/{table}.parquet", rows.schema)
                 sinks[table] = sink.__enter__()
             sinks[table].write(rows)
             hashes[table].add(rows)
-        numbers, data = generation.exposed_data(spec, batch)
+        numbers, data = batches.exposed_data(spec, batch)
         if numbers:
             ids = [run_ids.run_id(spec.request_id, number) for number in numbers]
-            texts = [json.dumps(catalog.plain(values)) for values in data]
+            texts = [json.dumps(requests.plain(values)) for values in data]
             exposed.append(pa.table({"test_run_id": ids, "data": texts}))
     for sink in sinks.values():
         sink.__exit__(None, None, None)
@@ -114,7 +116,7 @@ def staged(
                 exposed_sink.write(part)
     digests = {table: digest.hexdigest() for table, digest in hashes.items()}
     files = {
-        table: seeding.StagedTable(sink.path, sink.rows, sink.bytes, digests[table])
+        table: load.StagedTable(sink.path, sink.rows, sink.bytes, digests[table])
         for table, sink in sinks.items()
     }
     return files, path, combined(digests)
@@ -131,7 +133,7 @@ def seeded(
     store = Store(folder.as_uri())
     spec, record = recorded(conn, registry, scenario, **options)
     files, exposed, content_hash = staged(store, spec)
-    result = seeding.seed(
+    result = load.seed(
         conn,
         store,
         record,

@@ -10,9 +10,9 @@ from typing import Any
 import dagster as dg
 import psycopg
 
-from atdm_assets import queue
-from atdm_resources import queueing
-from atdm_resources.store import Store
+from atdm_assets.queue import sensor
+from atdm_resources.catalog import queue as queueing
+from atdm_resources.store.files import Store
 from tests.integration.dagster_world import QUIET, World
 
 CLEAN = "active_member_clean"
@@ -25,7 +25,7 @@ def submit(conn: psycopg.Connection[Any], key: str, **fields: Any) -> dict[str, 
 def tick(world: World, conn: psycopg.Connection[Any], **options: Any) -> list[dg.RunRequest]:
     """The runs that a tick launches; their partition keys are registered as Dagster would."""
     store = Store(world.store.as_uri())
-    result = queue.tick(world.instance, conn, lambda: store, world.registry, **options)
+    result = sensor.tick(world.instance, conn, lambda: store, world.registry, **options)
     if isinstance(result, dg.SkipReason):
         return []
     for request in result.dynamic_partitions_requests or ():

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from atdm import AsyncAtdmClient, AtdmClient, AtdmClientError
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry
-from atdm_resources import async_leasing, leasing
-from atdm_resources.connection import connect
+from atdm_resources.catalog import leases as leasing
+from atdm_resources.catalog import leases_async
+from atdm_resources.postgres.connection import connect
 from tests.integration.made_requests import rows_left, seeded
 
 SCENARIO = "active_member_clean"
@@ -166,7 +167,7 @@ def test_a_lease_that_is_cancelled_on_its_way_is_given_back(
     ready: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leased = asyncio.Event()
-    lease = async_leasing.lease
+    lease = leases_async.lease
 
     async def slow(*arguments: Any, **options: Any) -> Any:
         found = await lease(*arguments, **options)
@@ -174,7 +175,7 @@ def test_a_lease_that_is_cancelled_on_its_way_is_given_back(
         await asyncio.sleep(0.05)
         return found
 
-    monkeypatch.setattr(async_leasing, "lease", slow)
+    monkeypatch.setattr(leases_async, "lease", slow)
 
     async def work() -> None:
         async with AsyncAtdmClient(ready) as client:
@@ -219,20 +220,20 @@ def test_what_is_made_for_nobody_is_given_back(ready: str, monkeypatch: pytest.M
 
 def test_a_lost_deadlock_is_tried_again_by_both(monkeypatch: pytest.MonkeyPatch) -> None:
     """The retry is written once: here it is driven by hand."""
-    from atdm_resources import lease_steps
+    from atdm_resources.catalog import lease_calls
 
     lost = {"error": {"code": "BUSY", "message": "m", "details": {"sqlstate": "40P01"}}}
-    steps = lease_steps.reset_run("run", "token")
-    assert isinstance(next(steps), lease_steps.Call)
-    assert isinstance(steps.send(lost), lease_steps.Pause)
-    assert isinstance(steps.send(None), lease_steps.Call)
+    steps = lease_calls.reset_run("run", "token")
+    assert isinstance(next(steps), lease_calls.Call)
+    assert isinstance(steps.send(lost), lease_calls.Pause)
+    assert isinstance(steps.send(None), lease_calls.Call)
     with pytest.raises(StopIteration) as caught:
         steps.send({"status": "cleaned"})
     assert caught.value.value == {"status": "cleaned"}
 
-    steps = lease_steps.reset_run("run", "token")
+    steps = lease_calls.reset_run("run", "token")
     told: list[Any] = [None, *[lost, None] * 4]
-    assert sum(isinstance(steps.send(answer), lease_steps.Call) for answer in told) == 5
+    assert sum(isinstance(steps.send(answer), lease_calls.Call) for answer in told) == 5
     with pytest.raises(AtdmError) as refused:
         steps.send(lost)
     assert refused.value.code is ErrorCode.BUSY
@@ -253,6 +254,6 @@ def test_both_clients_have_the_same_methods_and_signatures() -> None:
     }  # fmt: skip
     assert wanted <= methods(AtdmClient).keys()
     for name in ("lease", "lease_request", "claim", "reset_run", "reset_owner"):
-        blocking, waiting = getattr(leasing, name), getattr(async_leasing, name)
+        blocking, waiting = getattr(leasing, name), getattr(leases_async, name)
         assert inspect.signature(blocking) == inspect.signature(waiting)
         assert inspect.iscoroutinefunction(waiting)

@@ -21,15 +21,15 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from atdm.output import ADVICE
+from atdm.cli.output import ADVICE
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.baselines import listing
-from atdm_resources.baselines.capture import capture
-from atdm_resources.baselines.records import Actor
-from atdm_resources.baselines.restore import restore
-from atdm_resources.connection import connect
-from atdm_resources.s3 import S3Options
-from atdm_resources.store import Store
+from atdm_resources.postgres.connection import connect
+from atdm_resources.store.files import Store
+from atdm_resources.store.s3 import S3Options
+from atdm_services.baselines import listing
+from atdm_services.baselines.capture import capture
+from atdm_services.baselines.records import Actor
+from atdm_services.baselines.restore import restore
 from tests.integration.baseline_zoo import state
 from tests.integration.s3_server import BUCKET, Fault, Faults
 

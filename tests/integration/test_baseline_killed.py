@@ -12,14 +12,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from atdm_engine.registry import Registry
-from atdm_resources import leasing
-from atdm_resources.baselines import listing
-from atdm_resources.baselines.capture import capture
-from atdm_resources.baselines.records import Actor
-from atdm_resources.baselines.restore import restore
-from atdm_resources.connection import connect
-from atdm_resources.store import Store
+from atdm_engine.bundle.registry import Registry
+from atdm_resources.catalog import leases
+from atdm_resources.postgres.connection import connect
+from atdm_resources.store.files import Store
+from atdm_services.baselines import listing
+from atdm_services.baselines.capture import capture
+from atdm_services.baselines.records import Actor
+from atdm_services.baselines.restore import restore
 from tests.integration.baseline_zoo import make_zoo, state
 from tests.integration.made_requests import seeded
 
@@ -29,7 +29,7 @@ _CHILD = """
 import os, signal, sys
 from atdm_resources.baselines import capture as capturing, contained_runs, dismantling, manifest
 from atdm_resources.baselines import records, restore as restoring
-from atdm_resources.baselines.records import Actor
+from atdm_services.baselines.records import Actor
 from atdm_resources.store import Store
 what, phase, url, store, domain, name = sys.argv[1:]
 
@@ -211,10 +211,10 @@ def test_a_lease_during_a_restore_is_told_to_try_again(
         if what == "making keys and indexes":
             with connect(target) as own:
                 try:
-                    answers.append(leasing.lease(own, None, "active_member_clean"))
+                    answers.append(leases.lease(own, None, "active_member_clean"))
                 except AtdmError as error:
                     answers.append(error.code)
 
     restore(target, store, "healthcare", "one", actor=ACTOR, progress=lease_now)
     assert answers == [ErrorCode.BUSY]
-    assert leasing.lease(conn, None, "active_member_clean")["token"]
+    assert leases.lease(conn, None, "active_member_clean")["token"]

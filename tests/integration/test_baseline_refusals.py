@@ -12,16 +12,17 @@ from typing import Any
 import psycopg
 import pytest
 
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry
-from atdm_resources import leasing
-from atdm_resources.baselines import cloning, comparing, listing
-from atdm_resources.baselines.capture import capture
-from atdm_resources.baselines.manifest import Manifest, check_id, new_id
-from atdm_resources.baselines.records import Actor
-from atdm_resources.baselines.restore import restore
-from atdm_resources.connection import connect
-from atdm_resources.store import Store
+from atdm_resources.catalog import leases
+from atdm_resources.postgres.connection import connect
+from atdm_resources.store.files import Store
+from atdm_services.baselines import diff, listing
+from atdm_services.baselines.capture import capture
+from atdm_services.baselines.manifest import Manifest, check_id, new_id
+from atdm_services.baselines.records import Actor
+from atdm_services.baselines.restore import restore
+from atdm_services.clones import templates
 from tests.integration.baseline_zoo import state
 from tests.integration.made_requests import seeded
 
@@ -225,7 +226,7 @@ def test_without_a_baseline_there_is_nothing_to_restore(
 def test_a_restore_waits_for_leases_to_be_given_back_or_revoked(
     conn: psycopg.Connection[Any], target: str, store: Store, captured: Manifest
 ) -> None:
-    leasing.lease(conn, None, "active_member_clean", owner="ci")
+    leases.lease(conn, None, "active_member_clean", owner="ci")
     before = state(conn, DOMAIN)
     with pytest.raises(AtdmError) as caught:
         restore(target, store, DOMAIN, "one", actor=ACTOR)
@@ -248,7 +249,7 @@ def test_whoever_has_locked_a_table_is_named(
     assert "the application of" in caught.value.message
     assert caught.value.details["blockers"][0]["table"] == f"{DOMAIN}.claim"
     assert state(conn, DOMAIN) == before
-    leasing.lease(conn, None, "active_member_clean")  # the domain is open again
+    leases.lease(conn, None, "active_member_clean")  # the domain is open again
 
 
 def test_rows_outside_that_would_refer_to_nothing_are_named(
@@ -304,18 +305,18 @@ def test_differences_are_counted_by_table_and_column(
                  .encode())  # fmt: skip
     conn.execute(f"DELETE FROM {DOMAIN}.claim WHERE claim_id = (SELECT min(claim_id)"
                  f" FROM {DOMAIN}.claim)".encode())  # fmt: skip
-    found = {item.table: item for item in comparing.compare(target, store, DOMAIN, "one")}
+    found = {item.table: item for item in diff.compare(target, store, DOMAIN, "one")}
     assert (found["plan"].added, found["plan"].removed, found["plan"].changed) == (2, 0, 3)
     assert found["plan"].columns == {"name": 3}
     assert (found["claim"].added, found["claim"].removed, found["claim"].changed) == (2, 1, 0)
     assert len(found["claim"].samples["removed"][0]) == 1
     assert found["diagnosis_code"].same
     capture(target, store, DOMAIN, "two", actor=ACTOR)
-    again = {item.table: item for item in comparing.compare(target, store, DOMAIN, "one", "two")}
+    again = {item.table: item for item in diff.compare(target, store, DOMAIN, "one", "two")}
     assert {name: item.as_json() for name, item in again.items()} == {
         name: item.as_json() for name, item in found.items()
     }
-    back = {item.table: item for item in comparing.compare(target, store, DOMAIN, "two", "one")}
+    back = {item.table: item for item in diff.compare(target, store, DOMAIN, "two", "one")}
     assert (back["claim"].added, back["claim"].removed) == (1, 2)
 
 
@@ -327,6 +328,6 @@ def test_the_state_after_two_restores_is_that_of_one(
     captured: Manifest,
 ) -> None:
     before = state(conn, DOMAIN)
-    hashes = cloning.hashes_of_two_restores(target, store, registry, DOMAIN, "one", actor=ACTOR)
+    hashes = templates.hashes_of_two_restores(target, store, registry, DOMAIN, "one", actor=ACTOR)
     assert hashes == [captured.content_hash] * 2
     assert state(conn, DOMAIN) == before

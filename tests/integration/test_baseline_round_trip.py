@@ -8,17 +8,17 @@ from typing import Any
 import psycopg
 import pytest
 
-from atdm.client import AtdmClient, AtdmClientError
-from atdm_engine.registry import Registry
-from atdm_resources import leasing
-from atdm_resources.baselines.capture import capture
-from atdm_resources.baselines.listing import baselines, verify
-from atdm_resources.baselines.records import Actor
-from atdm_resources.baselines.restore import restore
-from atdm_resources.connection import connect
+from atdm.client.sync import AtdmClient, AtdmClientError
+from atdm_engine.bundle.registry import Registry
+from atdm_resources.catalog import leases
+from atdm_resources.postgres.connection import connect
+from atdm_resources.postgres.target import initialise
 from atdm_resources.settings import Settings
-from atdm_resources.store import Store
-from atdm_resources.target import initialise
+from atdm_resources.store.files import Store
+from atdm_services.baselines.capture import capture
+from atdm_services.baselines.listing import baselines, verify
+from atdm_services.baselines.records import Actor
+from atdm_services.baselines.restore import restore
 from tests.integration.baseline_zoo import make_zoo, state
 from tests.integration.made_requests import seeded
 
@@ -82,13 +82,13 @@ def test_runs_and_requests_come_back_with_their_rows(
     conn: psycopg.Connection[Any], target: str, store: Store, tmp_path: Path, registry: Registry
 ) -> None:
     made = seeded(conn, tmp_path, registry, runs=5)
-    lease = leasing.lease(conn, None, "active_member_clean", owner="ci")
+    lease = leases.lease(conn, None, "active_member_clean", owner="ci")
     before = state(conn, "healthcare")
     manifest = capture(target, store, "healthcare", actor=ACTOR)
     assert manifest.runs.counts == {"leased": 1, "ready": 4}
     later = seeded(conn, tmp_path, registry, runs=3)
-    leasing.reset_run(conn, lease["test_run_id"], lease["token"])
-    leasing.lease(conn, None, "active_member_clean", owner="somebody")
+    leases.reset_run(conn, lease["test_run_id"], lease["token"])
+    leases.lease(conn, None, "active_member_clean", owner="somebody")
     result = restore(target, store, "healthcare", actor=ACTOR, revoke_leases=True)
     assert state(conn, "healthcare") == before
     assert result.runs.ready == 5
@@ -105,8 +105,8 @@ def test_runs_and_requests_come_back_with_their_rows(
         " AND (token_sha256 IS NOT NULL OR owner IS NOT NULL OR expires_at IS NOT NULL)"
     ).fetchone()
     assert tokens == (0,)
-    again = leasing.lease(conn, None, "active_member_clean")
-    assert leasing.reset_run(conn, again["test_run_id"], again["token"])["status"] == "cleaned"
+    again = leases.lease(conn, None, "active_member_clean")
+    assert leases.reset_run(conn, again["test_run_id"], again["token"])["status"] == "cleaned"
 
 
 def test_the_client_captures_lists_and_restores(
@@ -145,7 +145,7 @@ def test_a_baseline_of_another_target_brings_its_runs_and_requests_along(
         initialise(other, registry)
         seeded(other, tmp_path / "own", registry, label="named")
         restore(empty_database, store, "healthcare", actor=ACTOR)
-        lease = leasing.lease(other, None, "active_member_clean")
+        lease = leases.lease(other, None, "active_member_clean")
         assert lease["request_id"] == made.request_id
         labels = other.execute(
             "SELECT label FROM atdm.request WHERE request_id = %s", (made.request_id,)

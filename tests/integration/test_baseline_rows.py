@@ -12,25 +12,11 @@ import pytest
 from psycopg import sql
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.row_hash import RowHash
-from atdm_resources.baselines import capture as capturing
-from atdm_resources.baselines import comparing, manifest
-from atdm_resources.baselines import restore as restoring
-from atdm_resources.baselines.capture import capture
-from atdm_resources.baselines.copy_binary import has_binary_form
-from atdm_resources.baselines.feeding import Beside
-from atdm_resources.baselines.manifest import BaselineColumn
-from atdm_resources.baselines.records import Actor
-from atdm_resources.baselines.restore import restore
-from atdm_resources.baselines.rows import (
-    arrow_schema,
-    encoded,
-    fix_text_form,
-    read_rows,
-    send_rows,
-    typed,
-)
-from atdm_resources.baselines.stored_hash import (
+from atdm_engine.hashing.rows import RowHash
+from atdm_resources.postgres.connection import connect
+from atdm_resources.postgres.copy_binary import has_binary_form
+from atdm_resources.postgres.introspect import live_tables
+from atdm_resources.postgres.stored_hash import (
     NotComparableError,
     SentHash,
     column_hashes,
@@ -38,9 +24,23 @@ from atdm_resources.baselines.stored_hash import (
     server_agrees,
     stored,
 )
-from atdm_resources.baselines.structure import live_tables
-from atdm_resources.connection import connect
-from atdm_resources.store import Store
+from atdm_resources.postgres.table_rows import (
+    arrow_schema,
+    encoded,
+    fix_text_form,
+    read_rows,
+    send_rows,
+    typed,
+)
+from atdm_resources.store.files import Store
+from atdm_services.baselines import capture as capturing
+from atdm_services.baselines import diff, manifest
+from atdm_services.baselines import restore as restoring
+from atdm_services.baselines.capture import capture
+from atdm_services.baselines.manifest import BaselineColumn
+from atdm_services.baselines.records import Actor
+from atdm_services.baselines.restore import restore
+from atdm_services.baselines.row_encoder import Beside
 
 ACTOR = Actor("human:tester", "test")
 
@@ -292,7 +292,7 @@ def test_a_baseline_of_the_first_format_is_restored_and_compared(
     assert manifest.read_manifest(store, "plain", "first").format_version == 1
     assert first.content_hash != second.content_hash
     for one, other in (("first", "second"), ("second", "first"), ("first", "live")):
-        (difference,) = comparing.compare(target, store, "plain", one, other)
+        (difference,) = diff.compare(target, store, "plain", one, other)
         assert difference.same, (one, other, difference.as_json())
     conn.execute("DELETE FROM plain.one WHERE id > 50")
     restore(target, store, "plain", "first", actor=ACTOR)

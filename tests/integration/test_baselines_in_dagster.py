@@ -8,9 +8,9 @@ import dagster as dg
 import pytest
 
 from atdm_assets import names
-from atdm_resources.baselines import listing
-from atdm_resources.connection import connect
-from atdm_resources.store import Store
+from atdm_resources.postgres.connection import connect
+from atdm_resources.store.files import Store
+from atdm_services.baselines import listing
 from tests.integration.baseline_zoo import state
 from tests.integration.dagster_world import World
 from tests.integration.made_requests import seeded

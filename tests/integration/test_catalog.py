@@ -11,11 +11,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry
-from atdm_resources import catalog, leasing, reports, seeding
-from atdm_resources.connection import connect
-from atdm_resources.store import Store
+from atdm_resources.catalog import leases, requests, runs
+from atdm_resources.postgres.connection import connect
+from atdm_resources.store.files import Store
+from atdm_services.requests import load
 from tests.integration.made_requests import recorded, seeded, staged
 
 
@@ -26,7 +27,7 @@ def conn(target: str) -> Any:
 
 
 def actions(conn: psycopg.Connection[Any], request_id: str) -> list[tuple[str, str]]:
-    return [(event["action"], event["status"]) for event in reports.events(conn, request_id)]
+    return [(event["action"], event["status"]) for event in runs.events(conn, request_id)]
 
 
 def test_a_request_is_recorded_with_its_first_two_events(
@@ -48,13 +49,13 @@ def test_a_request_is_recorded_with_its_first_two_events(
     assert record.as_of == spec.as_of
     assert record.as_of.tzinfo is UTC
     assert (record.label, record.runs, record.seed) == ("my-first", 3, spec.seed)
-    assert catalog.get_request(conn, spec.request_id) == record
-    found = catalog.request_by_label(conn, "healthcare", "active_member_clean", "my-first")
+    assert requests.get_request(conn, spec.request_id) == record
+    found = requests.request_by_label(conn, "healthcare", "active_member_clean", "my-first")
     assert found == record
-    by_id = catalog.request_by_label(conn, "healthcare", "active_member_clean", spec.request_id)
+    by_id = requests.request_by_label(conn, "healthcare", "active_member_clean", spec.request_id)
     assert by_id == record
-    assert catalog.request_by_label(conn, "healthcare", "active_member_clean", "other") is None
-    received, resolved = reports.events(conn, spec.request_id)
+    assert requests.request_by_label(conn, "healthcare", "active_member_clean", "other") is None
+    received, resolved = runs.events(conn, spec.request_id)
     assert received["action"] == "request_received"
     assert received["inputs"]["constraints"] == {"claim_status": "pending"}
     assert received["inputs"]["planner_mode"] == "rule"
@@ -71,7 +72,7 @@ def test_a_label_is_letters_digits_dash_and_underscore(
     with pytest.raises(AtdmError) as caught:
         recorded(conn, registry, label=label)
     assert caught.value.code is ErrorCode.REQUEST_INVALID
-    assert reports.requests(conn) == []
+    assert runs.requests(conn) == []
 
 
 def test_a_label_names_one_request_of_a_scenario(
@@ -84,7 +85,7 @@ def test_a_label_names_one_request_of_a_scenario(
     _, other = recorded(conn, registry, "expired_eligibility", label="same")
     assert other.label == "same"
     with pytest.raises(AtdmError) as caught:
-        reports.find(conn, "same")
+        runs.find(conn, "same")
     assert caught.value.code is ErrorCode.RUN_NOT_FOUND
     assert len(caught.value.details["requests"]) == 2
 
@@ -124,15 +125,15 @@ def test_the_happy_path_has_the_events_of_the_trail_in_order(
 ) -> None:
     store = Store(tmp_path.as_uri())
     spec, record = recorded(conn, registry)
-    catalog.mark_started(conn, spec.request_id, step_count=5, dagster_run_id="run-7")
-    catalog.mark_validated(conn, spec.request_id, validators=list(spec.scenario.rules))
+    requests.mark_started(conn, spec.request_id, step_count=5, dagster_run_id="run-7")
+    requests.mark_validated(conn, spec.request_id, validators=list(spec.scenario.rules))
     files, exposed, content_hash = staged(store, spec)
-    seeding.seed(
+    load.seed(
         conn, store, record, spec.domain, spec.scenario, files,
         content_hash=content_hash, exposed=exposed,
     )  # fmt: skip
-    lease = leasing.lease(conn, None, "active_member_clean")
-    leasing.reset_run(conn, lease["test_run_id"], lease["token"])
+    lease = leases.lease(conn, None, "active_member_clean")
+    leases.reset_run(conn, lease["test_run_id"], lease["token"])
     assert [action for action, _ in actions(conn, spec.request_id)] == [
         "request_received",
         "plan_resolved",
@@ -144,7 +145,7 @@ def test_the_happy_path_has_the_events_of_the_trail_in_order(
         "reset_started",
         "reset_completed",
     ]
-    done = catalog.get_request(conn, spec.request_id)
+    done = requests.get_request(conn, spec.request_id)
     assert done.status == "ready"
     assert done.dagster_run_id == "run-7"
     assert done.content_hash == content_hash
@@ -152,7 +153,7 @@ def test_the_happy_path_has_the_events_of_the_trail_in_order(
     assert done.started_at is not None
     assert done.finished_at is not None
     assert done.started_at <= done.finished_at
-    completed = reports.events(conn, spec.request_id)[4]
+    completed = runs.events(conn, spec.request_id)[4]
     assert {"kind": "claim", "primary_key": f"claim-{lease['test_run_id']}"} in (
         completed["outputs"]["records_created"]
     )
@@ -163,14 +164,14 @@ def test_a_rejected_request_says_why_and_may_be_taken_up_again(
 ) -> None:
     _, record = recorded(conn, registry)
     failed = [{"validator": "a.rule", "message": "3 of 4 rows", "details": {"failed": 3}}]
-    catalog.mark_rejected(conn, record.request_id, failed=failed, quarantine="q/x.parquet")
-    rejected = catalog.get_request(conn, record.request_id)
+    requests.mark_rejected(conn, record.request_id, failed=failed, quarantine="q/x.parquet")
+    rejected = requests.get_request(conn, record.request_id)
     assert rejected.status == "rejected"
     assert rejected.error is not None
     assert rejected.error["code"] == "VALIDATOR_REJECTED"
     assert rejected.error["details"]["failed"] == failed
     assert actions(conn, record.request_id)[-1] == ("plan_rejected", "rejected")
-    again = catalog.reopen_request(
+    again = requests.reopen_request(
         conn, record.request_id, invoker="human:x", source="test", dagster_run_id="r2"
     )
     assert (again.status, again.error, again.dagster_run_id) == ("pending", None, "r2")
@@ -181,28 +182,28 @@ def test_only_a_pending_request_is_rolled_back(
     conn: psycopg.Connection[Any], tmp_path: Path, registry: Registry
 ) -> None:
     _, record = recorded(conn, registry)
-    assert catalog.rollback_request(conn, record.request_id, message="broke", step="claim")
-    assert not catalog.rollback_request(conn, record.request_id, message="again", step="claim")
+    assert requests.rollback_request(conn, record.request_id, message="broke", step="claim")
+    assert not requests.rollback_request(conn, record.request_id, message="again", step="claim")
     assert actions(conn, record.request_id)[-1] == ("seed_failed", "rolled_back")
     made = seeded(conn, tmp_path, registry)
-    assert not catalog.rollback_request(conn, made.request_id, message="no", step="claim")
-    assert catalog.get_request(conn, made.request_id).status == "ready"
+    assert not requests.rollback_request(conn, made.request_id, message="no", step="claim")
+    assert requests.get_request(conn, made.request_id).status == "ready"
 
 
 def test_a_request_whose_runs_were_used_is_not_taken_up_again(
     conn: psycopg.Connection[Any], tmp_path: Path, registry: Registry
 ) -> None:
     made = seeded(conn, tmp_path, registry, runs=2)
-    assert catalog.run_counts(conn, made.request_id) == {"ready": 2}
-    record = catalog.reopen_request(conn, made.request_id, invoker="human:x", source="test")
+    assert requests.run_counts(conn, made.request_id) == {"ready": 2}
+    record = requests.reopen_request(conn, made.request_id, invoker="human:x", source="test")
     assert record.status == "ready"
-    lease = leasing.lease_request(conn, made.request_id, count=1)[0]
+    lease = leases.lease_request(conn, made.request_id, count=1)[0]
     for state in ("leased", "cleaned"):
         with pytest.raises(AtdmError) as caught:
-            catalog.reopen_request(conn, made.request_id, invoker="human:x", source="test")
+            requests.reopen_request(conn, made.request_id, invoker="human:x", source="test")
         assert caught.value.code is ErrorCode.REQUEST_CONFLICT
         assert caught.value.details["runs"] == {state: 1}
-        leasing.reset_run(conn, lease["test_run_id"], lease["token"])
+        leases.reset_run(conn, lease["test_run_id"], lease["token"])
 
 
 def test_requests_and_runs_are_listed_by_what_is_asked(
@@ -210,19 +211,19 @@ def test_requests_and_runs_are_listed_by_what_is_asked(
 ) -> None:
     clean = seeded(conn, tmp_path, registry, runs=3)
     expired = seeded(conn, tmp_path, registry, "expired_eligibility")
-    leasing.lease(conn, None, "active_member_clean", owner="me")
-    listed = [row["request_id"] for row in reports.requests(conn)]
+    leases.lease(conn, None, "active_member_clean", owner="me")
+    listed = [row["request_id"] for row in runs.requests(conn)]
     assert listed == [expired.request_id, clean.request_id]
-    assert len(reports.requests(conn, scenario_id="expired_eligibility")) == 1
-    assert reports.requests(conn, status="pending") == []
-    assert reports.requests(conn, since=datetime.now(UTC) + timedelta(days=1)) == []
-    assert len(reports.requests(conn, since=timedelta(hours=1), limit=1)) == 1
-    assert [run["owner"] for run in reports.runs(conn, status="leased")] == ["me"]
-    assert len(reports.runs(conn, request_id=clean.request_id)) == 3
-    assert reports.find(conn, clean.run(2)) == (clean.request_id, clean.run(2))
-    assert reports.find(conn, clean.request_id) == (clean.request_id, None)
+    assert len(runs.requests(conn, scenario_id="expired_eligibility")) == 1
+    assert runs.requests(conn, status="pending") == []
+    assert runs.requests(conn, since=datetime.now(UTC) + timedelta(days=1)) == []
+    assert len(runs.requests(conn, since=timedelta(hours=1), limit=1)) == 1
+    assert [run["owner"] for run in runs.runs(conn, status="leased")] == ["me"]
+    assert len(runs.runs(conn, request_id=clean.request_id)) == 3
+    assert runs.find(conn, clean.run(2)) == (clean.request_id, clean.run(2))
+    assert runs.find(conn, clean.request_id) == (clean.request_id, None)
     with pytest.raises(AtdmError) as caught:
-        reports.find(conn, "nothing")
+        runs.find(conn, "nothing")
     assert caught.value.code is ErrorCode.RUN_NOT_FOUND
 
 
@@ -230,8 +231,8 @@ def test_a_trail_of_one_run_leaves_the_others_out(
     conn: psycopg.Connection[Any], tmp_path: Path, registry: Registry
 ) -> None:
     made = seeded(conn, tmp_path, registry, runs=2)
-    first, second = leasing.lease_request(conn, made.request_id)
-    trail = reports.events(conn, made.request_id, first["test_run_id"])
+    first, second = leases.lease_request(conn, made.request_id)
+    trail = runs.events(conn, made.request_id, first["test_run_id"])
     assert {event["test_run_id"] for event in trail} == {None, first["test_run_id"]}
-    everything = reports.events(conn, made.request_id)
+    everything = runs.events(conn, made.request_id)
     assert second["test_run_id"] in {event["test_run_id"] for event in everything}

@@ -11,12 +11,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from atdm_engine import run_ids
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry
-from atdm_resources import audit_summary, catalog, catalog_pages, leasing
-from atdm_resources.catalog_pages import Filters, Kind
-from atdm_resources.connection import connect
+from atdm_engine.random import run_ids
+from atdm_resources.catalog import audit_summary, leases, pages
+from atdm_resources.catalog import requests as catalog
+from atdm_resources.catalog.pages import Filters, Kind
+from atdm_resources.postgres.connection import connect
 from tests.integration.made_requests import Made, recorded, seeded
 
 Target = psycopg.Connection[Any]
@@ -43,7 +44,7 @@ def everything(conn: Target, kind: Kind, filters: Filters, limit: int) -> list[s
     found: list[str] = []
     cursor = None
     while True:
-        page = catalog_pages.read(conn, kind, filters, limit=limit, cursor=cursor)
+        page = pages.read(conn, kind, filters, limit=limit, cursor=cursor)
         assert len(page.rows) <= limit
         found += [row[ID[kind]] for row in page.rows]
         cursor = page.next_cursor
@@ -69,9 +70,9 @@ def test_what_is_added_meanwhile_moves_no_page(
     conn: Target, made: list[Made], registry: Registry, tmp_path: Path, status: str | None
 ) -> None:
     filters = Filters(status=status)
-    first = catalog_pages.read(conn, "runs", filters, limit=4)
+    first = pages.read(conn, "runs", filters, limit=4)
     seeded(conn, tmp_path, registry, runs=7)
-    second = catalog_pages.read(conn, "runs", filters, limit=5, cursor=first.next_cursor)
+    second = pages.read(conn, "runs", filters, limit=5, cursor=first.next_cursor)
     listed = [row["test_run_id"] for row in (*first.rows, *second.rows)]
     assert listed == newest_first(made)
     assert second.next_cursor is None
@@ -79,9 +80,9 @@ def test_what_is_added_meanwhile_moves_no_page(
 
 def test_every_filter(conn: Target, made: list[Made]) -> None:
     oldest, middle, latest = made
-    lease = leasing.lease_request(conn, oldest.request_id, owner="ci-1", count=1)[0]
-    leasing.lease_request(conn, latest.request_id, owner="ci-2", count=2)
-    leasing.reset_run(conn, lease["test_run_id"], lease["token"])
+    lease = leases.lease_request(conn, oldest.request_id, owner="ci-1", count=1)[0]
+    leases.lease_request(conn, latest.request_id, owner="ci-2", count=2)
+    leases.reset_run(conn, lease["test_run_id"], lease["token"])
     split = run_ids.time_of(latest.request_id)
     expected: Mapping[str, tuple[Filters, int, int | None]] = {
         "scenario": (Filters(scenario_id="member_with_dependents"), 3, 1),
@@ -114,7 +115,7 @@ def test_every_filter(conn: Target, made: list[Made]) -> None:
         for name, (filters, _, requests) in expected.items()
     }
     assert found == expected
-    (row,) = catalog_pages.read(conn, "requests", Filters(status="ready"), limit=9).rows[1:2]
+    (row,) = pages.read(conn, "requests", Filters(status="ready"), limit=9).rows[1:2]
     assert (row["label"], row["request_id"]) == ("middle", middle.request_id)
 
 
@@ -140,7 +141,7 @@ REFUSED: list[tuple[Kind, Filters, ErrorCode, str]] = [
 def test_what_there_is_not_is_refused(conn: Target) -> None:
     for kind, filters, code, said in REFUSED:
         with pytest.raises(AtdmError, match=said) as refused:
-            catalog_pages.read(conn, kind, filters, limit=1)
+            pages.read(conn, kind, filters, limit=1)
         assert refused.value.code is code
 
 
@@ -148,18 +149,18 @@ def test_what_there_is_not_is_refused(conn: Target) -> None:
 def test_a_made_up_cursor_is_refused_before_anything_is_read(cursor: str) -> None:
     nothing: Any = None
     with pytest.raises(AtdmError, match="cursor"):
-        catalog_pages.read(nothing, "runs", Filters(), limit=1, cursor=cursor)
+        pages.read(nothing, "runs", Filters(), limit=1, cursor=cursor)
 
 
 def test_a_cursor_goes_on_with_its_own_listing_only(conn: Target, made: list[Made]) -> None:
     hour_ago = datetime.now(UTC) - timedelta(hours=1)
-    first = catalog_pages.read(conn, "runs", Filters(since=hour_ago), limit=1)
+    first = pages.read(conn, "runs", Filters(since=hour_ago), limit=1)
     later = Filters(since=hour_ago + timedelta(seconds=5))  # `--since 1h` a little later
-    second = catalog_pages.read(conn, "runs", later, limit=100, cursor=first.next_cursor)
+    second = pages.read(conn, "runs", later, limit=100, cursor=first.next_cursor)
     assert len(second.rows) == 8
     for kind, filters in (("requests", Filters()), ("runs", Filters(owner="x"))):
         with pytest.raises(AtdmError, match="another listing"):
-            catalog_pages.read(
+            pages.read(
                 conn,
                 kind,  # type: ignore[arg-type]
                 filters,
@@ -172,12 +173,12 @@ def test_the_numbers_of_the_trail(
     conn: Target, made: list[Made], registry: Registry, tmp_path: Path
 ) -> None:
     oldest, _, latest = made
-    for lease in leasing.lease_request(conn, oldest.request_id, owner="ci", count=2):
-        leasing.reset_run(conn, lease["test_run_id"], lease["token"])
-    held = leasing.lease_request(conn, latest.request_id, owner="ci-2")
+    for lease in leases.lease_request(conn, oldest.request_id, owner="ci", count=2):
+        leases.reset_run(conn, lease["test_run_id"], lease["token"])
+    held = leases.lease_request(conn, latest.request_id, owner="ci-2")
     with pytest.raises(AtdmError):
-        leasing.reset_run(conn, held[0]["test_run_id"], "wrong")
-    leasing.reset_owner(conn, "ci-2")
+        leases.reset_run(conn, held[0]["test_run_id"], "wrong")
+    leases.reset_owner(conn, "ci-2")
     _, record = recorded(conn, registry, label="refused")
     catalog.mark_rejected(
         conn, record.request_id, failed=[{"validator": "a.b"}, {"validator": "a.c"}]
@@ -230,7 +231,7 @@ def test_the_numbers_of_the_trail(
 def test_the_numbers_are_shown(conn: Target, made: list[Made]) -> None:
     from rich.console import Console
 
-    from atdm.audit_numbers import shown_summary
+    from atdm.cli.audit_numbers import shown_summary
 
     console = Console(width=150, record=True, file=io.StringIO())
     for part in shown_summary(audit_summary.summary(conn)):

@@ -13,18 +13,20 @@ import dagster as dg
 import psycopg
 import pytest
 
-from atdm_assets import clone_pool as watching
-from atdm_assets import expiry, names
-from atdm_engine.registry import Registry
+from atdm_assets import names
+from atdm_assets.clones import sensor as watching
+from atdm_assets.leases import expiry
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.spec.domain import ClonePool
-from atdm_resources.baselines import clone_pool, cloning
-from atdm_resources.baselines.capture import capture
-from atdm_resources.baselines.clones import CloneLease, lease_clone
-from atdm_resources.baselines.records import Actor
-from atdm_resources.connection import connect
-from atdm_resources.retention import Retention
+from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
-from atdm_resources.store import Store
+from atdm_resources.store.files import Store
+from atdm_services.baselines.capture import capture
+from atdm_services.baselines.records import Actor
+from atdm_services.clones import pool as clone_pool
+from atdm_services.clones import templates
+from atdm_services.clones.lease import CloneLease, lease_clone
+from atdm_services.retention import Retention
 from tests.integration.clone_world import databases, dropped_after
 from tests.integration.dagster_world import QUIET, World
 
@@ -156,7 +158,7 @@ def test_the_sensor_launches_one_filling_at_a_time_and_waits_after_failures(
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(cloning, "ready_template", refuses)
+        patch.setattr(templates, "ready_template", refuses)
         assert not run().success
     waiting = tick()
     assert requests(waiting) == []

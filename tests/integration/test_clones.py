@@ -15,17 +15,20 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry
-from atdm_resources import leasing
-from atdm_resources.baselines import clone_endings, clones, cloning, comparing, schema_copy
-from atdm_resources.baselines.capture import capture
-from atdm_resources.baselines.clones import CloneLease, drop_clone, lease_clone
-from atdm_resources.baselines.manifest import Manifest
-from atdm_resources.baselines.records import Actor
-from atdm_resources.connection import connect
+from atdm_resources.catalog import leases
+from atdm_resources.postgres import schema_copy
+from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
-from atdm_resources.store import Store
+from atdm_resources.store.files import Store
+from atdm_services.baselines import diff
+from atdm_services.baselines.capture import capture
+from atdm_services.baselines.manifest import Manifest
+from atdm_services.baselines.records import Actor
+from atdm_services.clones import lease as clones
+from atdm_services.clones import teardown, templates
+from atdm_services.clones.lease import CloneLease, drop_clone, lease_clone
 from tests.conftest import with_database
 from tests.integration.clone_world import databases, dropped_after
 from tests.integration.made_requests import seeded
@@ -83,10 +86,10 @@ def test_a_clone_is_a_database_of_its_own_in_which_leases_work(
     assert cold.token not in repr(cold)
     length = cold.expires_at - datetime.now(UTC)
     assert timedelta(minutes=4) < length <= timedelta(minutes=5)
-    assert comparing.state_hash(cold.url, captured) == captured.content_hash
+    assert diff.state_hash(cold.url, captured) == captured.content_hash
     with connect(cold.url) as own:
-        run = leasing.lease(own, None, "active_member_clean")
-        assert leasing.reset_run(own, run["test_run_id"], run["token"])["status"] == "cleaned"
+        run = leases.lease(own, None, "active_member_clean")
+        assert leases.reset_run(own, run["test_run_id"], run["token"])["status"] == "cleaned"
     again = lease()
     assert (again.source, again.database != name) == ("template", True)
     assert [item.database for item in clones.listed(conn, target)] == [again.database, name]
@@ -142,7 +145,7 @@ def test_clones_past_their_time_are_swept_and_nothing_else_of_their_name(
     conn: Conn, target: str, lease: Any
 ) -> None:
     over, lives, replaced = (lease(baseline="empty") for _ in range(3))
-    assert clone_endings.sweep(conn) == []
+    assert teardown.sweep(conn) == []
     conn.execute(
         "UPDATE atdm.clone SET expires_at = now() - interval '1 s' WHERE database_name = ANY (%s)",
         ([over.database, replaced.database],),
@@ -156,7 +159,7 @@ def test_clones_past_their_time_are_swept_and_nothing_else_of_their_name(
     )
     conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(named)))
     try:
-        gone = clone_endings.sweep(conn)
+        gone = teardown.sweep(conn)
         assert {item.database for item in gone} == {over.database, named}
         there = conn.execute("SELECT FROM pg_database WHERE datname = %s", (named,)).fetchone()
         assert there is not None
@@ -169,20 +172,20 @@ def test_clones_past_their_time_are_swept_and_nothing_else_of_their_name(
 
 def test_a_thorough_sweep_drops_what_nobody_needs(conn: Conn, target: str, lease: Any) -> None:
     made = lease(baseline="empty")
-    prefix = f"{clone_endings.CLONE_PREFIX}{conn.info.dbname[-8:]}"
+    prefix = f"{teardown.CLONE_PREFIX}{conn.info.dbname[-8:]}"
     for name in (f"{prefix}_ours", f"{prefix}_theirs"):
         conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     try:
         conn.execute(
             sql.SQL("COMMENT ON DATABASE {} IS {}").format(
-                sql.Identifier(f"{prefix}_ours"), sql.Literal(clone_endings.comment_of(conn))
+                sql.Identifier(f"{prefix}_ours"), sql.Literal(teardown.comment_of(conn))
             )
         )
-        assert [(g.database, g.because) for g in clone_endings.sweep(conn, thorough=True)] == [
+        assert [(g.database, g.because) for g in teardown.sweep(conn, thorough=True)] == [
             (f"{prefix}_ours", "it has no owner")
         ]
         conn.execute("UPDATE atdm.clone SET fingerprint = 'older'")
-        (template,) = clone_endings.sweep(conn, thorough=True)
+        (template,) = teardown.sweep(conn, thorough=True)
         assert template.kind == "template"
         assert databases(conn) == {made.database}
         there = conn.execute(
@@ -234,16 +237,16 @@ def test_a_user_without_the_right_is_told_what_it_takes(
 def test_a_template_that_is_dropped_meanwhile_is_looked_for_again(
     conn: Conn, lease: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = cloning.ready_template
-    found: list[cloning.Template] = []
+    find = templates.ready_template
+    found: list[templates.Template] = []
 
-    def dropped_the_first_time(*arguments: Any, **options: Any) -> cloning.Template:
+    def dropped_the_first_time(*arguments: Any, **options: Any) -> templates.Template:
         found.append(find(*arguments, **options))
         if len(found) == 1:
-            clone_endings.drop(conn, found[0].database, because="x", invoker="x", source="x")
+            teardown.drop(conn, found[0].database, because="x", invoker="x", source="x")
         return found[-1]
 
-    monkeypatch.setattr(cloning, "ready_template", dropped_the_first_time)
+    monkeypatch.setattr(templates, "ready_template", dropped_the_first_time)
     assert lease(baseline="empty").source == "cold"
     assert [template.made for template in found] == [True, True]
     assert conn.execute("SELECT count(*) FROM atdm.clone WHERE status = 'making'").fetchone() == (
@@ -260,7 +263,7 @@ def test_a_copy_that_fails_leaves_nothing_behind(
     def fails(url: str) -> None:
         raise AtdmError(ErrorCode.TARGET_UNREACHABLE, "gone")
 
-    monkeypatch.setattr(cloning, "make_it_its_own", fails)
+    monkeypatch.setattr(templates, "make_it_its_own", fails)
     with pytest.raises(AtdmError, match="gone"):
         lease(baseline="empty")
     assert databases(conn) == before
@@ -306,7 +309,7 @@ def test_tables_of_the_application_come_along(
     assert "note" in caught.value.message
     assert databases(conn) == set()
     made = lease(baseline="app")
-    assert comparing.state_hash(made.url, captured) == captured.content_hash
+    assert diff.state_hash(made.url, captured) == captured.content_hash
     with connect(made.url) as own:
         own.execute("UPDATE healthcare.note SET body = 'now'")
         told = own.execute(
@@ -319,8 +322,8 @@ def test_tables_of_the_application_come_along(
             " SELECT member_id FROM healthcare.member LIMIT 1 RETURNING note_id"
         ).fetchone() or (None,)
         assert next_id == 3
-        run = leasing.lease(own, None, "active_member_clean")
-        assert leasing.reset_run(own, run["test_run_id"], run["token"])["status"] == "cleaned"
+        run = leases.lease(own, None, "active_member_clean")
+        assert leases.reset_run(own, run["test_run_id"], run["token"])["status"] == "cleaned"
         # What only the catalog's owner may do, nobody else may do in the copy.
         may = own.execute(
             "SELECT has_function_privilege('atdm_client', 'atdm.lease(text,text,jsonb,text,"
@@ -334,7 +337,7 @@ def test_tables_of_the_application_come_along(
 _CHILD = """
 import os, signal, sys
 from atdm_resources.baselines import clones, cloning
-from atdm_resources.connection import connect
+from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
 phase, url, home = sys.argv[1:]
 
@@ -368,9 +371,9 @@ def test_what_a_killed_process_was_making_is_never_used_and_swept(
     # Whoever comes next gets a whole one, whether or not somebody has swept before.
     if kind == "template":
         assert lease(baseline="empty").source == "cold"
-        assert clone_endings.sweep(conn) == []
+        assert teardown.sweep(conn) == []
     else:
-        (dead,) = clone_endings.sweep(conn)
+        (dead,) = teardown.sweep(conn)
         assert (dead.kind, dead.because) == ("clone", "its process is gone")
         assert lease(baseline="empty").source == "template"
     rows = conn.execute("SELECT kind, status FROM atdm.clone WHERE status <> 'dropped'").fetchall()

@@ -8,8 +8,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from atdm_resources.baselines.copy_stream import _row_by_row, copied
-from atdm_resources.connection import connect
+from atdm_resources.postgres.connection import connect
+from atdm_resources.postgres.copy_stream import _row_by_row, copied
 
 TABLE = "CREATE TABLE t (id integer, text text)"
 

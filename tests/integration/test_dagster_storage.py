@@ -13,8 +13,8 @@ import psycopg2
 import pytest
 from dagster_postgres.event_log import PostgresEventLogStorage
 
-from atdm_assets import storage
-from atdm_assets.instance import shipped_config
+from atdm_assets.instance import storage
+from atdm_assets.instance.local_instance import shipped_config
 
 pytest_plugins = ["tests.integration.dagster_fixtures"]
 
@@ -86,7 +86,7 @@ def test_a_run_opens_no_connection_where_upstream_opens_one_an_operation(
     ):
         assert JOB.execute_in_process(instance=instance, run_config=QUIET).success
     assert len(pooled) == 0
-    assert len(upstream) >= 50, "upstream pools by itself now: atdm_assets.storage can go"
+    assert len(upstream) >= 50, "upstream pools by itself now: atdm_assets.instance.storage can go"
 
 
 def test_the_pooled_classes_are_the_ones_that_dagster_yaml_yields(

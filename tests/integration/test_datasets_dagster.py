@@ -9,17 +9,18 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from atdm_assets import names, own_runs
-from atdm_assets.dataset_assets import clock_of
-from atdm_assets.dataset_job import AskedVersion, VersionOutcome, materialise_version
-from atdm_engine.datasets import version_id
+from atdm_assets import names
+from atdm_assets.datasets.assets import clock_of
+from atdm_assets.datasets.job import AskedVersion, VersionOutcome, materialise_version
+from atdm_assets.instance import run_liveness
+from atdm_engine.bundle.registry import Registry, SpecFile
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry, SpecFile
-from atdm_resources.baselines.manifest import read_manifest
-from atdm_resources.bundle import read_bundle, shipped_root
-from atdm_resources.connection import connect
-from atdm_resources.datasets.versions import versions
-from atdm_resources.store import Store
+from atdm_engine.generation.datasets import version_id
+from atdm_resources.postgres.connection import connect
+from atdm_resources.store.bundle import read_bundle, shipped_root
+from atdm_resources.store.files import Store
+from atdm_services.baselines.manifest import read_manifest
+from atdm_services.datasets.versions import versions
 from tests.integration.dagster_world import World, error_of
 
 pytest_plugins = ["tests.integration.dagster_fixtures"]
@@ -113,20 +114,20 @@ def test_a_run_whose_process_is_gone_is_reported_and_a_living_one_is_not(tiny: W
         )
 
     dead, living, elsewhere = (str(uuid.uuid4()) for _ in range(3))
-    with own_runs.vouched_for(tiny.resources["target"], dead) as tags:
+    with run_liveness.vouched_for(tiny.resources["target"], dead) as tags:
         started(dead, tags)
         started(elsewhere, {names.VOUCHED_TAG: "another@1"})
         with connect(tiny.target_url) as conn:
-            assert own_runs.report_dead(tiny.instance, conn) == []
-    with own_runs.vouched_for(tiny.resources["target"], living) as tags:
+            assert run_liveness.report_dead(tiny.instance, conn) == []
+    with run_liveness.vouched_for(tiny.resources["target"], living) as tags:
         started(living, tags)
         with connect(tiny.target_url) as conn:
-            assert own_runs.report_dead(tiny.instance, conn) == [dead]
-            assert own_runs.report_dead(tiny.instance, conn) == []
+            assert run_liveness.report_dead(tiny.instance, conn) == [dead]
+            assert run_liveness.report_dead(tiny.instance, conn) == []
     ended = tiny.instance.get_run_by_id(dead)
     assert ended is not None
     assert ended.status is dg.DagsterRunStatus.FAILURE
-    with own_runs.vouched_for(None, living) as tags:
+    with run_liveness.vouched_for(None, living) as tags:
         assert tags == {}
 
 

@@ -10,22 +10,22 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from atdm_engine.bundle.registry import Registry, SpecFile
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry, SpecFile
-from atdm_resources.baselines import removing
-from atdm_resources.baselines.listing import latest, verify
-from atdm_resources.baselines.manifest import Manifest
-from atdm_resources.baselines.records import Actor
-from atdm_resources.baselines.restore import restore
-from atdm_resources.bundle import read_bundle, shipped_root
-from atdm_resources.connection import connect
-from atdm_resources.datasets.building import Built, build_dataset
-from atdm_resources.datasets.runners import InProcess, Processes, ShardRunner
-from atdm_resources.datasets.shards import ShardReport, ShardWork, make_shard
-from atdm_resources.datasets.versions import sweep, versions
-from atdm_resources.s3 import S3Options
-from atdm_resources.store import Store
-from atdm_resources.target import initialise
+from atdm_resources.postgres.connection import connect
+from atdm_resources.postgres.target import initialise
+from atdm_resources.store.bundle import read_bundle, shipped_root
+from atdm_resources.store.files import Store
+from atdm_resources.store.s3 import S3Options
+from atdm_services.baselines import removal
+from atdm_services.baselines.listing import latest, verify
+from atdm_services.baselines.manifest import Manifest
+from atdm_services.baselines.records import Actor
+from atdm_services.baselines.restore import restore
+from atdm_services.datasets.build import Built, build_dataset
+from atdm_services.datasets.runners import InProcess, Processes, ShardRunner
+from atdm_services.datasets.shards import ShardReport, ShardWork, make_shard
+from atdm_services.datasets.versions import sweep, versions
 from tests.integration.dagster_world import World
 from tests.integration.s3_server import BUCKET, Fault, Faults, proxy
 
@@ -238,7 +238,7 @@ def test_what_killed_builds_and_deletions_left_goes_with_the_next_version(
         build(work, Killed())
     kept = build_at(bundle, store, CLOCK + timedelta(days=1))
     doomed = build_at(bundle, store, CLOCK + timedelta(days=2))
-    removing.remove(store, doomed.files, {})
+    removal.remove(store, doomed.files, {})
     now = datetime.now(UTC)
     assert sweep(store, work.dataset, now) == [doomed.version]
     assert store.files(work.folder), "there is still time to go on with it"

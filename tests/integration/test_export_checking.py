@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from atdm_resources import audit_export, sealing
-from atdm_resources.connection import connect
-from atdm_resources.export_checking import ExportVerdict, verify_exports
-from atdm_resources.store import Store
+from atdm_resources.postgres.connection import connect
+from atdm_resources.store.files import Store
+from atdm_services.audit import export, seal
+from atdm_services.audit.verify import ExportVerdict, verify_exports
 from tests.integration.test_sealing import seal_all, write
 
 Tamper = Callable[[Path], None]
@@ -80,13 +80,13 @@ def test_every_change_of_a_file_is_named(conn: psycopg.Connection[Any], tmp_path
     assert verified() == ExportVerdict()
     write(conn, "first", 20)
     seal_all(conn)
-    audit_export.export(conn, store)
+    export.export(conn, store)
     write(conn, "second", 5)
     seal_all(conn)
-    audit_export.export(conn, store)
+    export.export(conn, store)
     whole = verified()
     assert whole.intact, whole.problems
-    assert whole.events == sealing.verify(conn).sealed
+    assert whole.events == seal.verify(conn).sealed
     path = next(found for found in sorted(tmp_path.rglob("*.parquet")) if "events-1-" in found.name)
     content = path.read_bytes()
     for tamper, said in TAMPERED:

@@ -9,11 +9,15 @@ from typing import Any
 import psycopg
 import pytest
 
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry
-from atdm_resources import expiry, giving_back, leasing, reports, residue
-from atdm_resources.connection import connect
-from atdm_resources.store import Store
+from atdm_resources.catalog import leases as leasing
+from atdm_resources.catalog import retirement
+from atdm_resources.catalog import runs as reports
+from atdm_resources.postgres import residue
+from atdm_resources.postgres.connection import connect
+from atdm_resources.store.files import Store
+from atdm_services.leases import reclaim
 from tests.integration.made_requests import Made, rows_left, seeded
 
 WHO = {"invoker": "agent:test", "source": "test"}
@@ -59,7 +63,7 @@ def test_an_overdue_lease_goes_with_the_rows_of_the_application(
     first, second, *_ = leasing.lease_request(conn, made.request_id, owner="ci")
     application_claim(conn, first["test_run_id"], "app-1")
     overdue(conn, first["test_run_id"])
-    done = giving_back.expire_due(conn, **WHO)
+    done = reclaim.expire_due(conn, **WHO)
     assert done.runs == [first["test_run_id"]]
     assert done.deleted["healthcare"]["claim"] == 2
     assert done.adopted == {"healthcare": {"claim": 1}}
@@ -76,7 +80,7 @@ def test_an_overdue_lease_goes_with_the_rows_of_the_application(
     ]
     assert actions == ["leased", "reset_started", "reset_completed", "lease_expired"]
     assert residue.residue_of_domain(conn, "healthcare").rows == 0
-    assert giving_back.expire_due(conn, **WHO).runs == []
+    assert reclaim.expire_due(conn, **WHO).runs == []
 
 
 def test_a_token_of_an_expired_run_finds_it_cleaned(
@@ -84,7 +88,7 @@ def test_a_token_of_an_expired_run_finds_it_cleaned(
 ) -> None:
     lease = leasing.lease_request(conn, made.request_id, count=1)[0]
     overdue(conn, lease["test_run_id"])
-    giving_back.expire_due(conn, **WHO)
+    reclaim.expire_due(conn, **WHO)
     again = leasing.reset_run(conn, lease["test_run_id"], lease["token"])
     assert again["status"] == "already_cleaned"
 
@@ -151,16 +155,16 @@ def test_one_run_that_cannot_go_does_not_keep_the_others_and_is_left_alone_for_a
     )
     for run in (runs[0], runs[2]):
         overdue(conn, run)
-    done = giving_back.expire_due(conn, **WHO)
+    done = reclaim.expire_due(conn, **WHO)
     assert done.runs == [runs[2]]
     assert [item["test_run_id"] for item in done.failed] == [runs[0]]
     assert runs[1] in done.failed[0]["error"]["message"]
     assert sum(rows_left(conn, runs[0]).values()) == 5
     events = len(reports.events(conn, made.request_id))
-    assert giving_back.expire_due(conn, **WHO).failed == []
+    assert reclaim.expire_due(conn, **WHO).failed == []
     assert len(reports.events(conn, made.request_id)) == events
     # Together they go.
-    both = giving_back.give_back(conn, runs[:2], strategy="test", **WHO)
+    both = reclaim.give_back(conn, runs[:2], strategy="test", **WHO)
     assert sorted(both.runs) == runs[:2]
 
 
@@ -171,9 +175,9 @@ def test_a_domain_that_is_being_reset_is_left_for_later(
     overdue(conn, lease["test_run_id"])
     with connect(target) as other, other.transaction():
         other.execute("SELECT pg_advisory_xact_lock(atdm.domain_lock_key('healthcare'))")
-        done = giving_back.expire_due(conn, **WHO)
+        done = reclaim.expire_due(conn, **WHO)
     assert (done.runs, done.busy) == ([], ["healthcare"])
-    assert giving_back.expire_due(conn, **WHO).runs == [lease["test_run_id"]]
+    assert reclaim.expire_due(conn, **WHO).runs == [lease["test_run_id"]]
 
 
 def test_two_sweeps_at_once_share_the_work(
@@ -182,8 +186,8 @@ def test_two_sweeps_at_once_share_the_work(
     for lease in leasing.lease_request(conn, made.request_id):
         overdue(conn, lease["test_run_id"])
     with connect(target) as other, conn.transaction():
-        mine = giving_back.expire_due(conn, 2, **WHO)
-        theirs = giving_back.expire_due(other, 10, **WHO)
+        mine = reclaim.expire_due(conn, 2, **WHO)
+        theirs = reclaim.expire_due(other, 10, **WHO)
     assert len(mine.runs) == len(theirs.runs) == 2
     assert not set(mine.runs) & set(theirs.runs)
 
@@ -192,10 +196,10 @@ def test_an_operator_resets_a_run_with_a_reason(conn: psycopg.Connection[Any], m
     lease = leasing.lease_request(conn, made.request_id, count=1)[0]
     run = lease["test_run_id"]
     keys = residue.keys_of_run(conn, "healthcare", run)
-    done = giving_back.reset_run(conn, run, reason="stuck", **WHO)
+    done = reclaim.reset_run(conn, run, reason="stuck", **WHO)
     assert (done["status"], done["deleted"]["claim"]) == ("cleaned", 1)
     assert residue.residue_of_run(conn, "healthcare", run, keys).rows == 0
-    again = giving_back.reset_run(conn, run, reason="stuck", **WHO)
+    again = reclaim.reset_run(conn, run, reason="stuck", **WHO)
     assert (again["status"], again["deleted"]) == ("already_cleaned", {})
     requested = next(
         event
@@ -204,10 +208,10 @@ def test_an_operator_resets_a_run_with_a_reason(conn: psycopg.Connection[Any], m
     )
     assert requested["inputs"] == {"reason": "stuck", "run_was": "leased"}
     with pytest.raises(AtdmError) as unknown:
-        giving_back.reset_run(conn, "01K7ZQ0000ABCDEFGHJK000001", reason="stuck", **WHO)
+        reclaim.reset_run(conn, "01K7ZQ0000ABCDEFGHJK000001", reason="stuck", **WHO)
     assert unknown.value.code == ErrorCode.RUN_NOT_FOUND
     with pytest.raises(AtdmError) as unreasoned:
-        giving_back.reset_run(conn, made.run(2), reason=" ", **WHO)
+        reclaim.reset_run(conn, made.run(2), reason=" ", **WHO)
     assert unreasoned.value.code == ErrorCode.REQUEST_INVALID
 
 
@@ -238,7 +242,7 @@ def test_the_end_of_a_suite_takes_back_all_but_what_is_to_be_left(
         "UPDATE atdm.test_run SET cleanup_strategy = 'leave' WHERE test_run_id = %s",
         (leases[1]["test_run_id"],),
     )
-    done = giving_back.reset_suite(conn, "build-7", **WHO)
+    done = reclaim.reset_suite(conn, "build-7", **WHO)
     assert done.runs == [leases[0]["test_run_id"], leases[2]["test_run_id"]]
     assert status(conn, leases[1]["test_run_id"]) == "leased"
     assert status(conn, other["test_run_id"]) == "leased"
@@ -250,15 +254,15 @@ def test_requests_are_retired_when_their_runs_are_gone_and_then_forgotten(
     store = Store(tmp_path.as_uri())
     kept = seeded(conn, tmp_path, registry, runs=1)
     zero = timedelta(0)
-    assert expiry.retire(conn, zero, 10) == []
-    giving_back.give_back(conn, [made.run(n) for n in range(1, 5)], strategy="test", **WHO)
-    assert expiry.retire(conn, timedelta(hours=1), 10) == []
-    assert expiry.retire(conn, zero, 10) == [made.request_id]
+    assert retirement.retire(conn, zero, 10) == []
+    reclaim.give_back(conn, [made.run(n) for n in range(1, 5)], strategy="test", **WHO)
+    assert retirement.retire(conn, timedelta(hours=1), 10) == []
+    assert retirement.retire(conn, zero, 10) == [made.request_id]
     assert reports.events(conn, made.request_id)[-1]["action"] == "request_retired"
-    (over,) = expiry.over_requests(conn, zero, 10)
+    (over,) = retirement.over_requests(conn, zero, 10)
     assert (over.request_id, over.label) == (made.request_id, made.record.label)
-    expiry.forget(conn, store, [over])
-    assert expiry.over_requests(conn, zero, 10) == []
+    retirement.forget(conn, store, [over])
+    assert retirement.over_requests(conn, zero, 10) == []
     left = {path.split("/")[3] for path in store.files("requests")}
     assert left == {kept.request_id}
 
@@ -267,8 +271,8 @@ def test_runs_that_nobody_came_for_are_taken_back(
     conn: psycopg.Connection[Any], made: Made
 ) -> None:
     (lease,) = leasing.lease_request(conn, made.request_id, count=1)
-    assert giving_back.reset_unclaimed(conn, timedelta(days=1), 10, **WHO).runs == []
+    assert reclaim.reset_unclaimed(conn, timedelta(days=1), 10, **WHO).runs == []
     conn.execute("UPDATE atdm.request SET finished_at = %s", (datetime.now(UTC) - timedelta(2),))
-    done = giving_back.reset_unclaimed(conn, timedelta(days=1), 10, **WHO)
+    done = reclaim.reset_unclaimed(conn, timedelta(days=1), 10, **WHO)
     assert len(done.runs) == 3
     assert lease["test_run_id"] not in done.runs

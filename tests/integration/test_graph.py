@@ -11,15 +11,15 @@ import psycopg
 import pyarrow.parquet as pq
 import pytest
 
-from atdm_assets import execution
-from atdm_engine.content_hash import ContentHash, combined
+from atdm_engine.bundle.registry import Registry, SpecFile
 from atdm_engine.errors import ErrorCode
-from atdm_engine.registry import Registry, SpecFile
-from atdm_resources import leasing, read_back, seeding
-from atdm_resources.bundle import read_bundle, shipped_root
-from atdm_resources.connection import connect
-from atdm_resources.initialising import initialise
-from atdm_resources.request_lock import RequestLock
+from atdm_engine.hashing.content import ContentHash, combined
+from atdm_resources.catalog import leases as leasing
+from atdm_resources.postgres.connection import connect
+from atdm_resources.postgres.locks import RequestLock
+from atdm_resources.store.bundle import read_bundle, shipped_root
+from atdm_services.requests import load, read_back, steps
+from atdm_services.target.init import initialise
 from tests.integration.dagster_world import World, error_of, materialised
 
 pytest_plugins = ["tests.integration.dagster_fixtures"]
@@ -294,7 +294,7 @@ def test_an_exception_in_generation_leaves_nothing(
     def broken(*_: Any) -> Any:
         raise RuntimeError("a bug in a generator")
 
-    monkeypatch.setattr(execution, "batches", broken)
+    monkeypatch.setattr(steps, "batches", broken)
     result = world.run(CLEAN, "broken", {})
     assert not result.success
     record = world.recorded(CLEAN, "broken")
@@ -319,7 +319,7 @@ def test_a_failure_half_way_through_loading_leaves_nothing(
     def broken(conn: psycopg.Connection[Any], *_: Any) -> None:
         raise RuntimeError("the last statement of the transaction")
 
-    monkeypatch.setattr(seeding, "_record", broken)
+    monkeypatch.setattr(load, "_record", broken)
     assert not world.run(CLEAN, "half", {"runs": 10}).success
     record = world.recorded(CLEAN, "half")
     assert record is not None
@@ -334,7 +334,7 @@ def test_a_replay_that_fails_leaves_the_ready_request_as_it_was(
 ) -> None:
     outcome = world.ask(CLEAN, label="kept", runs=2)
     before, files = world.request(outcome.request_id), world.files()
-    monkeypatch.setattr(seeding, "_record", lambda *_: 1 / 0)
+    monkeypatch.setattr(load, "_record", lambda *_: 1 / 0)
     assert not world.run(CLEAN, "kept", None).success
     after = world.request(outcome.request_id)
     assert (after.status, after.content_hash) == ("ready", before.content_hash)

@@ -29,15 +29,16 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._daemon.types import DaemonHeartbeat
 from dagster._utils.error import SerializableErrorInfo
 
-from atdm import health as judging
 from atdm.cli import services
-from atdm.output import Output
-from atdm_engine.registry import Registry
-from atdm_resources import health, leasing, queueing
-from atdm_resources.connection import connect
-from atdm_resources.request_lock import RequestLock
+from atdm.cli.output import Output
+from atdm_engine.bundle.registry import Registry
+from atdm_resources.catalog import health, leases
+from atdm_resources.catalog import queue as queueing
+from atdm_resources.postgres.connection import connect
+from atdm_resources.postgres.locks import RequestLock
 from atdm_resources.settings import Settings
-from atdm_resources.store import Store
+from atdm_resources.store.files import Store
+from atdm_services.health import report as judging
 from tests.integration.made_requests import recorded, seeded
 from tests.integration.s3_server import BUCKET, Fault, Faults
 from tests.waiting import until
@@ -143,7 +144,7 @@ def test_an_object_store_and_one_that_stalls(
     assert "the store cannot be used" in only_problem(there)
     faults.clear()
     monkeypatch.setattr(judging, "PART_SECONDS", 0.5)
-    monkeypatch.setattr("atdm_resources.health.probe_store", lambda store: time.sleep(5))
+    monkeypatch.setattr("atdm_resources.catalog.health.probe_store", lambda store: time.sleep(5))
     report = judging.report(there)
     assert "the store did not answer within 0.5 s" in report["problems"]
 
@@ -163,7 +164,7 @@ def test_leases_that_are_over(
     settings: Settings, conn: psycopg.Connection[Any], registry: Registry, tmp_path: Path
 ) -> None:
     made = seeded(conn, tmp_path / "s", registry, runs=2)
-    leasing.lease_request(conn, made.request_id, count=2)
+    leases.lease_request(conn, made.request_id, count=2)
     work = health.work(conn)
     assert (work.leased, work.overdue, work.stuck) == (2, 0, 0)
     assert work.oldest_lease is not None
@@ -315,7 +316,7 @@ def test_the_table_names_every_part(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     made = seeded(conn, tmp_path / "s", registry, "claim_denial_active_member", runs=2)
-    leasing.lease_request(conn, made.request_id, count=1)
+    leases.lease_request(conn, made.request_id, count=1)
     conn.execute(
         "INSERT INTO atdm.baseline (domain, baseline_id, kind, status, store_url, invoker, source,"
         " finished_at) VALUES ('healthcare', 'bl-1', 'captured', 'complete', 'x', 'y', 'z',"

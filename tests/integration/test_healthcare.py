@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from atdm_engine.generation import generate
-from atdm_engine.registry import Registry
-from atdm_engine.validation import verdict
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.checks.validator import verdict
+from atdm_engine.generation.batches import generate
 from tests.integration.healthcare_requests import (
     AS_OF,
     RUNS,

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from atdm_engine import ENGINE_VERSION
-from atdm_engine.content_hash import ContentHash, combined
-from atdm_engine.generation import batches
-from atdm_engine.planning import resolve
-from atdm_engine.registry import Registry
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.generation.batches import batches
+from atdm_engine.generation.resolve import resolve
+from atdm_engine.hashing.content import ContentHash, combined
 from tests.integration.healthcare_requests import AS_OF, RUNS, shipped_registry
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "healthcare_hashes.json"

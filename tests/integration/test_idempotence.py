@@ -7,10 +7,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from atdm_assets import execution, names
-from atdm_assets.idempotence import CHECK, RUNS
-from atdm_resources import leasing
-from atdm_resources.connection import connect
+from atdm_assets import names
+from atdm_assets.requests.idempotence import CHECK, RUNS
+from atdm_resources.catalog import leases
+from atdm_resources.postgres.connection import connect
+from atdm_services.requests import steps
 from tests.integration.dagster_world import QUIET, World
 
 pytest_plugins = ["tests.integration.dagster_fixtures"]
@@ -53,7 +54,7 @@ def test_a_ready_request_that_is_named_stays_and_a_leased_one_is_refused(world: 
     assert (passed, shown["request_id"]) == (True, made.request_id)
     assert world.rows(made.request_id) == before
     with connect(world.target_url) as conn:
-        leasing.lease_request(conn, made.request_id, owner="me", count=1)
+        leases.lease_request(conn, made.request_id, owner="me", count=1)
         passed, shown = judged(world, request_id=made.request_id)
     assert (passed, shown["error_code"]) == (False, "REQUEST_CONFLICT")
     assert not judged(world, request_id="0" * 26)[0]
@@ -63,7 +64,7 @@ def test_rows_that_change_between_the_times_fail_the_check(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = world.ask(CLEAN)
-    seed = execution.seed
+    seed = steps.seed
 
     def seed_and_spoil(*arguments: Any) -> Any:
         done = seed(*arguments)
@@ -74,7 +75,7 @@ def test_rows_that_change_between_the_times_fail_the_check(
             )
         return done
 
-    monkeypatch.setattr(execution, "seed", seed_and_spoil)
+    monkeypatch.setattr(steps, "seed", seed_and_spoil)
     passed, shown = judged(world, request_id=made.request_id)
     assert not passed
     assert shown["first"] != shown["second"]

@@ -12,10 +12,11 @@ from typing import Any
 import psycopg
 import pytest
 
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry
-from atdm_resources import leasing, reports
-from atdm_resources.connection import connect
+from atdm_resources.catalog import leases
+from atdm_resources.catalog import runs as reports
+from atdm_resources.postgres.connection import connect
 from tests.integration.made_requests import Made, recorded, seeded
 
 
@@ -33,7 +34,7 @@ def made(conn: psycopg.Connection[Any], tmp_path: Path, registry: Registry) -> M
 def test_a_lease_hands_out_a_run_with_its_keys_and_a_token_kept_as_a_hash(
     conn: psycopg.Connection[Any], made: Made
 ) -> None:
-    lease = leasing.lease(conn, None, "active_member_clean", owner="ci", invoker="agent:1")
+    lease = leases.lease(conn, None, "active_member_clean", owner="ci", invoker="agent:1")
     run = lease["test_run_id"]
     assert lease["request_id"] == made.request_id
     assert lease["domain"] == "healthcare"
@@ -60,14 +61,14 @@ def test_every_run_is_leased_once_and_then_none_is_ready(
     def lease_some(count: int) -> list[str]:
         with connect(target) as own:
             return [
-                leasing.lease(own, None, "active_member_clean")["test_run_id"] for _ in range(count)
+                leases.lease(own, None, "active_member_clean")["test_run_id"] for _ in range(count)
             ]
 
     with ThreadPoolExecutor(4) as pool:
         runs = [run for part in pool.map(lease_some, [5] * 4) for run in part]
     assert sorted(runs) == [made.run(number) for number in range(1, 21)]
     with pytest.raises(AtdmError) as caught:
-        leasing.lease(conn, None, "active_member_clean")
+        leases.lease(conn, None, "active_member_clean")
     assert caught.value.code is ErrorCode.NONE_READY
 
 
@@ -82,9 +83,9 @@ def test_constraints_given_as_text_find_runs_made_with_typed_ones(
         constraints={"diagnosis_code_is_valid": False},
     )
     with pytest.raises(AtdmError) as caught:
-        leasing.lease(conn, None, "denied_claim_withdrawn_code")
+        leases.lease(conn, None, "denied_claim_withdrawn_code")
     assert caught.value.code is ErrorCode.NONE_READY
-    lease = leasing.lease(
+    lease = leases.lease(
         conn, "healthcare", "denied_claim_withdrawn_code", {"diagnosis_code_is_valid": "FALSE"}
     )
     assert lease["request_id"] == made.request_id
@@ -93,7 +94,7 @@ def test_constraints_given_as_text_find_runs_made_with_typed_ones(
 def test_a_default_that_is_spelled_out_is_the_default(
     conn: psycopg.Connection[Any], made: Made
 ) -> None:
-    lease = leasing.lease(conn, None, "active_member_clean", {"member_status": "active"})
+    lease = leases.lease(conn, None, "active_member_clean", {"member_status": "active"})
     assert lease["request_id"] == made.request_id
 
 
@@ -123,7 +124,7 @@ def test_what_is_wrong_is_named_with_the_nearest_spelling(
     said: str,
 ) -> None:
     with pytest.raises(AtdmError) as caught:
-        leasing.lease(conn, None, scenario, constraints)
+        leases.lease(conn, None, scenario, constraints)
     assert caught.value.code is code
     assert said in caught.value.message
 
@@ -131,9 +132,9 @@ def test_what_is_wrong_is_named_with_the_nearest_spelling(
 def test_runs_that_are_too_old_are_not_leased(conn: psycopg.Connection[Any], made: Made) -> None:
     conn.execute("UPDATE atdm.test_run SET as_of = as_of - interval '25 hours'")
     with pytest.raises(AtdmError) as caught:
-        leasing.lease(conn, None, "active_member_clean")
+        leases.lease(conn, None, "active_member_clean")
     assert caught.value.code is ErrorCode.NONE_READY
-    lease = leasing.lease(conn, None, "active_member_clean", max_age=timedelta(hours=26))
+    lease = leases.lease(conn, None, "active_member_clean", max_age=timedelta(hours=26))
     assert lease["request_id"] == made.request_id
 
 
@@ -151,7 +152,7 @@ def test_runs_of_an_older_version_of_the_scenario_are_not_leased(
     )
     conn.execute("UPDATE atdm.scenario SET current = true WHERE version = 'newer'")
     with pytest.raises(AtdmError) as caught:
-        leasing.lease(conn, None, "active_member_clean")
+        leases.lease(conn, None, "active_member_clean")
     assert caught.value.code is ErrorCode.NONE_READY
 
 
@@ -160,15 +161,15 @@ def test_runs_that_are_not_pooled_are_leased_by_request_only(
 ) -> None:
     made = seeded(conn, tmp_path, registry, runs=3, pooled=False)
     with pytest.raises(AtdmError) as caught:
-        leasing.lease(conn, None, "active_member_clean")
+        leases.lease(conn, None, "active_member_clean")
     assert caught.value.code is ErrorCode.NONE_READY
-    first = leasing.lease_request(conn, made.request_id, count=2)
+    first = leases.lease_request(conn, made.request_id, count=2)
     assert [lease["test_run_id"] for lease in first] == [made.run(1), made.run(2)]
-    rest = leasing.lease_request(conn, made.request_id)
+    rest = leases.lease_request(conn, made.request_id)
     assert [lease["test_run_id"] for lease in rest] == [made.run(3)]
     assert len({lease["token"] for lease in [*first, *rest]}) == 3
     with pytest.raises(AtdmError) as caught:
-        leasing.lease_request(conn, made.request_id)
+        leases.lease_request(conn, made.request_id)
     assert caught.value.code is ErrorCode.NONE_READY
 
 
@@ -176,7 +177,7 @@ def test_exposed_values_that_are_not_keys_are_handed_out(
     conn: psycopg.Connection[Any], tmp_path: Path, registry: Registry
 ) -> None:
     made = seeded(conn, tmp_path, registry, "member_with_dependents")
-    lease = leasing.lease(conn, None, "member_with_dependents")
+    lease = leases.lease(conn, None, "member_with_dependents")
     names = {exposure.name for exposure in made.spec.scenario.exposes}
     assert set(lease["data"]) == names
     for exposure in made.spec.scenario.exposes:
@@ -195,7 +196,7 @@ def test_a_lease_is_never_endless_and_never_over_at_once(
     conn: psycopg.Connection[Any], made: Made, ttl: timedelta
 ) -> None:
     with pytest.raises(AtdmError) as caught:
-        leasing.lease(conn, None, "active_member_clean", ttl=ttl)
+        leases.lease(conn, None, "active_member_clean", ttl=ttl)
     assert caught.value.code is ErrorCode.REQUEST_INVALID
 
 
@@ -205,20 +206,20 @@ def test_nothing_is_leased_while_somebody_waits_for_the_domain_or_has_it(
     with connect(target, autocommit=False) as other:
         other.execute("SELECT pg_advisory_xact_lock(atdm.domain_lock_key('healthcare'))")
         with pytest.raises(AtdmError) as caught:
-            leasing.lease(conn, None, "active_member_clean")
+            leases.lease(conn, None, "active_member_clean")
         assert caught.value.code is ErrorCode.BUSY
         other.rollback()
     conn.execute("UPDATE atdm.domain SET draining_until = now() + interval '5 s'")
     with pytest.raises(AtdmError) as caught:
-        leasing.lease(conn, None, "active_member_clean")
+        leases.lease(conn, None, "active_member_clean")
     assert caught.value.code is ErrorCode.BUSY
     conn.execute("UPDATE atdm.domain SET draining_until = now() - interval '1 s'")
-    assert leasing.lease(conn, None, "active_member_clean")["test_run_id"]
+    assert leases.lease(conn, None, "active_member_clean")["test_run_id"]
 
 
 def test_a_database_without_a_catalog_says_so(empty_database: str) -> None:
     with connect(empty_database) as conn, pytest.raises(AtdmError) as caught:
-        leasing.lease(conn, None, "active_member_clean")
+        leases.lease(conn, None, "active_member_clean")
     assert caught.value.code is ErrorCode.TARGET_NOT_INITIALISED
 
 
@@ -227,7 +228,7 @@ def test_a_copy_of_a_target_is_not_one(
 ) -> None:
     conn.execute("UPDATE atdm.target SET database_name = 'another'")
     with pytest.raises(AtdmError) as caught:
-        leasing.lease(conn, None, "active_member_clean")
+        leases.lease(conn, None, "active_member_clean")
     assert caught.value.code is ErrorCode.TARGET_NOT_DISPOSABLE
 
 
@@ -242,7 +243,7 @@ def test_a_client_role_may_lease_and_reset_and_nothing_else(
     )
     try:
         with connect(target, user=role) as client:
-            lease = leasing.lease(client, None, "active_member_clean")
+            lease = leases.lease(client, None, "active_member_clean")
             assert lease["owner"] == role
             for statement in (
                 "SELECT * FROM atdm.test_run",
@@ -254,10 +255,10 @@ def test_a_client_role_may_lease_and_reset_and_nothing_else(
             ):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     client.execute(statement.encode())
-            done = leasing.reset_run(client, lease["test_run_id"], lease["token"])
+            done = leases.reset_run(client, lease["test_run_id"], lease["token"])
             assert done["status"] == "cleaned"
             with pytest.raises(AtdmError) as caught:
-                leasing.lease_request(client, made.request_id[:25] + "1")
+                leases.lease_request(client, made.request_id[:25] + "1")
             assert caught.value.code is ErrorCode.RUN_NOT_FOUND
     finally:
         conn.execute(psycopg.sql.SQL("DROP ROLE {}").format(psycopg.sql.Identifier(role)))
@@ -268,6 +269,6 @@ def test_a_pending_request_has_no_runs_to_lease(
 ) -> None:
     _, record = recorded(conn, registry)
     with pytest.raises(AtdmError) as caught:
-        leasing.lease_request(conn, record.request_id)
+        leases.lease_request(conn, record.request_id)
     assert caught.value.code is ErrorCode.NONE_READY
     assert caught.value.details["status"] == "pending"

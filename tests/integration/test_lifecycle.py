@@ -9,15 +9,18 @@ import dagster as dg
 import psycopg
 import pytest
 
-from atdm_assets import audit_trail, expiry, pools, retention
-from atdm_assets.resets import zero_residue_check
-from atdm_assets.retention import forget_events
+from atdm_assets.audit import sensor as audit_trail
+from atdm_assets.leases import expiry, pools, retention
+from atdm_assets.leases.resets import zero_residue_check
+from atdm_assets.leases.retention import forget_events
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources import leasing, reports, sealing
-from atdm_resources import pools as pool_rows
-from atdm_resources import retention as kept
-from atdm_resources.connection import connect
-from atdm_resources.store import Store
+from atdm_resources.catalog import leases as leasing
+from atdm_resources.catalog import pools as pool_rows
+from atdm_resources.catalog import runs
+from atdm_resources.postgres.connection import connect
+from atdm_resources.store.files import Store
+from atdm_services import retention as kept
+from atdm_services.audit import seal
 from tests.integration.dagster_world import QUIET, World, error_of, from_several_daemons
 from tests.integration.made_requests import recorded
 from tests.waiting import until
@@ -275,7 +278,7 @@ def test_runs_of_an_old_version_or_past_their_age_are_drained(
     filled(world, conn)
     assert world.rows(made.request_id)["claim"] == 0
     assert world.rows(reserved.request_id)["claim"] == 1, "not of a pool"
-    reset = [event for event in reports.events(conn, made.request_id) if event["test_run_id"]]
+    reset = [event for event in runs.events(conn, made.request_id) if event["test_run_id"]]
     assert {event["inputs"].get("strategy", "pool_drain") for event in reset} == {"pool_drain"}
 
 
@@ -408,7 +411,7 @@ def test_leases_and_resets_become_observations_once(
 
     def sealed() -> bool:
         audit_trail.tick(conn, store, world.registry, None)
-        return sealing.unsealed(conn) == 0
+        return seal.unsealed(conn) == 0
 
     until(sealed)
     result = audit_trail.tick(conn, store, world.registry, None)
@@ -435,7 +438,7 @@ def test_retention_deletes_what_is_old_and_never_a_run_or_an_audit_event(
         "UPDATE atdm.request SET status = 'retired', finished_at = now() - '1 y'::interval"
     )
     conn.execute("UPDATE atdm.test_run SET ended_at = now() - '1 y'::interval")
-    events = len(reports.events(conn, made.request_id))
+    events = len(runs.events(conn, made.request_id))
     today = datetime.now(UTC).date()
     store.write_bytes("audit/dt=2020-01-01/events-1-2.parquet", b"x")
     store.write_bytes(f"audit/dt={today}/events-3-4.parquet", b"x")
@@ -446,7 +449,7 @@ def test_retention_deletes_what_is_old_and_never_a_run_or_an_audit_event(
     assert result.success
     assert world.rows(made.request_id)["test_run"] == 0
     assert world.request(made.request_id).status == "retired"
-    assert len(reports.events(conn, made.request_id)) == events
+    assert len(runs.events(conn, made.request_id)) == events
     left = [name for name in world.files() if not name.startswith("requests/")]
     assert left == [
         f"audit/dt={today}/events-3-4.parquet",

@@ -17,13 +17,15 @@ import psycopg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from atdm.metrics import TargetCollector, samples, server, text_of
+from atdm.cli.metrics_server import TargetCollector, samples, server, text_of
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry
-from atdm_resources import catalog, leasing, metrics, sealing
-from atdm_resources.connection import connect
-from atdm_resources.retention import Retention, delete_old
-from atdm_resources.store import Store
+from atdm_resources.catalog import counters, requests
+from atdm_resources.catalog import leases as leasing
+from atdm_resources.postgres.connection import connect
+from atdm_resources.store.files import Store
+from atdm_services.audit import seal
+from atdm_services.retention import Retention, delete_old
 from tests.architecture.source import ROOT
 from tests.integration.made_requests import recorded, seeded
 from tests.waiting import until
@@ -55,9 +57,9 @@ def busy(conn: psycopg.Connection[Any], tmp_path: Path, registry: Registry) -> V
     """A target where everything that is counted has happened; what is counted of it."""
     made = seeded(conn, tmp_path, registry, runs=3)
     _, lost = recorded(conn, registry)
-    catalog.rollback_request(conn, lost.request_id, message="gone", step="test")
+    requests.rollback_request(conn, lost.request_id, message="gone", step="test")
     _, bad = recorded(conn, registry, "claim_denial_active_member")
-    catalog.mark_rejected(
+    requests.mark_rejected(
         conn,
         bad.request_id,
         failed=[{"validator": "domain.a", "message": "", "details": {}}, {"validator": "domain.b"}],
@@ -78,7 +80,7 @@ def values(conn: psycopg.Connection[Any]) -> Values:
     """The counters without times and without events that the template has."""
     return {
         (name, labels): value
-        for (name, labels), value in metrics.read(conn).values.items()
+        for (name, labels), value in counters.read(conn).values.items()
         if "latency" not in name
     }
 
@@ -92,7 +94,7 @@ def write(conn: psycopg.Connection[Any], action: str, count: int = 1) -> None:
 
 
 def counted(conn: psycopg.Connection[Any], action: str) -> float:
-    return metrics.read(conn).values.get(("atdm_audit_events", (action, "ok")), 0)
+    return counters.read(conn).values.get(("atdm_audit_events", (action, "ok")), 0)
 
 
 def test_what_each_counter_counts(busy: Values) -> None:
@@ -115,19 +117,19 @@ def test_what_each_counter_counts(busy: Values) -> None:
 
 
 def test_summing_up_and_adding_agree(conn: psycopg.Connection[Any], busy: Values) -> None:
-    uncounted = metrics.read(conn)
+    uncounted = counters.read(conn)
     assert uncounted.uncounted == uncounted.events > 10
-    assert metrics.advance(conn)
-    kept = metrics.read(conn)
+    assert counters.advance(conn)
+    kept = counters.read(conn)
     assert kept.uncounted == 0
     assert kept.values == pytest.approx(uncounted.values)
-    assert metrics.advance(conn)
-    assert metrics.read(conn).values == kept.values
+    assert counters.advance(conn)
+    assert counters.read(conn).values == kept.values
 
 
 def test_latencies(conn: psycopg.Connection[Any], busy: Values) -> None:
-    counts = metrics.read(conn)
-    histograms = {metric.name: metric for metric in metrics.METRICS if metric.buckets}
+    counts = counters.read(conn)
+    histograms = {metric.name: metric for metric in counters.METRICS if metric.buckets}
     sizes = {
         name: sum(counts.of(metric, "_bucket").values()) for name, metric in histograms.items()
     }
@@ -141,16 +143,16 @@ def test_latencies(conn: psycopg.Connection[Any], busy: Values) -> None:
 
 
 def test_a_bucket_includes_its_bound(conn: psycopg.Connection[Any]) -> None:
-    metrics.advance(conn)
+    counters.advance(conn)
     cases = {0: "0.005", 4.999: "0.005", 5: "0.005", 5.001: "0.01", 5000: "5", 5001: "+Inf"}
     for milliseconds, bound in cases.items():
-        before = metrics.read(conn).of(metrics.METRICS[1], "_bucket")
+        before = counters.read(conn).of(counters.METRICS[1], "_bucket")
         conn.execute(
             "INSERT INTO atdm.audit_event (action, invoker, source, began, at) VALUES"
             " ('x', 'agent:t', 't', '2026-01-01Z', '2026-01-01Z'::timestamptz + %s::interval)",
             (f"{milliseconds} ms",),
         )
-        after = metrics.read(conn).of(metrics.METRICS[1], "_bucket")
+        after = counters.read(conn).of(counters.METRICS[1], "_bucket")
         grown = {key[0] for key in after if after[key] != before.get(key, 0)}
         assert grown == {bound}, milliseconds
 
@@ -161,30 +163,30 @@ def test_an_event_of_a_slow_transaction_is_counted_once_it_is_there(
     with connect(target, autocommit=False) as slow:
         write(slow, "slow")
         write(conn, "quick")
-        assert metrics.advance(conn)
+        assert counters.advance(conn)
         assert (counted(conn, "slow"), counted(conn, "quick")) == (0, 1)
         write(conn, "quick")
-        assert metrics.advance(conn)
+        assert counters.advance(conn)
         slow.commit()
     assert (counted(conn, "slow"), counted(conn, "quick")) == (1, 2)
-    assert metrics.advance(conn)
+    assert counters.advance(conn)
     assert (counted(conn, "slow"), counted(conn, "quick")) == (1, 2)
 
 
 def test_many_events_are_counted_in_parts(
     conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "EVENTS_AT_ONCE", 10)
+    monkeypatch.setattr(counters, "EVENTS_AT_ONCE", 10)
     for _ in range(45):
         write(conn, "single")
     write(conn, "together", 35)
-    before = metrics.read(conn).values
+    before = counters.read(conn).values
 
     def part() -> bool:
         # Each call counts a part, unless another test's transaction is older than all of it.
-        metrics.advance(conn, rounds=1)
-        assert metrics.read(conn).values == pytest.approx(before)
-        return metrics.read(conn).uncounted == 0
+        counters.advance(conn, rounds=1)
+        assert counters.read(conn).values == pytest.approx(before)
+        return counters.read(conn).uncounted == 0
 
     until(part)
     assert (counted(conn, "single"), counted(conn, "together")) == (45, 35)
@@ -200,11 +202,11 @@ def test_who_counts_at_once_counts_nothing_twice(
             barrier.wait()
             for _ in range(15):
                 write(own, f"by-{number}")
-                metrics.advance(own)
+                counters.advance(own)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
-    until(lambda: metrics.advance(conn))
+    until(lambda: counters.advance(conn))
     assert [counted(conn, f"by-{number}") for number in range(4)] == [15] * 4
 
 
@@ -223,14 +225,14 @@ def test_retention_takes_nothing_away(
 def test_a_newer_definition_counts_everything_anew(
     conn: psycopg.Connection[Any], busy: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metrics.advance(conn)
+    counters.advance(conn)
     conn.execute("UPDATE atdm.metric_count SET value = value + 1000")
-    monkeypatch.setattr(metrics, "DEFINITION", metrics.DEFINITION + 1)
+    monkeypatch.setattr(counters, "DEFINITION", counters.DEFINITION + 1)
     assert values(conn) == busy
-    metrics.advance(conn)
+    counters.advance(conn)
     assert values(conn) == busy
-    monkeypatch.setattr(metrics, "DEFINITION", metrics.DEFINITION - 1)
-    metrics.advance(conn)
+    monkeypatch.setattr(counters, "DEFINITION", counters.DEFINITION - 1)
+    counters.advance(conn)
     assert values(conn) == busy
 
 
@@ -239,17 +241,17 @@ def test_an_event_that_was_removed_shows_as_dropped(conn: psycopg.Connection[Any
     write(conn, "goes", 2)
 
     def all_sealed() -> bool:
-        sealing.seal(conn)
-        return sealing.unsealed(conn) == 0
+        seal.seal(conn)
+        return seal.unsealed(conn) == 0
 
     until(all_sealed)
     # What only the owner of the table can do.
     conn.execute("ALTER TABLE atdm.audit_event DISABLE TRIGGER audit_event_append_only")
     conn.execute("DELETE " + "FROM atdm.audit_event WHERE action = 'goes'")
-    assert metrics.read(conn).values[("atdm_audit_dropped_events", ())] == 2
-    metrics.advance(conn)
-    metrics.advance(conn)
-    assert metrics.read(conn).values[("atdm_audit_dropped_events", ())] == 2
+    assert counters.read(conn).values[("atdm_audit_dropped_events", ())] == 2
+    counters.advance(conn)
+    counters.advance(conn)
+    assert counters.read(conn).values[("atdm_audit_dropped_events", ())] == 2
 
 
 def test_what_a_client_writes_makes_no_labels(conn: psycopg.Connection[Any]) -> None:
@@ -259,7 +261,7 @@ def test_what_a_client_writes_makes_no_labels(conn: psycopg.Connection[Any]) -> 
             " ('fixtures_emitted', 'agent:t', 't', jsonb_build_object('fixtures', %s::jsonb))",
             (fixtures,),
         )
-    found = metrics.read(conn).of(next(m for m in metrics.METRICS if "fixtures" in m.name))
+    found = counters.read(conn).of(next(m for m in counters.METRICS if "fixtures" in m.name))
     assert found == {("other",): 2}
 
 
@@ -304,7 +306,7 @@ def test_a_role_that_only_reads(conn: psycopg.Connection[Any], target: str, busy
         text = text_of(collector)
         assert collector.problem is None
         assert "atdm_up 1.0" in text
-        assert f"atdm_audit_uncounted_events {metrics.read(conn).events}.0" in text
+        assert f"atdm_audit_uncounted_events {counters.read(conn).events}.0" in text
         conn.execute(f"REVOKE SELECT ON ALL TABLES IN SCHEMA atdm FROM {role}".encode())
         assert "atdm_up 0.0" in text_of(collector)
         assert collector.problem is not None

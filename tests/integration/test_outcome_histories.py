@@ -10,12 +10,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from atdm.client import AtdmClient, AtdmClientError
+from atdm.client.sync import AtdmClient, AtdmClientError
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry
-from atdm_resources import outcomes
-from atdm_resources.connection import connect
-from atdm_resources.outcome_histories import histories
+from atdm_resources.catalog import outcomes
+from atdm_resources.catalog.outcome_histories import histories
+from atdm_resources.postgres.connection import connect
 from tests.integration.made_requests import Made, seeded
 
 START = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)

@@ -14,12 +14,13 @@ import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry
-from atdm_resources import outcomes, retention
-from atdm_resources.connection import connect
-from atdm_resources.retention import Retention
-from atdm_resources.store import Store
+from atdm_resources.catalog import outcomes
+from atdm_resources.postgres.connection import connect
+from atdm_resources.store.files import Store
+from atdm_services import retention
+from atdm_services.retention import Retention
 from tests.integration.made_requests import Made, fresh_request_id, seeded
 
 AT = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from atdm.audit_page.page import page_of
-from atdm.coverage_page.page import page_of as coverage_page_of
+from atdm.web.audit.page import page_of
+from atdm.web.coverage.page import page_of as coverage_page_of
 from tests.browser import chromium
 from tests.unit.atdm.coverage_facts import HOSTILE, covered
 from tests.unit.atdm.page_facts import rejected, story

@@ -20,12 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
+from atdm_engine.arrow.types import arrow_type
+from atdm_engine.bundle.registry import Registry, SpecFile
+from atdm_engine.checks.pandera_schema import Findings, pandera_schema, validate
 from atdm_engine.model import Domain
-from atdm_engine.registry import Registry, SpecFile
-from atdm_engine.table_schemas import Findings, pandera_schema, validate
-from atdm_engine.types import arrow_type
-from atdm_resources.connection import connect
-from atdm_resources.target import initialise
+from atdm_resources.postgres.connection import connect
+from atdm_resources.postgres.target import initialise
 
 TABLE = """\
 description: A value of every kind.

@@ -20,14 +20,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from atdm.pytest_plugin import restoring
-from atdm.pytest_plugin.reaping import reap_others
-from atdm.pytest_plugin.session_files import SessionFolder, sessions_of
-from atdm.pytest_plugin.target import Target
+from atdm.pytest import restoring
+from atdm.pytest.reaping import reap_others
+from atdm.pytest.session_files import SessionFolder, sessions_of
+from atdm.pytest.target import Target
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry
-from atdm_resources import leasing, suites
-from atdm_resources.connection import connect
+from atdm_resources.catalog import leases, suites
+from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
 from tests.integration.made_requests import seeded
 
@@ -237,7 +237,7 @@ def test_kept_data_of_failed_tests_is_shown_and_stays(
     again.assert_outcomes(passed=3, failed=1, deselected=1)
     assert "kept data" not in again.stdout.str()
     assert rows(conn) == 12 - 7
-    assert leasing.reset_run(conn, run, token)["status"] == "cleaned"
+    assert leases.reset_run(conn, run, token)["status"] == "cleaned"
 
 
 def test_a_reset_that_fails_is_a_warning_and_the_next_session_tries_again(
@@ -310,7 +310,7 @@ def abandoned(
     """A run that a process of another session holds, and its journal, as if it had died."""
     folder.create()
     journal = folder.journal("gw0", target=target.name, owner=owner, secret="s", **header)
-    held = leasing.lease(conn, None, SCENARIO, owner=owner, owner_secret="s")
+    held = leases.lease(conn, None, SCENARIO, owner=owner, owner_secret="s")
     journal.write(leased=held["test_run_id"], token=held["token"])
     journal.close(remove=False)
     return held["test_run_id"]
@@ -334,7 +334,7 @@ def test_what_the_dead_hold_is_given_back(
     living = SessionFolder(reaper.settings.home, "living")
     living.create()
     journal = living.journal("main", target=reaper.name, owner="build", secret="s", shared=True)
-    mine = leasing.lease(conn, None, SCENARIO, owner="build", owner_secret="other")
+    mine = leases.lease(conn, None, SCENARIO, owner="build", owner_secret="other")
     assert reap_others(reaper.settings.home, "own", reaper) == []
     # Its lease went, and so did the runs that it had made and nobody came for; ours did not.
     left = conn.execute("SELECT test_run_id FROM healthcare.member").fetchall()

@@ -11,14 +11,19 @@ import dagster as dg
 import psycopg
 import pytest
 
-from atdm.client import AtdmClient, AtdmClientError
-from atdm_assets import names, queue, ticks
-from atdm_assets.failures import tick as failure_tick
-from atdm_engine import run_ids
+from atdm.client.sync import AtdmClient, AtdmClientError
+from atdm_assets import names
+from atdm_assets.instance import ticks
+from atdm_assets.queue import sensor
+from atdm_assets.requests.failures import tick as failure_tick
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources import giving_back, leasing, queueing, reports
-from atdm_resources.connection import connect
-from atdm_resources.store import Store
+from atdm_engine.random import run_ids
+from atdm_resources.catalog import leases as leasing
+from atdm_resources.catalog import queue as queueing
+from atdm_resources.catalog import runs as reports
+from atdm_resources.postgres.connection import connect
+from atdm_resources.store.files import Store
+from atdm_services.leases import reclaim
 from tests.integration.dagster_world import World, from_several_daemons
 from tests.integration.queue_steps import CLEAN, execute, standing, submit, tick
 
@@ -79,7 +84,7 @@ def test_a_submission_is_claimed_once_by_whoever_knows_its_secret(
     with pytest.raises(AtdmError) as again:
         leasing.claim(conn, "mine", secret=secret)
     assert again.value.code == ErrorCode.REQUEST_CONFLICT
-    assert giving_back.reset_suite(conn, "build-3", invoker="a:b", source="t").runs == []
+    assert reclaim.reset_suite(conn, "build-3", invoker="a:b", source="t").runs == []
     done = leasing.reset_run(conn, leases[0]["test_run_id"], leases[0]["token"])
     assert done["status"] == "cleaned"
 
@@ -232,7 +237,7 @@ def test_the_highest_priority_goes_first_and_a_tick_launches_few(
     for number in range(12):
         submit(conn, f"p{number}", seed=number, priority=number)
     launched = [len(tick(world, conn)) for _ in range(3)]
-    assert launched == [queue.LAUNCHES_A_TICK, queue.MOST_AT_ONCE - queue.LAUNCHES_A_TICK, 0]
+    assert launched == [sensor.LAUNCHES_A_TICK, sensor.MOST_AT_ONCE - sensor.LAUNCHES_A_TICK, 0]
     waiting = [n for n in range(12) if standing(conn, f"p{n}")["status"] == "waiting"]
     assert waiting == [0, 1, 2, 3]
 

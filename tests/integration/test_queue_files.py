@@ -10,11 +10,13 @@ import dagster as dg
 import psycopg
 import pytest
 
-from atdm_assets import queue
-from atdm_resources import inbox, leasing, queueing
-from atdm_resources.configurable import StoreResource
-from atdm_resources.connection import connect
-from atdm_resources.store import Store
+from atdm_assets.queue import sensor as queue
+from atdm_assets.resources import StoreResource
+from atdm_resources.catalog import leases as leasing
+from atdm_resources.catalog import queue as queueing
+from atdm_resources.postgres.connection import connect
+from atdm_resources.store.files import Store
+from atdm_services.queue import inbox
 from tests.integration.dagster_world import World
 from tests.integration.queue_steps import CLEAN, execute, submit, tick
 

@@ -11,14 +11,14 @@ import psycopg
 import pyarrow as pa
 import pytest
 
+from atdm_engine.arrow.types import canonical_json
+from atdm_engine.bundle.registry import Registry, SpecFile
 from atdm_engine.model import Domain
-from atdm_engine.registry import Registry, SpecFile
-from atdm_engine.types import canonical_json
-from atdm_resources.connection import connect
-from atdm_resources.ddl import constraint_name
-from atdm_resources.ownership import RunColumn
-from atdm_resources.read_back import row_schema, rows_of_request, rows_of_run, shared_rows
-from atdm_resources.target import initialise
+from atdm_resources.postgres.connection import connect
+from atdm_resources.postgres.ddl import constraint_name
+from atdm_resources.postgres.ownership import RunColumn
+from atdm_resources.postgres.target import initialise
+from atdm_services.requests.read_back import row_schema, rows_of_request, rows_of_run, shared_rows
 
 REQUEST = "01K0ABCDEF0123456789000000"
 RUN = "01K0ABCDEF0123456789000001"

@@ -14,25 +14,27 @@ import pyarrow as pa
 import pytest
 from psycopg import sql
 
-from atdm.client import AtdmClient
-from atdm.output import Output
-from atdm.replay import ReplayWish, replay, replay_spec
-from atdm_engine.content_hash import combined
+from atdm.cli.output import Output
+from atdm.client.sync import AtdmClient
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry
-from atdm_engine.replaying import make_again, recorded_request
-from atdm_engine.run_ids import run_id
-from atdm_resources import catalog, expiry, giving_back, leasing, reports
-from atdm_resources.baselines import contained_runs
-from atdm_resources.baselines.manifest import BaselineFiles
-from atdm_resources.connection import connect
-from atdm_resources.read_back import rows_of_run
-from atdm_resources.replaying import read_back_hashes
-from atdm_resources.request_lock import RequestLock
-from atdm_resources.residue import residue_of_domain
-from atdm_resources.retention import Retention
+from atdm_engine.hashing.content import combined
+from atdm_engine.random.run_ids import run_id
+from atdm_engine.replay.regenerate import make_again, recorded_request
+from atdm_resources.catalog import leases as leasing
+from atdm_resources.catalog import requests, retirement, runs
+from atdm_resources.postgres.connection import connect
+from atdm_resources.postgres.locks import RequestLock
+from atdm_resources.postgres.residue import residue_of_domain
 from atdm_resources.settings import Settings
-from atdm_resources.store import Store
+from atdm_resources.store.files import Store
+from atdm_services.baselines import test_runs
+from atdm_services.baselines.manifest import BaselineFiles
+from atdm_services.leases import reclaim
+from atdm_services.replay.load import read_back_hashes
+from atdm_services.replay.replay import ReplayWish, replay, replay_spec
+from atdm_services.requests.read_back import rows_of_run
+from atdm_services.retention import Retention
 from tests.integration.made_requests import Made, recorded, rows_left, seeded
 
 SCENARIO = "claim_denial_active_member"
@@ -59,8 +61,8 @@ def settings(target: str, tmp_path: Path) -> Settings:
 @pytest.fixture(autouse=True)
 def _one_registry(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped files, read once for all tests."""
-    monkeypatch.setattr("atdm.replay.load_registry", lambda _: registry)
-    monkeypatch.setattr("atdm.target_access.load_registry", lambda _: registry)
+    monkeypatch.setattr("atdm_services.replay.replay.load_registry", lambda _: registry)
+    monkeypatch.setattr("atdm_services.target.access.load_registry", lambda _: registry)
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ def clean(conn: psycopg.Connection[Any], run: str) -> str:
 
 
 def status(conn: psycopg.Connection[Any], run: str) -> str | None:
-    found = reports.run(conn, run)
+    found = runs.run(conn, run)
     return None if found is None else str(found["status"])
 
 
@@ -126,12 +128,12 @@ def test_a_cleaned_run_comes_back_as_it_was(
     assert answer["replay"]["request_content_hash"] == made.content_hash
     assert answer["replay"]["request_proved"] is True
     assert answer["replay"]["content_hash"] == make_again(made.spec, 2).content_hash
-    found = reports.run(conn, run)
+    found = runs.run(conn, run)
     assert found is not None
     assert (found["status"], found["owner"], found["ended_at"]) == ("leased", "me", None)
-    assert catalog.get_request(conn, made.request_id).status == "ready"
+    assert requests.get_request(conn, made.request_id).status == "ready"
 
-    told = reports.events(conn, made.request_id, run)[-2:]
+    told = runs.events(conn, made.request_id, run)[-2:]
     assert [event["action"] for event in told] == ["leased", "replayed"]
     assert told[1]["inputs"]["reason"] == "look again"
     assert told[1]["outputs"]["content_hash"] == answer["replay"]["content_hash"]
@@ -153,17 +155,19 @@ def test_a_run_whose_request_is_over_comes_back(
     leasing.reset_owner(conn, "tester")
     conn.execute("UPDATE atdm.request SET finished_at = now() - interval '2 days'")
     lengths = Retention()
-    assert expiry.retire(conn, lengths.retired, 10) == [made.request_id]
-    expiry.forget(conn, Store(tmp_path.as_uri()), expiry.over_requests(conn, lengths.failed, 10))
+    assert retirement.retire(conn, lengths.retired, 10) == [made.request_id]
+    retirement.forget(
+        conn, Store(tmp_path.as_uri()), retirement.over_requests(conn, lengths.failed, 10)
+    )
 
     for forgotten in (False, True):
         if forgotten:  # as retention does after 90 days
             conn.execute("DELETE FROM atdm.test_run")
         again(run)
         assert status(conn, run) == "leased"
-        assert catalog.get_request(conn, made.request_id).status == "retired"
+        assert requests.get_request(conn, made.request_id).status == "retired"
         conn.execute("UPDATE atdm.test_run SET expires_at = now() - interval '1 s'")
-        giving_back.expire_due(conn, invoker="agent:x", source="test")
+        reclaim.expire_due(conn, invoker="agent:x", source="test")
         assert status(conn, run) == "expired"
         assert not any(rows_left(conn, run).values())
 
@@ -207,16 +211,16 @@ def test_into_an_empty_database(
             combined(read_back_hashes(other, make_again(request, 3)))
             == (answer["replay"]["content_hash"])
         )
-        record = catalog.get_request(other, made.request_id)
+        record = requests.get_request(other, made.request_id)
         assert (record.status, record.content_hash, record.runs) == (
             "retired", made.content_hash, RUNS,
         )  # fmt: skip
         # A baseline captured now has the scenario with it, though the request is retired.
         files = BaselineFiles(made.spec.domain.name, "bl-replayed")
-        contained = contained_runs.written(other, Store(tmp_path.as_uri()), files, "one")
+        contained = test_runs.written(other, Store(tmp_path.as_uri()), files, "one")
         assert contained.counts == {"leased": 1}
         assert [one["scenario_id"] for one in contained.scenarios] == [SCENARIO]
-        assert expiry.over_requests(other, Retention().failed, 10) == []
+        assert retirement.over_requests(other, Retention().failed, 10) == []
         # The numbers of the replayed rows are taken: no later request gets them.
         (next_number,) = other.execute(
             "SELECT next_number FROM atdm.domain WHERE domain = %s", (made.spec.domain.name,)
@@ -231,7 +235,7 @@ def test_into_an_empty_database(
             again(run, into=empty_database)["replay"]["content_hash"]
             == (answer["replay"]["content_hash"])
         )
-        assert giving_back.reset_all(
+        assert reclaim.reset_all(
             other, made.spec.domain.name, reason="x", revoke_leases=True,
             invoker="human:x", source="test",
         )["cleared_record_count"] == 2  # fmt: skip
@@ -285,7 +289,7 @@ def test_what_names_no_run_is_refused(
 
     _, pending = recorded(conn, registry, SCENARIO)
     assert "still being made" in refused(again, pending.request_id).message
-    catalog.rollback_request(conn, pending.request_id, message="x", step="x")
+    requests.rollback_request(conn, pending.request_id, message="x", step="x")
     assert "rolled back" in refused(again, run_id(pending.request_id, 1)).message
 
 
@@ -330,7 +334,7 @@ def test_a_rejected_request_is_rejected_again_and_writes_nothing(
 ) -> None:
     spec, record = recorded(conn, registry, "contradictory_eligibility", runs=2)
     broken = list(spec.scenario.spec.violates)
-    catalog.mark_rejected(
+    requests.mark_rejected(
         conn, record.request_id, failed=[{"validator": name} for name in broken], expected=True
     )
     for name in (record.request_id, run_id(record.request_id, 2)):
@@ -338,7 +342,7 @@ def test_a_rejected_request_is_rejected_again_and_writes_nothing(
         assert answer["status"] == "rejected"
         assert answer["violates"] == answer["replay"]["failed"] == broken
     assert residue_of_domain(conn, spec.domain.name).rows == 0
-    assert reports.runs(conn, request_id=record.request_id) == []
+    assert runs.runs(conn, request_id=record.request_id) == []
 
 
 def test_rows_that_the_checks_of_now_refuse_are_not_written(
@@ -355,7 +359,7 @@ def test_rows_that_the_checks_of_now_refuse_are_not_written(
         for name, rule in domain.rules.items()
     }
     registry = Registry(domain.name, {domain.name: dataclasses.replace(domain, rules=stricter)})
-    monkeypatch.setattr("atdm.replay.load_registry", lambda _: registry)
+    monkeypatch.setattr("atdm_services.replay.replay.load_registry", lambda _: registry)
 
     error = refused(again, made.run(1))
 
@@ -409,7 +413,7 @@ def test_a_changed_database_is_named_and_nothing_stays(
         assert (error.code, said in error.message) == (code, True), error.message
         assert status(conn, run) == "cleaned"
     assert not conn.execute("SELECT FROM pg_namespace WHERE nspname = 'atdm_expected'").fetchall()
-    actions = [event["action"] for event in reports.events(conn, made.request_id)]
+    actions = [event["action"] for event in runs.events(conn, made.request_id)]
     assert "replayed" not in actions
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from atdm_assets.request_job import report_dead_requests
-from atdm_engine import run_ids
+from atdm_assets.requests.job import report_dead_requests
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.connection import connect
+from atdm_engine.random import run_ids
+from atdm_resources.postgres.connection import connect
 from tests.integration.dagster_world import QUIET, World, error_of
 
 pytest_plugins = ["tests.integration.dagster_fixtures"]
@@ -151,7 +151,7 @@ def test_a_target_that_does_not_answer_is_reported(world: World) -> None:
 
 
 def test_progress_is_reported_run_by_run_and_row_by_row(world: World) -> None:
-    from atdm_assets.request_job import RequestedData, materialise_request
+    from atdm_assets.requests.job import RequestedData, materialise_request
 
     said: list[tuple[str, int, int]] = []
     materialise_request(
@@ -172,8 +172,8 @@ import json, os, signal, sys
 from pathlib import Path
 import dagster as dg
 from atdm_resources import seeding
-from atdm_resources.bundle import read_bundle, shipped_root
-from atdm_engine.registry import Registry
+from atdm_resources.store.bundle import read_bundle, shipped_root
+from atdm_engine.bundle.registry import Registry
 from tests.integration.dagster_world import World
 
 target, store, home = sys.argv[1:]
@@ -230,11 +230,11 @@ def test_a_killed_request_is_rolled_back_and_its_run_reported_by_the_next(
 
 
 def test_no_token_ever_enters_dagster(world: World) -> None:
-    from atdm_resources import leasing
+    from atdm_resources.catalog import leases
 
     outcome = world.ask(CLEAN, pooled=False)
     with connect(world.target_url) as conn:
-        (lease,) = leasing.lease_request(conn, outcome.request_id, owner="a test")
+        (lease,) = leases.lease_request(conn, outcome.request_id, owner="a test")
     world.run(CLEAN, outcome.partition_key)
     everything = json.dumps(
         [

@@ -11,11 +11,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry
-from atdm_resources import leasing, reports
-from atdm_resources.connection import connect
-from atdm_resources.leasing import Lease
+from atdm_resources.catalog import leases as leasing
+from atdm_resources.catalog import runs
+from atdm_resources.catalog.leases import Lease
+from atdm_resources.postgres.connection import connect
 from tests.integration.made_requests import rows_left, seeded
 
 CLEAN = "active_member_clean"
@@ -69,7 +70,7 @@ def insert_claim(
 def actions(conn: psycopg.Connection[Any], lease: Lease) -> list[str]:
     return [
         event["action"]
-        for event in reports.events(conn, lease["request_id"], lease["test_run_id"])
+        for event in runs.events(conn, lease["request_id"], lease["test_run_id"])
         if event["test_run_id"] == lease["test_run_id"]
     ]
 
@@ -438,7 +439,7 @@ def test_reset_all_deletes_runs_and_what_hangs_on_them_and_keeps_the_rest(
     assert count(conn, "healthcare.plan") == 1
     assert count(conn, "healthcare.member") == 0
     assert count(conn, "healthcare.diagnosis_code") == 4
-    assert reports.summary(conn)["runs"] == {"cleaned": 2, "expired": 3}
+    assert runs.summary(conn)["runs"] == {"cleaned": 2, "expired": 3}
     # A lease that was revoked has nothing left to give back.
     lease = leases[0]
     again = leasing.reset_run(conn, lease["test_run_id"], lease["token"])

@@ -8,10 +8,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError
-from atdm_engine.registry import Registry
-from atdm_resources import leasing
-from atdm_resources.connection import connect
+from atdm_resources.catalog import leases
+from atdm_resources.postgres.connection import connect
 from tests.integration.made_requests import rows_left, seeded
 
 NOTE = "CREATE TABLE public.note (text text, claim text REFERENCES healthcare.claim)"
@@ -40,16 +40,16 @@ def test_it_is_laid_by_init_and_taken(
     assert is_laid(conn)
     conn.execute(FAILS)
     made = seeded(conn, tmp_path, registry, runs=3)
-    first, second, third = leasing.lease_request(conn, made.request_id)
-    assert leasing.reset_run(conn, first["test_run_id"], first["token"])["deleted"]["claim"] == 1
+    first, second, third = leases.lease_request(conn, made.request_id)
+    assert leases.reset_run(conn, first["test_run_id"], first["token"])["deleted"]["claim"] == 1
     conn.execute(NOTE.encode())
     assert not is_laid(conn)
     with pytest.raises(AtdmError, match="made each time"):
-        leasing.reset_run(conn, second["test_run_id"], second["token"])
+        leases.reset_run(conn, second["test_run_id"], second["token"])
     conn.execute("SELECT atdm.lay_reset_path('healthcare')")
     assert is_laid(conn)
     conn.execute("INSERT INTO public.note VALUES ('mine', %s)", (third["data"]["claim_id"],))
-    assert leasing.reset_run(conn, third["test_run_id"], third["token"])["adopted"] == {
+    assert leases.reset_run(conn, third["test_run_id"], third["token"])["adopted"] == {
         "public.note": 1
     }
 
@@ -72,15 +72,15 @@ def test_what_has_changed_since_is_noticed(
     conn.execute(NOTE.encode())
     conn.execute("SELECT atdm.lay_reset_path('healthcare')")
     made = seeded(conn, tmp_path, registry, runs=2)
-    lease, other = leasing.lease_request(conn, made.request_id)
+    lease, other = leases.lease_request(conn, made.request_id)
     for one in (lease, other):
         conn.execute("INSERT INTO public.note VALUES ('mine', %s)", (one["data"]["claim_id"],))
     note = conn.execute("SELECT 'public.note'::regclass::oid").fetchone()
     # The statements are planned before anything changes.
     with conn.transaction(force_rollback=True):
-        assert leasing.reset_run(conn, lease["test_run_id"], lease["token"])["adopted"]
+        assert leases.reset_run(conn, lease["test_run_id"], lease["token"])["adopted"]
     conn.execute(change.encode())
-    done = leasing.reset_run(conn, lease["test_run_id"], lease["token"])
+    done = leases.reset_run(conn, lease["test_run_id"], lease["token"])
     assert set(rows_left(conn, lease["test_run_id"]).values()) == {0}
     assert sum(rows_left(conn, other["test_run_id"]).values()) == 5
     assert list(done["adopted"].values()) == [1]
@@ -94,11 +94,11 @@ def test_many_runs_at_once_take_another_way(
 ) -> None:
     conn.execute(FAILS)
     made = seeded(conn, tmp_path, registry, runs=41)
-    leasing.lease_request(conn, made.request_id, owner="few", count=20)
-    assert len(leasing.reset_owner(conn, "few")["runs"]) == 20
-    leasing.lease_request(conn, made.request_id, owner="many", count=21)
+    leases.lease_request(conn, made.request_id, owner="few", count=20)
+    assert len(leases.reset_owner(conn, "few")["runs"]) == 20
+    leases.lease_request(conn, made.request_id, owner="many", count=21)
     with pytest.raises(AtdmError, match="made each time"):
-        leasing.reset_owner(conn, "many")
+        leases.reset_owner(conn, "many")
 
 
 def test_what_it_reads_does_not_grow_with_the_tables(
@@ -118,8 +118,8 @@ def test_what_it_reads_does_not_grow_with_the_tables(
 
     with connect(target) as own:
         before = rows_read(conn)
-        for lease in leasing.lease_request(own, made.request_id, count=10):
-            leasing.reset_run(own, lease["test_run_id"], lease["token"])
+        for lease in leases.lease_request(own, made.request_id, count=10):
+            leases.reset_run(own, lease["test_run_id"], lease["token"])
         read = rows_read(own) - before
     # Five rows a run, of which each is found, looked at from its parents, and deleted.
     assert 10 * 5 <= read < 10 * 5 * 20

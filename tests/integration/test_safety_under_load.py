@@ -11,10 +11,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry
-from atdm_resources import leasing
-from atdm_resources.connection import connect
+from atdm_resources.catalog import leases
+from atdm_resources.postgres.connection import connect
 from tests.integration.made_requests import seeded
 
 CLIENTS = 4
@@ -37,7 +37,7 @@ def test_clients_that_lease_and_reset_while_the_application_writes(
             with connect(target) as conn:
                 while time.monotonic() < end:
                     try:
-                        lease = leasing.lease(conn, None, "active_member_clean", owner=str(number))
+                        lease = leases.lease(conn, None, "active_member_clean", owner=str(number))
                     except AtdmError as error:
                         if error.code is not ErrorCode.NONE_READY:
                             raise
@@ -47,7 +47,7 @@ def test_clients_that_lease_and_reset_while_the_application_writes(
                         leased[lease["test_run_id"]] += 1
                         held.append(lease["data"]["member_id"])
                     time.sleep(random.random() * 0.01)
-                    done = leasing.reset_run(conn, lease["test_run_id"], lease["token"])
+                    done = leases.reset_run(conn, lease["test_run_id"], lease["token"])
                     assert done["status"] == "cleaned"
                     with lock:
                         reset.append(lease["test_run_id"])

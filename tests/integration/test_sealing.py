@@ -12,9 +12,9 @@ import psycopg
 import pyarrow.parquet as pq
 import pytest
 
-from atdm_resources import audit_export, outside_events, sealing
-from atdm_resources.connection import connect
-from atdm_resources.store import Store
+from atdm_resources.postgres.connection import connect
+from atdm_resources.store.files import Store
+from atdm_services.audit import export, outside_events, seal
 from tests.waiting import until
 
 
@@ -45,21 +45,21 @@ def seal_all(conn: psycopg.Connection[Any]) -> None:
     """Other tests' transactions on the same server hold the horizon back for moments."""
 
     def sealed() -> bool:
-        sealing.seal(conn)
-        return sealing.unsealed(conn) == 0
+        seal.seal(conn)
+        return seal.unsealed(conn) == 0
 
     until(sealed)
 
 
 def test_events_are_chained_and_the_chain_holds(conn: psycopg.Connection[Any]) -> None:
-    before = sealing.verify(conn).sealed
+    before = seal.verify(conn).sealed
     write(conn, "a", 7000)
     seal_all(conn)
-    verdict = sealing.verify(conn)
+    verdict = seal.verify(conn)
     assert verdict.intact
     assert (verdict.sealed, verdict.unsealed) == (before + 7000, 0)
     assert len(bytes.fromhex(verdict.head)) == 32
-    assert sealing.seal(conn) == 0
+    assert seal.seal(conn) == 0
 
 
 def test_the_event_of_a_slow_transaction_is_sealed_after_it_ends(
@@ -70,13 +70,13 @@ def test_the_event_of_a_slow_transaction_is_sealed_after_it_ends(
     with connect(target, autocommit=False) as slow:
         write(slow, "slow")
         write(conn, "quick")
-        sealing.seal(conn)
+        seal.seal(conn)
         # The quick one has the later id; sealing it now would put the slow one before it.
         assert sealed_actions(conn)[before:] == []
         slow.commit()
     seal_all(conn)
     assert sealed_actions(conn)[before:] == ["slow", "quick"]
-    assert sealing.verify(conn).intact
+    assert seal.verify(conn).intact
 
 
 def test_two_sealers_at_once_make_one_chain(conn: psycopg.Connection[Any], target: str) -> None:
@@ -85,7 +85,7 @@ def test_two_sealers_at_once_make_one_chain(conn: psycopg.Connection[Any], targe
     def work() -> None:
         with connect(target) as own:
             for _ in range(20):
-                sealing.seal(own)
+                seal.seal(own)
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
@@ -93,7 +93,7 @@ def test_two_sealers_at_once_make_one_chain(conn: psycopg.Connection[Any], targe
     for thread in threads:
         thread.join()
     seal_all(conn)
-    verdict = sealing.verify(conn)
+    verdict = seal.verify(conn)
     assert verdict.intact
     assert verdict.sealed >= 30_000
 
@@ -120,7 +120,7 @@ def test_what_a_superuser_changes_is_found_and_named(
     for table in ("audit_event", "audit_seal"):
         conn.execute(f"ALTER TABLE atdm.{table} DISABLE TRIGGER USER".encode())
     conn.execute(change.encode(), (row[0],))
-    broken = sealing.verify(conn).broken
+    broken = seal.verify(conn).broken
     assert broken is not None
     assert broken["seal_number"] == row[1]
     assert problem in broken["problem"]
@@ -136,7 +136,7 @@ def test_an_event_that_is_slipped_in_later_is_found(conn: psycopg.Connection[Any
         "INSERT INTO atdm.audit_event (xid, action, invoker, source)"
         " SELECT min(xid), 'forged', 'human:x', 'x' FROM atdm.audit_seal"
     )
-    broken = sealing.verify(conn).broken
+    broken = seal.verify(conn).broken
     assert broken is not None
     assert "slipped in" in broken["problem"]
 
@@ -156,14 +156,14 @@ def test_a_day_is_exported_once_and_can_be_verified_from_its_files(
     write(conn, "e", 50)
     seal_all(conn)
     today = datetime.now(UTC).date()
-    assert audit_export.export(conn, store, before=today) == []
-    paths = audit_export.export(conn, store)
+    assert export.export(conn, store, before=today) == []
+    paths = export.export(conn, store)
     assert len(paths) in (1, 2)  # the events may lie on both sides of midnight
     assert all(path.startswith("audit/dt=") for path in paths)
-    assert audit_export.export(conn, store) == []
+    assert export.export(conn, store) == []
     rows = [row for path in paths for row in pq.read_table(tmp_path / path).to_pylist()]
-    assert len(rows) == sealing.verify(conn).sealed
-    before = sealing.GENESIS
+    assert len(rows) == seal.verify(conn).sealed
+    before = seal.GENESIS
     for row in sorted(rows, key=lambda row: row["seal_number"]):
         before = hashlib.sha256(before + row["canonical"].encode()).digest()
         assert before.hex() == row["hash"]
@@ -181,15 +181,15 @@ def test_an_export_that_was_cut_off_writes_the_same_files_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(audit_export, "_write", cut_off)
+        patch.setattr(export, "_write", cut_off)
         with pytest.raises(KeyboardInterrupt):
-            audit_export.export(conn, store)
+            export.export(conn, store)
     write(conn, "g", 5)
     seal_all(conn)
-    paths = audit_export.export(conn, store)
+    paths = export.export(conn, store)
     rows = [row for path in paths for row in pq.read_table(tmp_path / path).to_pylist()]
     numbers = sorted(row["seal_number"] for row in rows)
-    assert numbers == list(range(1, sealing.verify(conn).sealed + 1))
+    assert numbers == list(range(1, seal.verify(conn).sealed + 1))
 
 
 def test_gathered_events_leave_out_what_runs_record_and_end_at_many_subjects(

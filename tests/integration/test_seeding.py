@@ -16,13 +16,14 @@ import psycopg
 import pyarrow as pa
 import pytest
 
-from atdm_engine.content_hash import ContentHash, combined
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry
-from atdm_resources import catalog, leasing, read_back, reports, seeding, sweep
-from atdm_resources.connection import connect
-from atdm_resources.request_lock import RequestLock
-from atdm_resources.store import ParquetSink, Store
+from atdm_engine.hashing.content import ContentHash, combined
+from atdm_resources.catalog import leases, requests, runs
+from atdm_resources.postgres.connection import connect
+from atdm_resources.postgres.locks import RequestLock
+from atdm_resources.store.files import ParquetSink, Store
+from atdm_services.requests import load, read_back, sweep
 from tests.integration.made_requests import recorded, rows_left, seeded, staged
 
 
@@ -53,7 +54,7 @@ def test_what_is_in_the_target_hashes_like_what_was_made(
     spec, record = recorded(conn, registry, "denied_and_pending_claims", runs=30)
     files, exposed, content_hash = staged(store, spec, batch_runs)
     seen: list[tuple[str, int]] = []
-    result = seeding.seed(
+    result = load.seed(
         conn, store, record, spec.domain, spec.scenario, files,
         content_hash=content_hash, exposed=exposed, progress=lambda *step: seen.append(step),
     )  # fmt: skip
@@ -86,15 +87,13 @@ def test_a_row_that_the_database_refuses_leaves_nothing(
     with ParquetSink(store, files["claim"].path, broken.schema) as sink:
         sink.write(broken)
     with pytest.raises(AtdmError) as caught:
-        seeding.seed(
-            conn, store, record, spec.domain, spec.scenario, files, content_hash=content_hash
-        )
+        load.seed(conn, store, record, spec.domain, spec.scenario, files, content_hash=content_hash)
     assert caught.value.code is ErrorCode.SEED_FAILED
     assert caught.value.details["table"] == "claim"
     assert caught.value.details["constraint"] == "ck_claim_status_values"
     assert total_rows(conn) == 0
-    assert catalog.get_request(conn, record.request_id).status == "pending"
-    assert [event["action"] for event in reports.events(conn, record.request_id)] == [
+    assert requests.get_request(conn, record.request_id).status == "pending"
+    assert [event["action"] for event in runs.events(conn, record.request_id)] == [
         "request_received",
         "plan_resolved",
     ]
@@ -106,9 +105,9 @@ def test_staged_files_that_are_gone_or_short_leave_nothing(
     spec, record = recorded(conn, registry, runs=5)
     files, _, content_hash = staged(store, spec)
 
-    def attempt(changed: dict[str, seeding.StagedTable]) -> AtdmError:
+    def attempt(changed: dict[str, load.StagedTable]) -> AtdmError:
         with pytest.raises(AtdmError) as caught:
-            seeding.seed(
+            load.seed(
                 conn, store, record, spec.domain, spec.scenario, changed,
                 content_hash=content_hash,
             )  # fmt: skip
@@ -128,11 +127,9 @@ def test_a_request_that_was_given_up_meanwhile_is_not_seeded(
 ) -> None:
     spec, record = recorded(conn, registry, runs=5)
     files, _, content_hash = staged(store, spec)
-    catalog.rollback_request(conn, record.request_id, message="given up", step="test")
+    requests.rollback_request(conn, record.request_id, message="given up", step="test")
     with pytest.raises(AtdmError) as caught:
-        seeding.seed(
-            conn, store, record, spec.domain, spec.scenario, files, content_hash=content_hash
-        )
+        load.seed(conn, store, record, spec.domain, spec.scenario, files, content_hash=content_hash)
     assert caught.value.code is ErrorCode.REQUEST_CONFLICT
     assert total_rows(conn) == 0
 
@@ -144,9 +141,7 @@ def test_a_target_that_is_not_marked_is_not_seeded(
     files, _, content_hash = staged(store, spec)
     conn.execute("DELETE FROM atdm.target")
     with pytest.raises(AtdmError) as caught:
-        seeding.seed(
-            conn, store, record, spec.domain, spec.scenario, files, content_hash=content_hash
-        )
+        load.seed(conn, store, record, spec.domain, spec.scenario, files, content_hash=content_hash)
     assert caught.value.code is ErrorCode.TARGET_NOT_DISPOSABLE
     assert total_rows(conn) == 0
 
@@ -160,8 +155,8 @@ def test_seeding_again_replaces_rows_and_keeps_used_ones(
     conn.execute("UPDATE healthcare.plan SET coverage_type = 'hmo'")
     files, _, content_hash = staged(store, made.spec)
 
-    def again() -> seeding.SeedResult:
-        return seeding.seed(
+    def again() -> load.SeedResult:
+        return load.seed(
             conn, store, made.record, made.spec.domain, made.spec.scenario, files,
             content_hash=content_hash,
         )  # fmt: skip
@@ -174,7 +169,7 @@ def test_seeding_again_replaces_rows_and_keeps_used_ones(
     ):
         digest.add(rows)
     assert digest.hexdigest() == files["plan"].content_hash
-    leasing.lease(conn, None, "active_member_clean")
+    leases.lease(conn, None, "active_member_clean")
     with pytest.raises(AtdmError) as caught:
         again()
     assert caught.value.code is ErrorCode.REQUEST_CONFLICT
@@ -188,7 +183,7 @@ def test_rows_beside_a_request_stay_when_it_is_made_again(
     made = seeded(conn, tmp_path, registry)
     store = Store(tmp_path.as_uri())
     files, _, content_hash = staged(store, made.spec)
-    seeding.seed(
+    load.seed(
         conn, store, made.record, made.spec.domain, made.spec.scenario, files,
         content_hash=content_hash,
     )  # fmt: skip
@@ -215,7 +210,7 @@ def test_a_lock_on_a_request_is_held_once_and_ends_with_its_block(
         ).fetchall()
         assert held == [(None, None, "idle in transaction")]
     with RequestLock(target, "healthcare", record.request_id):
-        assert catalog.get_request(conn, record.request_id).status == "pending"
+        assert requests.get_request(conn, record.request_id).status == "pending"
 
 
 def test_a_request_without_a_holder_is_rolled_back_with_its_files(
@@ -229,13 +224,13 @@ def test_a_request_without_a_holder_is_rolled_back_with_its_files(
         (dead,) = sweep.reconcile(conn, store)
     assert dead.request_id == record.request_id
     assert dead.dagster_run_id == "dagster-1"
-    found = catalog.get_request(conn, record.request_id)
+    found = requests.get_request(conn, record.request_id)
     assert found.status == "rolled_back"
     assert found.error is not None
     assert found.error["message"] == sweep.REASON
     assert store.files("requests/healthcare/active_member_clean/" + record.request_id) == []
     assert store.files("requests/healthcare/active_member_clean/" + alive.request_id) != []
-    assert catalog.get_request(conn, alive.request_id).status == "pending"
+    assert requests.get_request(conn, alive.request_id).status == "pending"
 
 
 def test_a_process_that_is_killed_while_it_loads_leaves_nothing(
@@ -244,11 +239,11 @@ def test_a_process_that_is_killed_while_it_loads_leaves_nothing(
     script = """
         import sys
         from pathlib import Path
-        from atdm_engine.registry import Registry
+        from atdm_engine.bundle.registry import Registry
         from atdm_resources import seeding
-        from atdm_resources.bundle import read_bundle, shipped_root
-        from atdm_resources.connection import connect
-        from atdm_resources.request_lock import RequestLock
+        from atdm_resources.store.bundle import read_bundle, shipped_root
+        from atdm_resources.postgres.connection import connect
+        from atdm_resources.postgres.locks import RequestLock
         from atdm_resources.store import Store
         from tests.integration.made_requests import recorded, staged
 

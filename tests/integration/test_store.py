@@ -19,7 +19,7 @@ import pytest
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.store import ParquetSink, Store
+from atdm_resources.store.files import ParquetSink, Store
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.s3 import S3Options
-from atdm_resources.store import ParquetSink, Store
+from atdm_resources.store.files import ParquetSink, Store
+from atdm_resources.store.s3 import S3Options
 from tests.integration.s3_server import BUCKET, Fault, Faults
 
 pytest_plugins = ["tests.integration.s3_server"]

@@ -12,12 +12,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from atdm_engine.bundle.registry import Registry, SpecFile
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry, SpecFile
-from atdm_resources import initialising, leasing, reports
-from atdm_resources.bundle import read_bundle, shipped_root
-from atdm_resources.connection import connect
-from atdm_resources.target import ensure_disposable, initialise
+from atdm_resources.catalog import leases, runs
+from atdm_resources.postgres.connection import connect
+from atdm_resources.postgres.target import ensure_disposable, initialise
+from atdm_resources.store.bundle import read_bundle, shipped_root
+from atdm_services.target import init
 from tests.conftest import with_database
 from tests.integration.made_requests import seeded
 
@@ -72,10 +73,10 @@ def test_an_empty_database_is_set_up_and_a_second_time_nothing_changes(
             "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'atdm%'"
         ).fetchall()
         assert schemas == [("atdm",)]
-        shown = reports.summary(conn)
+        shown = runs.summary(conn)
         assert shown["disposable"] is True
         assert shown["scenarios"] == len(registry.scenarios)
-        assert {row["scenario_id"] for row in reports.scenarios(conn)} == {
+        assert {row["scenario_id"] for row in runs.scenarios(conn)} == {
             scenario.name for scenario in registry.scenarios.values()
         }
 
@@ -108,7 +109,7 @@ def test_setting_up_is_one_transaction_under_one_lock(
         with connect(empty_database) as conn:
             initialise(conn, registry)
     seen: list[Any] = []
-    publish = initialising.publish
+    publish = init.publish
 
     def watched(conn: psycopg.Connection[Any], domain: Any) -> list[str]:
         with connect(empty_database) as other:
@@ -122,11 +123,11 @@ def test_setting_up_is_one_transaction_under_one_lock(
             )
         raise RuntimeError("not to its end")
 
-    monkeypatch.setattr(initialising, "publish", watched)
+    monkeypatch.setattr(init, "publish", watched)
     with connect(empty_database) as conn, pytest.raises(RuntimeError, match="not to its end"):
         initialise(conn, registry)
     assert seen == [(False, 1)]
-    monkeypatch.setattr(initialising, "publish", publish)
+    monkeypatch.setattr(init, "publish", publish)
     with connect(empty_database) as conn:
         there = conn.execute("SELECT to_regclass('atdm.alembic_version') IS NOT NULL").fetchone()
         assert there == (before,)
@@ -258,7 +259,7 @@ def test_tables_with_rows_of_runs_are_not_made_again(
             initialise(conn, registry, rebuild=True)
         assert caught.value.code is ErrorCode.TARGET_DRIFT
         assert caught.value.details["rebuild_possible"] is False
-        leasing.reset_all(conn, "healthcare", confirm=True)
+        leases.reset_all(conn, "healthcare", confirm=True)
         assert initialise(conn, registry, rebuild=True).rebuilt == ["healthcare"]
 
 
@@ -319,10 +320,10 @@ def test_a_new_version_of_a_scenario_is_published_beside_the_old_one(
         ).fetchall()
         assert versions == [(False,), (True,)]
         with pytest.raises(AtdmError) as caught:
-            leasing.lease(conn, None, "expired_eligibility")
+            leases.lease(conn, None, "expired_eligibility")
         assert caught.value.code is ErrorCode.NONE_READY
         assert initialise(conn, registry).scenarios
-        lease = leasing.lease(conn, None, "expired_eligibility")
+        lease = leases.lease(conn, None, "expired_eligibility")
         assert lease["request_id"] == made.request_id
 
 
@@ -335,7 +336,7 @@ def test_a_scenario_without_a_file_is_no_longer_leased(target: str, registry: Re
     with connect(target) as conn:
         initialise(conn, Registry.build(files))
         with pytest.raises(AtdmError) as caught:
-            leasing.lease(conn, None, "expired_eligibility")
+            leases.lease(conn, None, "expired_eligibility")
         assert caught.value.code is ErrorCode.SCENARIO_NOT_FOUND
 
 
@@ -359,8 +360,8 @@ def test_an_ordinary_user_sets_up_leases_and_resets(
                 assert initialise(conn, registry).marked == "empty"
                 assert not initialise(conn, registry).changed
                 seeded(conn, tmp_path, registry)
-                lease = leasing.lease(conn, None, "active_member_clean")
-                done = leasing.reset_run(conn, lease["test_run_id"], lease["token"])
+                lease = leases.lease(conn, None, "active_member_clean")
+                done = leases.reset_run(conn, lease["test_run_id"], lease["token"])
                 assert done["status"] == "cleaned"
         finally:
             admin.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(name))
@@ -402,12 +403,12 @@ def test_a_domain_may_not_take_a_schema_of_postgresql_or_atdm(empty_database: st
 def test_an_interrupted_set_up_leaves_nothing(
     empty_database: str, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from atdm_resources import initialising
+    from atdm_services.target import init
 
     def fail(*_: Any) -> None:
         raise psycopg.OperationalError("interrupted")
 
-    monkeypatch.setattr(initialising, "publish", fail)
+    monkeypatch.setattr(init, "publish", fail)
     with connect(empty_database) as conn:
         with pytest.raises(psycopg.OperationalError):
             initialise(conn, registry)

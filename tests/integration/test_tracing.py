@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from atdm_resources import queueing, tracing
-from atdm_resources.connection import connect
+from atdm_resources.catalog import queue as queueing
+from atdm_resources.postgres.connection import connect
+from atdm_resources.telemetry import tracing
 from tests.integration.dagster_world import World
 from tests.integration.made_requests import fresh_request_id
 
@@ -140,7 +141,7 @@ def test_a_failed_step_says_why_without_secrets(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("no route to postgresql://u:hunter22@h/d")
 
-    monkeypatch.setattr("atdm_resources.seeding.seed", broken)
+    monkeypatch.setattr("atdm_services.requests.load.seed", broken)
     outcome = world.ask(SCENARIO)
     assert outcome.error is not None
     for name in ("atdm.load", "atdm.request"):

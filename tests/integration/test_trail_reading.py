@@ -11,14 +11,18 @@ from typing import Any
 import psycopg
 import pytest
 
-from atdm.audit_page.facts import Facts, gather
-from atdm.audit_page.page import page_of
+from atdm.web.audit.facts import Facts, gather
+from atdm.web.audit.page import page_of
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry
-from atdm_resources import catalog, giving_back, leasing, outcomes, reports, sealing, trail_reading
-from atdm_resources.baselines import records
-from atdm_resources.connection import connect
+from atdm_resources.catalog import leases, outcomes, requests
+from atdm_resources.catalog import runs as reports
+from atdm_resources.catalog import trail as trail_reading
+from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
+from atdm_services.audit import seal
+from atdm_services.baselines import records
+from atdm_services.leases import reclaim
 from tests.integration.made_requests import Made, recorded, seeded
 
 Target = psycopg.Connection[Any]
@@ -35,16 +39,16 @@ def told(conn: Target, name: str) -> Facts:
     return gather(settings, conn, name)
 
 
-def leased(conn: Target, made: Made, owner: str = "suite") -> leasing.Lease:
-    return leasing.lease_request(conn, made.request_id, owner=owner, count=1)[0]
+def leased(conn: Target, made: Made, owner: str = "suite") -> leases.Lease:
+    return leases.lease_request(conn, made.request_id, owner=owner, count=1)[0]
 
 
 def sealed(conn: Target) -> None:
     """Seal everything; transactions of other tests on the server may have to end first."""
     deadline = datetime.now(UTC) + timedelta(seconds=30)
-    while sealing.unsealed(conn) and datetime.now(UTC) < deadline:
-        sealing.seal(conn)
-    assert sealing.unsealed(conn) == 0
+    while seal.unsealed(conn) and datetime.now(UTC) < deadline:
+        seal.seal(conn)
+    assert seal.unsealed(conn) == 0
 
 
 def test_the_life_of_one_run(conn: Target, registry: Registry, tmp_path: Path) -> None:
@@ -60,7 +64,7 @@ def test_the_life_of_one_run(conn: Target, registry: Registry, tmp_path: Path) -
         " FROM healthcare.eligibility AS e WHERE member_id = %s",
         (member,),
     )
-    leasing.record_fixtures(conn, run, lease["token"], {"pytest": "/f/x.py"})
+    leases.record_fixtures(conn, run, lease["token"], {"pytest": "/f/x.py"})
     outcomes.record(
         conn,
         [
@@ -88,8 +92,8 @@ def test_the_life_of_one_run(conn: Target, registry: Registry, tmp_path: Path) -
     assert before.outcome_counts == {"failed": 1, "passed": 1}
 
     with pytest.raises(AtdmError):
-        leasing.reset_run(conn, run, "wrong", invoker="human:eve", source="test")
-    leasing.reset_run(conn, run, lease["token"], invoker="human:bob", source="test")
+        leases.reset_run(conn, run, "wrong", invoker="human:eve", source="test")
+    leases.reset_run(conn, run, lease["token"], invoker="human:bob", source="test")
     sealed(conn)
     after = told(conn, run)
     assert {there["rows"] for there in after.in_target.values()} == {0}
@@ -105,7 +109,7 @@ def test_the_life_of_one_run(conn: Target, registry: Registry, tmp_path: Path) -
         "to_seal": after.seal["last_seal"],
         "broken": None,
     }
-    assert after.seal["hash"] == sealing.verify(conn).head
+    assert after.seal["hash"] == seal.verify(conn).head
     page = page_of(after)
     assert "the chain holds" in page
     assert "/f/x.py" in page
@@ -148,13 +152,13 @@ def test_runs_taken_back_together_are_counted_once(
     made = seeded(conn, tmp_path, registry, runs=4, pooled=False)
     other = seeded(conn, tmp_path, registry, runs=2, pooled=False)
     runs = [made.run(1), made.run(2), made.run(3)]
-    giving_back.give_back(conn, runs, strategy="together", invoker="human:a", source="test")
+    reclaim.give_back(conn, runs, strategy="together", invoker="human:a", source="test")
     (reset,) = told(conn, made.request_id).resets
     assert (reset["n"], reset["deleted"]["member"], reset["shared"]) == (3, 3, False)
     (reset,) = told(conn, made.run(1)).resets
     assert (reset["n"], reset["shared"]) == (1, True)
 
-    giving_back.give_back(
+    reclaim.give_back(
         conn, [made.run(4), other.run(1)], strategy="mixed", invoker="human:a", source="test"
     )
     mixed = {row["strategy"]: row for row in told(conn, made.request_id).resets}["mixed"]
@@ -177,7 +181,7 @@ def test_what_happened_to_the_domain_meanwhile_is_told(
     records.add_event(
         conn, "snapshot_completed", "elsewhere", "another", records.Actor("human:a", "cli")
     )
-    giving_back.reset_all(
+    reclaim.reset_all(
         conn, "healthcare", reason="tidy", revoke_leases=True, invoker="human:a", source="cli"
     )
     facts = told(conn, made.run(1))
@@ -197,7 +201,7 @@ def test_a_request_that_loaded_nothing(conn: Target, registry: Registry) -> None
     pending = told(conn, "never")
     assert pending.request["status"] == "pending"
     assert set(pending.in_target) == set(spec.scenario.tables)
-    catalog.rollback_request(conn, record.request_id, message="no space", step="load")
+    requests.rollback_request(conn, record.request_id, message="no space", step="load")
     page = page_of(told(conn, "never"))
     assert "no space" in page
     assert "&lt;b&gt;why&lt;/b&gt;" in page
@@ -222,8 +226,8 @@ def test_many_events_are_cut_in_the_middle(
     conn: Target, registry: Registry, tmp_path: Path
 ) -> None:
     made = seeded(conn, tmp_path, registry, runs=50, pooled=False)
-    for lease in leasing.lease_request(conn, made.request_id, owner="o"):
-        leasing.reset_run(conn, lease["test_run_id"], lease["token"])
+    for lease in leases.lease_request(conn, made.request_id, owner="o"):
+        leases.reset_run(conn, lease["test_run_id"], lease["token"])
     facts = told(conn, made.request_id)
     ids = [event["event_id"] for event in (*facts.first, *facts.last)]
     assert ids == sorted(set(ids))
@@ -286,7 +290,7 @@ def test_the_command_writes_the_page(
     capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
     from atdm.cli import trail
-    from atdm.output import Mode, Output
+    from atdm.cli.output import Mode, Output
 
     monkeypatch.setenv("ATDM_DATABASE_URL", target)
     made = seeded(conn, tmp_path, registry, label="to-file")

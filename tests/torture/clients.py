@@ -88,13 +88,13 @@ class Notes:
 
 def leaser(notes: Notes, url: str, owner: str) -> None:
     """Leases and gives back; now and then keeps what it has."""
-    from atdm_resources import leasing
-    from atdm_resources.connection import connect
+    from atdm_resources.catalog import leases
+    from atdm_resources.postgres.connection import connect
 
     rng = random.Random(owner)
     with connect(url, application_name="torture leaser") as conn:
         while notes.goes_on:
-            run = notes.did("lease", lambda: leasing.lease(conn, None, SCENARIO, owner=owner))
+            run = notes.did("lease", lambda: leases.lease(conn, None, SCENARIO, owner=owner))
             if run is None:
                 time.sleep(0.01)
                 continue
@@ -102,18 +102,18 @@ def leaser(notes: Notes, url: str, owner: str) -> None:
             if rng.random() < 0.05:
                 continue
             token = run["token"]
-            notes.did("reset", lambda: leasing.reset_run(conn, notes.made[-1], token))  # noqa: B023
+            notes.did("reset", lambda: leases.reset_run(conn, notes.made[-1], token))  # noqa: B023
 
 
 def requester(notes: Notes, url: str, runs: int) -> None:
     """Has runs made, by the scenario's own job in this process."""
     from atdm_assets.definitions import build_defs
-    from atdm_assets.instance import instance
-    from atdm_assets.request_job import RequestedData, materialise_request
-    from atdm_assets.requests_resource import RequestsResource
-    from atdm_resources.bundle import load_registry
-    from atdm_resources.configurable import StoreResource, TargetResource
+    from atdm_assets.instance.local_instance import instance
+    from atdm_assets.requests.job import RequestedData, materialise_request
+    from atdm_assets.requests.resource import RequestsResource
+    from atdm_assets.resources import StoreResource, TargetResource
     from atdm_resources.settings import Settings
+    from atdm_resources.store.bundle import load_registry
 
     settings = Settings.from_environment()
     registry = load_registry(settings)
@@ -148,10 +148,10 @@ def requester(notes: Notes, url: str, runs: int) -> None:
 
 def snapshotter(notes: Notes, url: str) -> None:
     """Captures baselines."""
-    from atdm_resources.baselines.capture import capture
-    from atdm_resources.baselines.records import Actor
     from atdm_resources.settings import Settings
-    from atdm_resources.store import Store
+    from atdm_resources.store.files import Store
+    from atdm_services.baselines.capture import capture
+    from atdm_services.baselines.records import Actor
 
     store = Store(Settings.from_environment().store_url)
     actor = Actor("agent:torture", "torture")
@@ -164,10 +164,10 @@ def snapshotter(notes: Notes, url: str) -> None:
 
 def restorer(notes: Notes, url: str) -> None:
     """Restores the newest baseline, whoever has leased what."""
-    from atdm_resources.baselines.records import Actor
-    from atdm_resources.baselines.restore import restore
     from atdm_resources.settings import Settings
-    from atdm_resources.store import Store
+    from atdm_resources.store.files import Store
+    from atdm_services.baselines.records import Actor
+    from atdm_services.baselines.restore import restore
 
     store = Store(Settings.from_environment().store_url)
     actor = Actor("agent:torture", "torture")

@@ -91,15 +91,17 @@ def perform(operation: str, arguments: Sequence[str]) -> int:
 
 def _daemon(size: int) -> int:
     """What the daemon does for a pool and the queue: ticks, then the runs that they ask for."""
-    from atdm_assets import expiry, pools, queue, ticks
     from atdm_assets.definitions import build_defs
-    from atdm_assets.instance import instance
-    from atdm_resources.bundle import load_registry
-    from atdm_resources.configurable import StoreResource, TargetResource
-    from atdm_resources.connection import connect
-    from atdm_resources.retention import Retention
+    from atdm_assets.instance import ticks
+    from atdm_assets.instance.local_instance import instance
+    from atdm_assets.leases import expiry, pools
+    from atdm_assets.queue import sensor
+    from atdm_assets.resources import StoreResource, TargetResource
+    from atdm_resources.postgres.connection import connect
     from atdm_resources.settings import Settings
-    from atdm_resources.store import Store
+    from atdm_resources.store.bundle import load_registry
+    from atdm_resources.store.files import Store
+    from atdm_services.retention import Retention
 
     # It is an hour later than the daemon thinks, see TopUp._clock_moves_on.
     ticks.GIVEN_UP_SECONDS = 0  # type: ignore[misc]
@@ -119,7 +121,7 @@ def _daemon(size: int) -> int:
         asked: list[Any] = []
         for ticked in (
             pools.tick(opened, conn, registry),
-            queue.tick(opened, conn, lambda: files, registry),
+            sensor.tick(opened, conn, lambda: files, registry),
         ):
             # What the daemon does with a tick's result: keys first, then a run for each run key
             # that is not known yet.
@@ -175,7 +177,7 @@ class Load(Operation):
     marks = (
         Mark("record the request", r"INSERT INTO atdm\.request "),
         Mark("generate and check", r"SET started_at"),
-        Mark("stage the files", call="atdm_assets.request_files:RequestFiles.__exit__"),
+        Mark("stage the files", call="atdm_services.requests.files:RequestFiles.__exit__"),
         Mark("note the verdict", f"{_EVENT}validators_passed"),
         Mark("copy rows", rf'COPY "{DOMAIN}"\.'),
         Mark("copy runs", r'COPY "atdm"\."test_run"'),
@@ -220,12 +222,12 @@ class Snapshot(Operation):
     marks = (
         Mark("note the start", r"INSERT INTO atdm\.baseline"),
         Mark("lock the tables", r"LOCK TABLE ONLY"),
-        Mark("copy rows", call="atdm_resources.store:Store.write_atomic"),
-        Mark("write the runs", call="atdm_resources.baselines.contained_runs:written"),
-        Mark("publish", call="atdm_resources.store:Store.write_new"),
-        Mark("clear up", call="atdm_resources.store:Store.write_new()"),
+        Mark("copy rows", call="atdm_resources.store.files:Store.write_atomic"),
+        Mark("write the runs", call="atdm_services.baselines.test_runs:written"),
+        Mark("publish", call="atdm_resources.store.files:Store.write_new"),
+        Mark("clear up", call="atdm_resources.store.files:Store.write_new()"),
         Mark("note the end", f"{_EVENT}snapshot_completed"),
-        Mark("show in Dagster", call="atdm_assets.baselines:report_capture"),
+        Mark("show in Dagster", call="atdm_assets.baselines.definitions:report_capture"),
     )
 
     def arguments(self, world: World) -> list[str]:
@@ -250,10 +252,10 @@ class Delete(Operation):
     name = "delete"
     summary = "deleting a baseline: atdm baseline-delete --confirm"
     marks = (
-        Mark("mark it", call="atdm_resources.store:Store.write_bytes"),
-        Mark("delete the files", call="atdm_resources.store:Store.delete_prefix"),
+        Mark("mark it", call="atdm_resources.store.files:Store.write_bytes"),
+        Mark("delete the files", call="atdm_resources.store.files:Store.delete_prefix"),
         Mark("note the end", f"{_EVENT}baseline_deleted"),
-        Mark("delete the mark", call="atdm_resources.baselines.removing:finish"),
+        Mark("delete the mark", call="atdm_services.baselines.removal:finish"),
     )
 
     def prepare(self, world: World) -> None:
@@ -291,7 +293,7 @@ class Restore(Operation):
     summary = "restoring a baseline over changed rows and leases: atdm baseline-restore"
     marks = (
         Mark("note the start", f"{_EVENT}restore_started"),
-        Mark("verify the files", call="atdm_resources.baselines.restore:verify_files"),
+        Mark("verify the files", call="atdm_services.baselines.restore:verify_files"),
         Mark("keep others out", r"SET draining_until = clock_timestamp"),
         Mark("be alone", r"pg_try_advisory_xact_lock\(atdm\.domain_lock_key"),
         Mark("lock the tables", r"LOCK TABLE ONLY .* ACCESS EXCLUSIVE"),
@@ -299,12 +301,10 @@ class Restore(Operation):
         Mark("empty the tables", r"TRUNCATE ONLY"),
         Mark("load rows", rf'COPY .*"?{DOMAIN}"?\..* FROM STDIN'),
         Mark("put references back", r"ADD CONSTRAINT"),
-        Mark(
-            "bring the runs in line", call="atdm_resources.baselines.contained_runs:bring_in_line"
-        ),
+        Mark("bring the runs in line", call="atdm_services.baselines.test_runs:bring_in_line"),
         Mark("note the end", f"{_EVENT}restore_completed"),
         Mark("let others in", r"SET draining_until = NULL"),
-        Mark("show in Dagster", call="atdm_assets.baselines:report_restore"),
+        Mark("show in Dagster", call="atdm_assets.baselines.definitions:report_restore"),
     )
 
     def prepare(self, world: World) -> None:
@@ -331,7 +331,7 @@ class ResetAll(Operation):
         Mark("keep others out", r"SET draining_until = clock_timestamp"),
         Mark("be alone", r"pg_try_advisory_xact_lock\(atdm\.domain_lock_key"),
         Mark("delete rows", r"SELECT atdm\.reset_all"),
-        Mark("commit", call="atdm_resources.leasing:guarded()"),
+        Mark("commit", call="atdm_resources.catalog.leases:guarded()"),
         Mark("let others in", r"SET draining_until = NULL"),
     )
 
@@ -360,13 +360,13 @@ class Publish(Operation):
     name = "publish"
     summary = "building and publishing a dataset: atdm dataset-build"
     marks = (
-        Mark("open the version", call="atdm_resources.datasets.building:build_dataset"),
-        Mark("make shards", call="atdm_resources.datasets.runners:Processes.run"),
-        Mark("check all shards", call="atdm_resources.datasets.building:whole_checks"),
-        Mark("publish", call="atdm_resources.store:Store.write_new"),
-        Mark("clear up", call="atdm_resources.store:Store.write_new()"),
-        Mark("show in Dagster", call="atdm_assets.dataset_assets:_check_result"),
-        Mark("delete old versions", call="atdm_resources.datasets.versions:expire"),
+        Mark("open the version", call="atdm_services.datasets.build:build_dataset"),
+        Mark("make shards", call="atdm_services.datasets.runners:Processes.run"),
+        Mark("check all shards", call="atdm_services.datasets.build:whole_checks"),
+        Mark("publish", call="atdm_resources.store.files:Store.write_new"),
+        Mark("clear up", call="atdm_resources.store.files:Store.write_new()"),
+        Mark("show in Dagster", call="atdm_assets.datasets.assets:_check_result"),
+        Mark("delete old versions", call="atdm_services.datasets.versions:expire"),
     )
 
     def arguments(self, world: World) -> list[str]:
@@ -430,15 +430,15 @@ class Clone(Operation):
     marks = (
         Mark("register the template", r"INSERT INTO atdm\.clone "),
         Mark("make the template", r"^CREATE DATABASE"),
-        Mark("initialise the template", call="atdm_resources.target:initialise"),
-        Mark("fill the template", call="atdm_resources.baselines.restore:restore"),
+        Mark("initialise the template", call="atdm_resources.postgres.target:initialise"),
+        Mark("fill the template", call="atdm_services.baselines.restore:restore"),
         Mark("close the template", r"ALTER DATABASE .* ALLOW_CONNECTIONS"),
         Mark("register the clone", r"INSERT INTO atdm\.clone "),
         Mark("copy the template", r"^CREATE DATABASE .* TEMPLATE"),
-        Mark("make it its own", call="atdm_resources.baselines.clones:make_it_its_own"),
-        Mark("hand it out", call="atdm_resources.baselines.clones:hand_out_made"),
+        Mark("make it its own", call="atdm_services.clones.lease:make_it_its_own"),
+        Mark("hand it out", call="atdm_services.clones.lease:hand_out_made"),
         Mark("give it its name", r"ALTER DATABASE .* RENAME"),
-        Mark("sweep", call="atdm_resources.baselines.clone_endings:sweep"),
+        Mark("sweep", call="atdm_services.clones.teardown:sweep"),
     )
 
     def prepare(self, world: World) -> None:

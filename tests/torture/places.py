@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from atdm_resources import embedded
+from atdm_resources.local import postgres_server
 from tests.torture.children import Children
 from tests.torture.operations import World, write_dataset
 from tests.torture.reader import Reader
@@ -25,13 +25,13 @@ def own_world(runs: int, rng: random.Random | None = None) -> Iterator[World]:
         folder = Path(name)
         folder.chmod(0o755)
         home = folder / "home"
-        url = embedded.start(home)
+        url = postgres_server.start(home)
         try:
-            with world_on(folder, url, embedded.start(home, embedded.DAGSTER_DATABASE), runs, rng,
+            with world_on(folder, url, postgres_server.start(home, postgres_server.DAGSTER_DATABASE), runs, rng,
                           own_server=True) as world:  # fmt: skip
                 yield world
         finally:
-            embedded.stop(home)
+            postgres_server.stop(home)
 
 
 @contextmanager

@@ -8,6 +8,6 @@ from __future__ import annotations
 import dagster_postgres  # noqa: F401
 
 import atdm_assets.definitions
-import atdm_assets.request_files  # noqa: F401
-import atdm_engine.validation  # noqa: F401
+import atdm_engine.checks.validator  # noqa: F401
+import atdm_services.requests.files  # noqa: F401
 import tests.torture.operations  # noqa: F401

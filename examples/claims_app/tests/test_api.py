@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from atdm import AtdmClient
-from atdm.pytest import atdm_scenario
+from atdm.pytest.plugin import atdm_scenario
 
 DENIED = "claim_denial_active_member"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from playwright.sync_api import Page, expect
 
-from atdm.pytest import atdm_scenario
+from atdm.pytest.plugin import atdm_scenario
 
 DENIED = "claim_denial_active_member"
 

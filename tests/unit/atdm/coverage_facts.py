@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from atdm.coverage import as_json
-from atdm.coverage_matrix import History, Published, coverage_of
+from atdm_services.coverage.matrix import History, Published, coverage_of
+from atdm_services.coverage.report import as_json
 
 AT = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 HOSTILE = "</style><script>document.title = 'taken'</script>"

@@ -9,7 +9,7 @@ import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from atdm.audit_page.facts import Facts
+from atdm.web.audit.facts import Facts
 
 REQUEST_ID = "01K7ZQ3V5MWXR8ABCDEF000000"
 RUN = "01K7ZQ3V5MWXR8ABCDEF000001"

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from atdm.arguments import checked_label, constraints_of, length_of, moment_of
-from atdm.output import UsageError
+from atdm.cli.arguments import checked_label, constraints_of, length_of, moment_of
+from atdm.cli.output import UsageError
 from atdm_engine.errors import AtdmError, ErrorCode
 
 

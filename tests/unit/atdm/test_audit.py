@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from atdm.audit import assembled, gist, shown_trail
+from atdm_services.audit.report import assembled, gist, shown_trail
 
 REQUEST_ID = "01K7ZQ0000ABCDEFGHJK000000"
 RUN = "01K7ZQ0000ABCDEFGHJK000001"
@@ -195,7 +195,7 @@ def test_a_refused_token_is_no_reset_and_a_failed_one_is() -> None:
 
 
 def test_the_trail_can_be_shown(capsys: Any) -> None:
-    from atdm.output import console
+    from atdm.cli.output import console
 
     trail = assembled(REQUEST, {"test_run_id": RUN, "status": "cleaned"}, HAPPY, {"note": "none"})
     printer = console()

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from atdm.audit_page.answers import answers, status
-from atdm.audit_page.facts import Facts
-from atdm.audit_page.page import page_of
-from atdm.audit_page.view import view_of
+from atdm.web.audit.answers import answers, status
+from atdm.web.audit.facts import Facts
+from atdm.web.audit.page import page_of
+from atdm.web.audit.view import view_of
 from tests.unit.atdm.page_facts import (
     CHECKS,
     LATER,
@@ -38,7 +38,7 @@ EVIL = (
 
 
 def answer(facts: Facts, number: int) -> tuple[str, str]:
-    from atdm.audit_page.view import _checks
+    from atdm.web.audit.view import _checks
 
     found = answers(facts, _checks(facts), 160)[number]
     return found["answer"], found["tone"]

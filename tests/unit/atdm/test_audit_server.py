@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from atdm.audit_server import AuditServer
+from atdm.web.server import AuditServer
 from atdm_engine.errors import AtdmError, ErrorCode
 
 

@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import pytest
 
-from atdm.audit_page.facts import Facts
-from atdm.audit_page.page import page_of
-from atdm.audit_page.timeline import charts
-from atdm.audit_page.view import view_of
+from atdm.web.audit.facts import Facts
+from atdm.web.audit.page import page_of
+from atdm.web.audit.timeline import charts
+from atdm.web.audit.view import view_of
 from tests.unit.atdm.page_facts import MAKING, REQUEST, at, of_request, rejected, story, totals
 from tests.unit.atdm.page_reading import read
 

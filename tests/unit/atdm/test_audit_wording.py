@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from atdm.audit_page.wording import length, moment, size, text
+from atdm.web.audit.wording import length, moment, size, text
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from atdm.caller import earliest
-from atdm.client import AtdmClient, AtdmClientError
+from atdm.client.context import earliest
+from atdm.client.sync import AtdmClient, AtdmClientError
 from atdm_engine.errors import ErrorCode
 from atdm_resources.settings import Settings
 

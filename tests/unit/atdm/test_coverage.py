@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from atdm import coverage
-from atdm.coverage_matrix import coverage_of
-from atdm.coverage_page import page
+from atdm.web.coverage import page
+from atdm_services.coverage import report
+from atdm_services.coverage.matrix import coverage_of
 from tests.unit.atdm.test_coverage_matrix import history, published
 
 NASTY = "t.py::test_a[<script>alert(1)</script> [red]&\"']"
@@ -22,7 +22,7 @@ def found(*tests: Any, session: str | None = None) -> dict[str, Any]:
     files = [
         published("shop/a", "FR-1", "FR-2"), published("shop/b", "FR-3"), published("shop/c"),
     ]  # fmt: skip
-    return coverage.as_json(
+    return report.as_json(
         coverage_of(files, tests),
         database="db",
         since=datetime(2026, 5, 1, tzinfo=UTC),
@@ -39,7 +39,7 @@ MIXED = (
 def terminal(payload: dict[str, Any]) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=160, highlight=False)
-    for part in coverage.shown(payload):
+    for part in report.shown(payload):
         console.print(part)
     return stream.getvalue()
 
@@ -75,17 +75,17 @@ def test_a_terminal_shows_it_and_reads_no_markup() -> None:
 
 
 def test_without_requirements_it_says_so() -> None:
-    payload = coverage.as_json(coverage_of([], []), database="db", since=None, session=None)
+    payload = report.as_json(coverage_of([], []), database="db", since=None, session=None)
     assert "no published scenario names a requirement" in terminal(payload)
     assert "No published scenario names a requirement" in page.page_of(payload)
-    assert "no published scenario names" in str(coverage.shortfall(payload, 0))
+    assert "no published scenario names" in str(report.shortfall(payload, 0))
 
 
 @pytest.mark.parametrize(
     ("percent", "held"), [(0, True), (33.3, True), (33.4, False), (100, False)]
 )
 def test_what_falls_short_is_said(percent: float, held: bool) -> None:
-    said = coverage.shortfall(found(*MIXED), percent)
+    said = report.shortfall(found(*MIXED), percent)
     assert (said is None) == held
     if said is not None:
         assert said == (

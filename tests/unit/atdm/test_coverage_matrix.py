@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atdm.coverage_matrix import History, Published, Standing, coverage_of
+from atdm_services.coverage.matrix import History, Published, Standing, coverage_of
 
 AT = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 REQUIREMENTS = ["FR-1", "FR-2", "FR-10", "NFR-1"]

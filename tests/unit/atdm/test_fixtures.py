@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from atdm.fixtures import write_fixtures
-from atdm.response import leased
 from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_services.leases.answer import leased
+from atdm_services.leases.fixtures import write_fixtures
 
 RUN = "01K7ZQ0000ABCDEFGHJK000001"
 

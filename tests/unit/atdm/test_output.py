@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from atdm.output import ADVICE, Mode, Output, UsageError, table
+from atdm.cli.output import ADVICE, Mode, Output, UsageError, table
 from atdm_engine.errors import AtdmError, ErrorCode
 
 ERROR = AtdmError(ErrorCode.SCENARIO_NOT_FOUND, "no scenario 'x'", {"nearest": "y"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from atdm.pytest_plugin.scopes import needs_of
+from atdm.pytest.scopes import needs_of
 
 pytest_plugins = ["pytester"]
 
@@ -478,7 +478,7 @@ def test_a_suite_without_the_marker_imports_no_driver(pytester: pytest.Pytester)
             loaded = {name.partition(".")[0] for name in sys.modules}
             assert "atdm" in loaded
             assert not loaded & {"psycopg", "dagster", "pydantic", "pandas", "typer", "rich"}
-            assert "atdm.client" not in sys.modules
+            assert "atdm.client.sync" not in sys.modules
         """
     )
     pytester.runpytest_subprocess("-p", "no:hypothesispytest").assert_outcomes(passed=1)

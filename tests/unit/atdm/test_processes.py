@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from atdm import processes
+from atdm_resources.local import processes
 
 SLEEP = [sys.executable, "-c", "import time; print('hello', flush=True); time.sleep(60)"]
 

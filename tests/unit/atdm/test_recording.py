@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from atdm.cli import recording
-from atdm.output import Mode, Output
+from atdm.cli.output import Mode, Output
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources import logs
+from atdm_resources.telemetry import logs
 
 TOKEN = "atdm_" + "x" * 43
 

@@ -11,7 +11,7 @@ import typer.main
 
 from atdm.cli import covering, replaying
 from atdm.cli.app import app
-from atdm.output import Output, UsageError
+from atdm.cli.output import Output, UsageError
 from atdm_engine.errors import AtdmError, ErrorCode
 
 NOTHING: dict[str, Any] = {

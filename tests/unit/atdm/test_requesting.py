@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from atdm import requesting
-from atdm.client import AtdmClient, AtdmClientError
-from atdm.extras import server_part
-from atdm.output import Output
-from atdm.requesting import Wish
+from atdm.cli.output import Output
+from atdm.client.sync import AtdmClient, AtdmClientError
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.settings import Settings
+from atdm_services.extras import server_part
+from atdm_services.requests import request
+from atdm_services.requests.request import Wish
 
 REQUEST_ID = "01K7ZQ0000ABCDEFGHJK000000"
 
@@ -44,7 +44,7 @@ def lease(number: int) -> dict[str, Any]:
 
 
 class Leasing:
-    """Stands for ``atdm_resources.leasing``: so many ready runs, then NONE_READY."""
+    """Stands for ``atdm_resources.catalog.leases``: so many ready runs, then NONE_READY."""
 
     def __init__(self, ready: int = 0, refusal: ErrorCode = ErrorCode.NONE_READY) -> None:
         self.ready = ready
@@ -72,7 +72,7 @@ def settings(tmp_path: Path) -> Settings:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Wish]:
     """Wishes that were made instead of leased."""
     wishes: list[Wish] = []
-    module = ModuleType("atdm.materialising")
+    module = ModuleType("atdm_assets.in_process")
 
     def materialise(settings: Settings, output: Output, connection: Any, wish: Wish) -> Any:
         wishes.append(wish)
@@ -82,18 +82,18 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Wish]:
         return SimpleNamespace(request_id=REQUEST_ID, scenario=scenario, status=status)
 
     module.materialise = materialise  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "atdm.materialising", module)
-    monkeypatch.setattr("atdm.materialising", module, raising=False)
+    monkeypatch.setitem(sys.modules, "atdm_assets.in_process", module)
+    monkeypatch.setattr("atdm_assets.in_process", module, raising=False)
     return wishes
 
 
 def asked(
     monkeypatch: pytest.MonkeyPatch, settings: Settings, leasing: Leasing, **wish: Any
 ) -> dict[str, Any]:
-    monkeypatch.setattr(requesting, "leasing", leasing)
+    monkeypatch.setattr(request, "leasing", leasing)
     connection: Any = Connection()
     wish.setdefault("scenario", "s")
-    return requesting.request(settings, Output(quiet=True), connection, Wish(**wish))
+    return request.request(settings, Output(quiet=True), connection, Wish(**wish))
 
 
 def test_a_ready_run_is_leased(
@@ -183,8 +183,8 @@ def test_a_client_installation_says_what_making_would_need(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     monkeypatch.setitem(sys.modules, "dagster", None)
-    monkeypatch.delitem(sys.modules, "atdm.materialising", raising=False)
-    monkeypatch.delattr("atdm.materialising", raising=False)
+    monkeypatch.delitem(sys.modules, "atdm_assets.in_process", raising=False)
+    monkeypatch.delattr("atdm_assets.in_process", raising=False)
     with pytest.raises(AtdmError) as caught:
         asked(monkeypatch, settings, Leasing())
     assert caught.value.code is ErrorCode.NONE_READY

@@ -7,7 +7,7 @@ import json
 import pickle
 import pprint
 
-from atdm.response import Secret, leased, several
+from atdm_services.leases.answer import Secret, leased, several
 
 LEASE = {
     "request_id": "01K7ZQ0000ABCDEFGHJK000000",

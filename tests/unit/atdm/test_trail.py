@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from atdm.arguments import past_of
 from atdm.cli import trail
-from atdm.output import Output, UsageError
+from atdm.cli.arguments import past_of
+from atdm.cli.output import Output, UsageError
 from atdm_engine.errors import AtdmError
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)

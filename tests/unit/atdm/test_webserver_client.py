@@ -11,13 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from atdm import graphql, remote_runs, requesting
-from atdm.client import AtdmClient, AtdmClientError
-from atdm.graphql import DagsterWebserver
-from atdm.remote_runs import RemoteRuns
-from atdm.requesting import Wish
+from atdm.client import graphql, remote_runs
+from atdm.client.graphql import DagsterWebserver
+from atdm.client.remote_runs import RemoteRuns
+from atdm.client.sync import AtdmClient, AtdmClientError
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.settings import Settings
+from atdm_services.requests import request as requesting
+from atdm_services.requests.request import Wish
 
 URL = "http://dagster.example:3000/team"
 REQUEST_ID = "01K7ZQ0000ABCDEFGHJK000000"

@@ -8,10 +8,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from atdm_assets.config_schema import as_of, constraint_field, request_schema
-from atdm_engine.constraints import Constraint
+from atdm_assets.requests.config_schema import as_of, constraint_field, request_schema
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.model import Scenario
+from atdm_engine.spec.constraints import Constraint
 from atdm_engine.spec.scenario import ScenarioSpec
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atdm_assets.metadata import chart
-from atdm_engine.profile import BINS, ColumnProfile
+from atdm_engine.checks.profile import BINS, ColumnProfile
 from atdm_engine.spec.table import TableSpec
 
 BLANK = "\u2002"

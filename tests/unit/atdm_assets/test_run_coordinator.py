@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atdm_assets.run_coordinator import invoker_of
+from atdm_assets.instance.run_coordinator import invoker_of
 from atdm_resources.settings import is_invoker
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from atdm_assets import ticks
+from atdm_assets.instance import ticks
 from atdm_engine.errors import AtdmError, ErrorCode
 
 

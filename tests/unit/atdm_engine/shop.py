@@ -9,13 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from atdm_engine.constraints import Constraint, TypedScalar
+from atdm_engine.arrow.types import typed_array
+from atdm_engine.generation.resolve import RequestSpec, resolve
 from atdm_engine.model import Domain, Exposure, Scenario
-from atdm_engine.planning import RequestSpec, resolve
+from atdm_engine.spec.constraints import Constraint, TypedScalar
 from atdm_engine.spec.domain import DomainSpec
 from atdm_engine.spec.scenario import ScenarioSpec
 from atdm_engine.spec.table import TableSpec
-from atdm_engine.types import typed_array
 
 AS_OF = datetime(2026, 6, 1, 12, 30, tzinfo=UTC)
 REQUEST = "01K0ABCDEF0123456789000000"
@@ -257,7 +257,7 @@ def one_column(column: Mapping[str, Any], count: int = 1000, **options: Any) -> 
     }
     table = {"description": "One.", "key": "id", "columns": columns}
     registry = shop({"single": 1}, {"single": table}, {})
-    from atdm_engine.generation import generate
+    from atdm_engine.generation.batches import generate
 
     spec = request(registry, runs=count, **options)
     return generate(spec, 1, count)["single"].column("x").combine_chunks()

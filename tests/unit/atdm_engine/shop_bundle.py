@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from atdm_engine.bundle.registry import Registry, SpecFile
 from atdm_engine.errors import Problem, SpecError
-from atdm_engine.registry import Registry, SpecFile
 
 FILES: dict[str, str] = {
     "atdm.yaml": "default_domain: shop\n",

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atdm_engine.content_hash import ContentHash, cell_hashes, combined, computed_from_unique
-from atdm_engine.generation import generate
-from atdm_engine.generators.unique import Unique
+from atdm_engine.arrow.text_hash import text_hashes
+from atdm_engine.generation.batches import generate
+from atdm_engine.generation.generators.unique import Unique
+from atdm_engine.hashing.content import ContentHash, cell_hashes, combined, computed_from_unique
 from atdm_engine.spec.table import ColumnSpec
-from atdm_engine.text_hash import text_hashes
 from tests.unit.atdm_engine.shop import OTHER_REQUEST, REQUEST, one_column, request
 
 MARKER = REQUEST[:20].encode()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from atdm_engine.counts import count_range, drawn_counts
-from atdm_engine.randomness import Stream
+from atdm_engine.generation.counts import count_range, drawn_counts
+from atdm_engine.random.stream import Stream
 from atdm_engine.spec.scenario import Count
 
 RUNS = np.arange(1, 40_001)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atdm_engine.dataset_building import apportioned
+from atdm_engine.bundle.dataset import apportioned
+from atdm_engine.bundle.registry import Registry, SpecFile
 from atdm_engine.errors import AtdmError, ErrorCode, Problem, SpecError
 from atdm_engine.model import Dataset
-from atdm_engine.registry import Registry, SpecFile
-from atdm_resources.bundle import read_bundle, shipped_root
+from atdm_resources.store.bundle import read_bundle, shipped_root
 
 HEAD = "description: Test data.\nseed: 1\nmix:\n"
 SHIPPED = read_bundle([shipped_root()])

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from atdm_engine.dataset_checks import group_hashes, hash_groups
-from atdm_engine.datasets import (
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.checks.dataset import group_hashes, hash_groups
+from atdm_engine.generation.datasets import (
     batches,
     dataset_id,
     owned_by_nobody,
@@ -19,8 +20,7 @@ from atdm_engine.datasets import (
     version_id,
 )
 from atdm_engine.model import Dataset, Domain
-from atdm_engine.registry import Registry
-from atdm_engine.run_ids import is_request_id, time_of
+from atdm_engine.random.run_ids import is_request_id, time_of
 
 CLOCK = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
 

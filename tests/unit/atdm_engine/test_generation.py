@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atdm_engine.content_hash import ContentHash, combined
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.generation import batches, exposed_data, generate
+from atdm_engine.generation.batches import batches, exposed_data, generate
+from atdm_engine.generation.resolve import RequestSpec, numbers_needed
+from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.model import Exposure
-from atdm_engine.planning import RequestSpec, numbers_needed
-from atdm_engine.run_ids import key_text, run_id
+from atdm_engine.random.run_ids import key_text, run_id
 from tests.unit.atdm_engine.shop import (
     AS_OF,
     OTHER_REQUEST,

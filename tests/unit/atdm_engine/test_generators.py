@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from atdm_engine.arrow.types import canonical_json
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.types import canonical_json
 from tests.unit.atdm_engine.shop import AS_OF, one_column
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from atdm_engine.json_schema import DIALECT, SCHEMA_KINDS, json_schema
+from atdm_engine.bundle.json_schema import DIALECT, SCHEMA_KINDS, json_schema
 from atdm_engine.spec.scenario import SchemaKind
 
 ROOT = Path(__file__).parents[3]

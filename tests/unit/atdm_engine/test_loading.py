@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atdm_engine.bundle.loading import load
+from atdm_engine.bundle.yaml import MAX_CHARACTERS, YamlProblem, read_yaml
 from atdm_engine.errors import Problem, SpecError
-from atdm_engine.loading import load
 from atdm_engine.spec.domain import BundleSpec, DomainSpec
 from atdm_engine.spec.generators import Case, Choice
 from atdm_engine.spec.scenario import RowGroup, ScenarioSpec, UniformCount
 from atdm_engine.spec.table import TableSpec
-from atdm_engine.yaml_text import MAX_CHARACTERS, YamlProblem, read_yaml
 
 SCENARIO = "scenario_id: a\nlinked_requirement_ids: []\n"
 TABLE = "description: d\nkey: a\ncolumns:\n  a: {type: text, generate: {id: x}}\n"

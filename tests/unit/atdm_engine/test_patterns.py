@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atdm_engine.patterns import parse
+from atdm_engine.patterns.parser import parse
 
 GOOD = [
     r"[0-9]{5}",

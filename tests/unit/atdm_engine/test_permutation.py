@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atdm_engine.permutation import MAX_CAPACITY, Permutation
+from atdm_engine.random.permutation import MAX_CAPACITY, Permutation
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 3, 10, 255, 256, 257, 4097])

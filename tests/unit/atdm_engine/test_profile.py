@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pyarrow as pa
 
-from atdm_engine.profile import ColumnProfile
+from atdm_engine.checks.profile import ColumnProfile
 from atdm_engine.spec.table import TableSpec
 
 SPEC = TableSpec.model_validate(

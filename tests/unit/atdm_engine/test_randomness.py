@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from atdm_engine.randomness import (
+from atdm_engine.random.stream import (
     Stream,
     below,
     cumulative,

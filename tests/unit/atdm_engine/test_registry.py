@@ -8,8 +8,8 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
+from atdm_engine.bundle.registry import Registry, SpecFile
 from atdm_engine.errors import AtdmError, ErrorCode, SpecError
-from atdm_engine.registry import Registry, SpecFile
 from tests.unit.atdm_engine.shop_bundle import FILES, problems, replaced, shop, spec_files
 
 

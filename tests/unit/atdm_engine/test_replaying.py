@@ -12,16 +12,17 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from atdm_engine import replaying, scenario_version
-from atdm_engine.constraints import scalar_json
-from atdm_engine.content_hash import ContentHash, added, combined
+from atdm_engine.bundle import version
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.bundle.version import changes, version_parts
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.generation import batches, generate
-from atdm_engine.planning import resolve
-from atdm_engine.registry import Registry
-from atdm_engine.replay_spec import ReplaySpec, read_replay_spec
-from atdm_engine.run_ids import run_id
-from atdm_engine.scenario_version import changes, version_parts
+from atdm_engine.generation.batches import batches, generate
+from atdm_engine.generation.resolve import resolve
+from atdm_engine.hashing.content import ContentHash, added, combined
+from atdm_engine.random.run_ids import run_id
+from atdm_engine.replay import regenerate
+from atdm_engine.replay.spec import ReplaySpec, read_replay_spec
+from atdm_engine.spec.constraints import scalar_json
 from tests.unit.atdm_engine import shop_bundle
 from tests.unit.atdm_engine.shop_bundle import replaced
 
@@ -74,14 +75,14 @@ def original(
 
 def refused(registry: Registry, recorded: ReplaySpec) -> AtdmError:
     with pytest.raises(AtdmError) as caught:
-        replaying.recorded_request(registry, recorded)
+        regenerate.recorded_request(registry, recorded)
     return caught.value
 
 
 def test_the_run_alone_is_what_it_was_among_the_others() -> None:
     recorded = original(purchase_state="paid")
-    spec = replaying.recorded_request(shop(), recorded)
-    made = replaying.make_again(spec, recorded.run_number)
+    spec = regenerate.recorded_request(shop(), recorded)
+    made = regenerate.make_again(spec, recorded.run_number)
 
     whole = generate(spec, 1, RUNS)
     for table, rows in made.tables.items():
@@ -89,13 +90,13 @@ def test_the_run_alone_is_what_it_was_among_the_others() -> None:
         mine = [place for place, run in enumerate(ids) if run == recorded.test_run_id]
         assert rows.equals(whole[table].take(mine).combine_chunks()), table
     assert made.test_run_id == recorded.test_run_id
-    assert replaying.judge(made).verdict.accepted
+    assert regenerate.judge(made).verdict.accepted
 
 
 def test_the_hashes_of_all_runs_add_up_to_that_of_the_request() -> None:
     recorded = original()
-    spec = replaying.recorded_request(shop(), recorded)
-    every = [replaying.make_again(spec, number) for number in range(1, RUNS + 1)]
+    spec = regenerate.recorded_request(shop(), recorded)
+    every = [regenerate.make_again(spec, number) for number in range(1, RUNS + 1)]
     assert {
         table: added(made.hashes[table] for made in every) for table in spec.scenario.tables
     } == recorded.tables
@@ -104,10 +105,10 @@ def test_the_hashes_of_all_runs_add_up_to_that_of_the_request() -> None:
 
 def test_of_a_single_run_the_hash_is_that_of_the_request() -> None:
     recorded = original(number=1)
-    spec = dataclasses.replace(replaying.recorded_request(shop(), recorded), runs=1)
-    alone = replaying.make_again(spec, 1)
+    spec = dataclasses.replace(regenerate.recorded_request(shop(), recorded), runs=1)
+    alone = regenerate.make_again(spec, 1)
     assert alone.content_hash == combined(alone.hashes)
-    replaying.prove(
+    regenerate.prove(
         recorded.model_copy(
             update={"runs": 1, "content_hash": alone.content_hash, "tables": dict(alone.hashes)}
         ),
@@ -164,7 +165,7 @@ def test_what_changed_is_named(files: dict[str, str | None], named: list[str]) -
 
 def test_another_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = original()
-    monkeypatch.setattr(scenario_version, "ENGINE_VERSION", "99")
+    monkeypatch.setattr(version, "ENGINE_VERSION", "99")
     error = refused(shop_bundle.shop(), recorded)
     assert error.details["changes"] == ["engine changed from version 1 to 99"]
 
@@ -179,8 +180,8 @@ def test_another_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_does_not_shape_the_data_is_no_change(files: dict[str, str | None]) -> None:
-    spec = replaying.recorded_request(shop(files), original())
-    replaying.prove(original(), spec)
+    spec = regenerate.recorded_request(shop(files), original())
+    regenerate.prove(original(), spec)
 
 
 def test_without_recorded_parts_it_says_that_it_does_not_know() -> None:
@@ -211,7 +212,7 @@ def test_other_rows_of_the_same_versions_are_named_by_table(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recorded = original()
-    spec = replaying.recorded_request(shop(), recorded)
+    spec = regenerate.recorded_request(shop(), recorded)
 
     def altered(*arguments: Any) -> Any:
         for batch in batches(*arguments):
@@ -220,9 +221,9 @@ def test_other_rows_of_the_same_versions_are_named_by_table(
             notes = pa.array(["x"] * rows.num_rows, pa.string())
             yield {**batch, "purchase": rows.set_column(place, "note", notes)}
 
-    monkeypatch.setattr(replaying, "batches", altered)
+    monkeypatch.setattr(regenerate, "batches", altered)
     with pytest.raises(AtdmError) as caught:
-        replaying.prove(recorded, spec)
+        regenerate.prove(recorded, spec)
     assert caught.value.code is ErrorCode.REQUEST_CONFLICT
     assert caught.value.details["tables"] == ["purchase"]
     assert caught.value.details["content_hash"] != recorded.content_hash
@@ -230,9 +231,9 @@ def test_other_rows_of_the_same_versions_are_named_by_table(
 
 def test_a_rejected_request_is_rejected_again() -> None:
     recorded = original(scenario="closed_but_buying")
-    spec = replaying.recorded_request(shop(), recorded)
+    spec = regenerate.recorded_request(shop(), recorded)
     seen: list[tuple[str, int, int]] = []
-    judged = replaying.judge_request(spec, lambda *step: seen.append(step))
+    judged = regenerate.judge_request(spec, lambda *step: seen.append(step))
     assert judged.verdict.expected_violation
     assert judged.verdict.failed == ("relational.closed_customers_buy_nothing",)
     assert sum(outcome.failed for outcome in judged.outcomes) == RUNS

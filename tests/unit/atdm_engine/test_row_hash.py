@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from atdm_engine.row_hash import RowHash, column_hashes
+from atdm_engine.hashing.rows import RowHash, column_hashes
 
 ROWS = pa.table(
     {

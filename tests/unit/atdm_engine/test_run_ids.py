@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ulid import ULID
 
-from atdm_engine import run_ids
-from atdm_engine.run_ids import (
+from atdm_engine.random import run_ids
+from atdm_engine.random.run_ids import (
     MAX_RUNS,
     is_request_id,
     is_run_id,

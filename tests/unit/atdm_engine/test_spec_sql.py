@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from atdm_engine.duck import SqlProblem, connect, cursor, inspect_expression, inspect_query
+from atdm_engine.arrow.duck import SqlProblem, connect, cursor, inspect_expression, inspect_query
 
 
 class TestConnection:

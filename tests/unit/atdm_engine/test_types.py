@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from atdm_engine.types import (
+from atdm_engine.arrow.types import (
     arrow_type,
     canonical_json,
     column_kind,

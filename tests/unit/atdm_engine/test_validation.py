@@ -13,10 +13,9 @@ import pyarrow as pa
 import pytest
 from pandera.errors import SchemaErrors
 
-from atdm_engine.model import Domain, Scenario
-from atdm_engine.table_schemas import arrow_frame
-from atdm_engine.types import arrow_type
-from atdm_engine.validation import (
+from atdm_engine.arrow.types import arrow_type
+from atdm_engine.checks.pandera_schema import arrow_frame
+from atdm_engine.checks.validator import (
     MAX_REJECTED,
     CheckOutcome,
     Validator,
@@ -24,6 +23,7 @@ from atdm_engine.validation import (
     pandera_schema,
     verdict,
 )
+from atdm_engine.model import Domain, Scenario
 from tests.unit.atdm_engine.shop_bundle import FILES, replaced, shop
 
 RUN = "01JQ8ZK3M5T7V9W1X2Y3"

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atdm_engine.column_checks import column_checks, luhn_holds
-from atdm_engine.forbidden import Forbidden
-from atdm_engine.patterns import parse
+from atdm_engine.arrow.types import arrow_type
+from atdm_engine.checks.columns import column_checks, luhn_holds
+from atdm_engine.patterns.forbidden import Forbidden
+from atdm_engine.patterns.parser import parse
 from atdm_engine.spec.domain import Marker
 from atdm_engine.spec.table import ColumnSpec
-from atdm_engine.types import arrow_type
 
 
 def failing(cells: list[object], marker: Marker | None = None, **spec: object) -> set[str]:

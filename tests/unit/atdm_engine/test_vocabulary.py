@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from atdm_engine.errors import SpecError
-from atdm_engine.vocabulary import draw_words, format_words, parse_words, pool_words
+from atdm_engine.spec.vocabulary import draw_words, format_words, parse_words, pool_words
 
 WORDS = ("Ann", "Jörg", "Mary Lou")
 

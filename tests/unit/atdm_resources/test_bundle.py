@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from atdm_engine.errors import SpecError
-from atdm_resources.bundle import load_registry, read_bundle, shipped_root
 from atdm_resources.settings import Settings
+from atdm_resources.store.bundle import load_registry, read_bundle, shipped_root
 
 
 def test_the_shipped_files_are_found_and_make_a_registry(tmp_path: Path) -> None:

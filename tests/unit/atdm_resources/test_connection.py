@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from atdm_resources.connection import libpq_url, masked, unreachable
+from atdm_resources.postgres.connection import libpq_url, masked, unreachable
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from itertools import permutations
 import pyarrow as pa
 import pytest
 
-from atdm_resources.baselines.copy_binary import has_binary_form, rows_as_binary
-from atdm_resources.baselines.manifest import BaselineColumn
+from atdm_resources.postgres.copy_binary import has_binary_form, rows_as_binary
+from atdm_services.baselines.manifest import BaselineColumn
 
 VALUES: dict[str, tuple[str, pa.Array, list[bytes | None]]] = {
     "text": ("text", pa.array(["a", None, "b\u00e4"]), [b"a", None, b"b\xc3\xa4"]),

@@ -18,18 +18,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from atdm_engine.dataset_checks import dataset_check_ids
+from atdm_engine.bundle.registry import Registry, SpecFile
+from atdm_engine.checks.dataset import dataset_check_ids
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.registry import Registry, SpecFile
-from atdm_engine.row_hash import RowHash
-from atdm_resources.baselines.listing import file_problems
-from atdm_resources.bundle import read_bundle, shipped_root
-from atdm_resources.datasets import building, whole
-from atdm_resources.datasets.building import Built, build_dataset
-from atdm_resources.datasets.runners import InProcess, Processes
-from atdm_resources.datasets.shards import ShardReport, ShardWork, finished_shard, make_shard
-from atdm_resources.datasets.versions import expire, versions
-from atdm_resources.store import ParquetSink, Store
+from atdm_engine.hashing.rows import RowHash
+from atdm_resources.store.bundle import read_bundle, shipped_root
+from atdm_resources.store.files import ParquetSink, Store
+from atdm_services.baselines.listing import file_problems
+from atdm_services.datasets import build as building
+from atdm_services.datasets import dataset as whole
+from atdm_services.datasets.build import Built, build_dataset
+from atdm_services.datasets.runners import InProcess, Processes
+from atdm_services.datasets.shards import ShardReport, ShardWork, finished_shard, make_shard
+from atdm_services.datasets.versions import expire, versions
 
 CLOCK = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
 TEXT = """
@@ -222,14 +223,14 @@ KILLED = """
     from atdm_resources.datasets import shards
     from tests.unit.atdm_resources.test_datasets import TEXT, CLOCK, build, work_in
     from pathlib import Path
-    from atdm_engine.registry import Registry, SpecFile
-    from atdm_resources.bundle import read_bundle, shipped_root
+    from atdm_engine.bundle.registry import Registry, SpecFile
+    from atdm_resources.store.bundle import read_bundle, shipped_root
 
     folder, when = Path(sys.argv[1]), int(sys.argv[2])
     file = SpecFile("few.yaml", "healthcare/datasets/few.yaml", TEXT)
     bundle = Registry.build([*read_bundle([shipped_root()]), file])
     calls = 0
-    store = __import__("atdm_resources.store", fromlist=["Store"]).Store
+    store = __import__("atdm_resources.store.files", fromlist=["Store"]).Store
     original = store._write_local
 
     def counted(self, path):
@@ -285,9 +286,9 @@ def test_a_worker_that_is_gone_is_named_and_its_work_goes_on(
 POOL = """
     import sys
     from pathlib import Path
-    from atdm_engine.registry import Registry, SpecFile
-    from atdm_resources.bundle import read_bundle, shipped_root
-    from atdm_resources.datasets.runners import Processes
+    from atdm_engine.bundle.registry import Registry, SpecFile
+    from atdm_resources.store.bundle import read_bundle, shipped_root
+    from atdm_services.datasets.runners import Processes
     from tests.unit.atdm_resources.test_datasets import TEXT, work_in
 
     if __name__ == "__main__":
@@ -362,7 +363,7 @@ class Tampering:
             yield self._tampered(work, report) if shard == self.shard else report
 
     def _tampered(self, work: ShardWork, report: ShardReport) -> ShardReport:
-        from atdm_resources.datasets import shards
+        from atdm_services.datasets import shards
 
         class _Changed(shards._Writing):
             def write(writing, tables: object) -> None:  # noqa: N805

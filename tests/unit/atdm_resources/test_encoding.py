@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pyarrow as pa
 
-from atdm_resources.encoding import copy_csv
+from atdm_resources.postgres.copy_csv import copy_csv
 
 
 def text(**columns: pa.Array) -> str:

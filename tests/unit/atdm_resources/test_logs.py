@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources import logs
+from atdm_resources.telemetry import logs
 
 TOKEN = "atdm_" + "x" * 43
 
@@ -165,8 +165,8 @@ def test_any_line_is_one_line_of_json_without_the_token(
 
 def test_the_client_loads_no_structlog_and_no_opentelemetry() -> None:
     script = (
-        "import sys, atdm.client, atdm.cli.app, atdm.pytest, atdm_resources.logs,"
-        " atdm_resources.tracing as t\n"
+        "import sys, atdm.client, atdm.cli.app, atdm.pytest, atdm_resources.telemetry.logs,"
+        " atdm_resources.telemetry.tracing as t\n"
         "with t.span('a', t.begin('b', None)): pass\n"
         "from atdm_resources import logs\n"
         "with logs.operation('x'): pass\n"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atdm_resources.masking import MASK, known_secrets, masked_text, masked_value
+from atdm_resources.telemetry.redaction import MASK, known_secrets, masked_text, masked_value
 
 TOKENS = st.text("ABCDEFGHabcdefgh0123456789_-", min_size=43, max_size=43).map("atdm_".__add__)
 PASSWORDS = st.text(

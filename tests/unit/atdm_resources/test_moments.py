@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from atdm_resources.baselines import moments
+from atdm_resources.postgres import datetimes
 
 DAY = pa.date32()
 INSTANT = pa.timestamp("us", tz="UTC")
@@ -45,14 +45,14 @@ ODD_INSTANTS = [
 def test_every_moment_comes_back_as_it_was(
     texts: list[str], kind: pa.DataType, usual: bool
 ) -> None:
-    together = moments.from_text(pa.array([*texts, None], pa.string()), kind)
-    assert moments.as_text(together).to_pylist() == [*texts, None]
-    assert moments.as_text(together.slice(1)).to_pylist() == [*texts[1:], None]
-    assert moments.usual(together) == usual
-    alone = [moments.from_text(pa.array([text]), kind) for text in texts]
-    assert [moments.as_text(one).to_pylist() for one in alone] == [[text] for text in texts]
-    numbers = [moments.numbers_of(one).tolist()[0] for one in alone]
-    assert numbers == moments.numbers_of(together)[:-1].tolist()
+    together = datetimes.from_text(pa.array([*texts, None], pa.string()), kind)
+    assert datetimes.as_text(together).to_pylist() == [*texts, None]
+    assert datetimes.as_text(together.slice(1)).to_pylist() == [*texts[1:], None]
+    assert datetimes.usual(together) == usual
+    alone = [datetimes.from_text(pa.array([text]), kind) for text in texts]
+    assert [datetimes.as_text(one).to_pylist() for one in alone] == [[text] for text in texts]
+    numbers = [datetimes.numbers_of(one).tolist()[0] for one in alone]
+    assert numbers == datetimes.numbers_of(together)[:-1].tolist()
     assert len(set(numbers)) == len(texts)
 
 
@@ -69,4 +69,4 @@ def test_every_moment_comes_back_as_it_was(
 )
 def test_what_is_no_moment_is_refused(text: str, kind: pa.DataType) -> None:
     with pytest.raises(ValueError):
-        moments.from_text(pa.array([text]), kind)
+        datetimes.from_text(pa.array([text]), kind)

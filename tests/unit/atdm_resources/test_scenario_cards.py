@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from atdm_engine.cards import from_json, to_json
+from atdm_engine.bundle.cards import from_json, to_json
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.bundle.search import search
 from atdm_engine.errors import SpecError
-from atdm_engine.registry import Registry
-from atdm_engine.search import search
-from atdm_resources.bundle import load_registry
-from atdm_resources.scenario_cards import scenario_cards
 from atdm_resources.settings import Settings
+from atdm_resources.store.bundle import load_registry
+from atdm_resources.store.scenario_cards import scenario_cards
 
 LOOSE = """scenario_id: mine
 description: {text}

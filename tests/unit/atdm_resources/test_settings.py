@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.s3 import S3Options
 from atdm_resources.settings import Settings
+from atdm_resources.store.s3 import S3Options
 
 
 def test_everything_has_a_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from atdm_resources.staging import is_abandoned, is_staged, staged_name
-from atdm_resources.store import Store
+from atdm_resources.store.files import Store
+from atdm_resources.store.staging import is_abandoned, is_staged, staged_name
 
-_PRINTS = "from atdm_resources.staging import staged_name; print(staged_name('a.parquet'), end='')"
+_PRINTS = (
+    "from atdm_resources.store.staging import staged_name; print(staged_name('a.parquet'), end='')"
+)
 
 
 def of_the_dead() -> str:

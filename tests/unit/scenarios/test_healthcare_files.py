@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from atdm_engine.json_schema import SCHEMA_KINDS, json_schema
+from atdm_engine.bundle.json_schema import SCHEMA_KINDS, json_schema
 from atdm_engine.spec.domain import DomainSpec
 from atdm_engine.spec.generators import Id
 from atdm_engine.spec.scenario import ScenarioSpec, SchemaKind

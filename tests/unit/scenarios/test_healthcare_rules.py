@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from atdm_engine.duck import connect, inspect_query
+from atdm_engine.arrow.duck import connect, inspect_query
 
 RULES = Path(__file__).parents[3] / "scenarios" / "healthcare" / "rules"
 RUN = "01J0000000000000000000000A"

@@ -1,0 +1,328 @@
+"""``atdm demo``: all of it once, on a real PostgreSQL, with nothing pretended.
+
+Belongs here: the order of the demonstration, what it says, and that it fails when something is not
+as it says. Does not belong here: any way of doing things that a user does not have.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atdm.cli.output import Output, console, table
+from atdm_assets.instance.environment import dagster_exports, with_target
+from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources.catalog import requests, runs
+from atdm_resources.settings import Settings
+from atdm_services.audit.report import audit_trail, event_table
+from atdm_services.extras import load_registry, server_part
+from atdm_services.target import access
+
+if TYPE_CHECKING:
+    import psycopg
+    from rich.console import Console
+
+    from atdm_resources.catalog.requests import RequestRecord
+
+SCENARIO = "claim_denial_active_member"
+CODE_LOCATION = "atdm_assets.definitions"
+EXAMPLE = "test_denied_claim.py"
+REQUIRED_TRAIL = (
+    "request_received",
+    "plan_resolved",
+    "seed_started",
+    "validators_passed",
+    "seed_completed",
+    "catalog_recorded",
+    "leased",
+    "reset_started",
+    "reset_completed",
+)
+"""What must be in the trail, in this order (requirement A-AUD-10)."""
+
+
+def run(output: Output) -> int:
+    """Play the demonstration; 0 when everything was as it says.
+
+    Raises AtdmError MISSING_EXTRA where pytest is not installed, before anything is made.
+    """
+    if importlib.util.find_spec("pytest") is None:
+        raise AtdmError(
+            ErrorCode.MISSING_EXTRA,
+            "the demonstration runs a test, and pytest is not installed: pip install pytest",
+            {"module": "pytest"},
+        )
+    demonstration = Demonstration(Settings.from_environment(), output)
+    with access.connected(demonstration.settings, output) as connection:
+        payload = demonstration.play(connection)
+    if output.is_json:
+        output.emit(payload)
+    return 0
+
+
+class Demonstration:
+    """The steps, in order; each raises AtdmError when what it shows is not so."""
+
+    def __init__(self, settings: Settings, output: Output) -> None:
+        self.output = output
+        self._started = time.monotonic()
+        self._step = 0
+        self._console: Console = console(width=None if sys.stdout.isatty() else 120)
+        if output.is_json:
+            self._console.quiet = True
+        self._say(
+            "ATDM demonstration",
+            "A test says which data it needs, gets it, valid and its own; then it is gone again.",
+        )
+        self._title("PostgreSQL")
+        self.settings = with_target(settings, output)
+        where = "named by ATDM_DATABASE_URL" if settings.database_url else "embedded"
+        self._say(f"running ({where}); everything else is in {settings.home}")
+
+    def play(self, connection: psycopg.Connection[Any]) -> dict[str, Any]:
+        """All steps; what they showed, as JSON."""
+        self._title("atdm init: catalog, tables, reference rows, scenarios")
+        self._initialise(connection)
+
+        environment = {**os.environ, **dagster_exports(self.settings, self.output)}
+        owner = f"demo-{os.getpid()}-{int(time.time())}"
+        self._title(f"the main job, by plain Dagster: a request for {SCENARIO}")
+        record = self._main_job(connection, environment)
+
+        self._title("what Dagster recorded: the assets it made and the checks they passed")
+        assets = self._show_record(record)
+
+        self._title("the same rows in PostgreSQL and in Parquet")
+        hashes = self._compare(connection, record)
+
+        self._title("a real test leases the data, uses it, and gives it back by its token")
+        summary = self._test(environment, owner)
+        test_run = self._leased_run(connection, owner)
+
+        self._title("the audit trail of the run")
+        trail = audit_trail(self.settings, connection, test_run)
+        counts = self._rows_left(connection, test_run)
+        self._finish(trail, counts, summary)
+        return {
+            "request_id": record.request_id,
+            "test_run_id": test_run,
+            "assets": assets,
+            "content_hashes": hashes,
+            "test": summary,
+            "status": trail["status"],
+            "rows_left": counts,
+            "events": [event["action"] for event in trail["events"]],
+            "seconds": round(time.monotonic() - self._started, 1),
+        }
+
+    def _initialise(self, connection: psycopg.Connection[Any]) -> None:
+        from atdm.cli.setup import shown_init
+
+        report = access.initialise(self.settings, self.output, connection)
+        self._say(shown_init(report))
+
+    def _main_job(
+        self, connection: psycopg.Connection[Any], environment: Mapping[str, str]
+    ) -> RequestRecord:
+        """Execute job request_data as a process, as anybody with Dagster would."""
+        with server_part("running the main job"):
+            from atdm_assets import names
+
+        config = self.settings.home / "demo" / "request.json"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        asked = {"scenario": SCENARIO, "runs": 1, "reason": "demonstration"}
+        config.write_text(
+            json.dumps({"ops": {names.REQUEST_STEP: {"config": asked}}}) + "\n", encoding="utf-8"
+        )
+        newest = runs.requests(connection, scenario_id=SCENARIO, limit=1)
+        before = {row["request_id"] for row in newest}
+        arguments = [
+            "job",
+            "execute",
+            "-m",
+            CODE_LOCATION,
+            "-j",
+            names.REQUEST_JOB,
+            "-c",
+            str(config),
+        ]
+        command = [str(Path(sys.executable).with_name("dagster")), *arguments]
+        self._say("$ cat request.json", config.read_text(encoding="utf-8").rstrip())
+        self._say(f"$ dagster {' '.join(arguments[:-1])} request.json")
+        with self.output.working("running the job"):
+            done = subprocess.run(
+                command, env=dict(environment), capture_output=True, text=True, check=False
+            )
+        if done.returncode != 0:
+            raise _unlike(
+                f"the job ended with {done.returncode}",
+                {"log": (done.stdout + done.stderr).splitlines()[-30:]},
+            )
+        newest = runs.requests(connection, scenario_id=SCENARIO, limit=1)
+        if not newest or newest[0]["request_id"] in before:
+            raise _unlike("the job left no request in the catalog")
+        record = requests.get_request(connection, newest[0]["request_id"])
+        _expect(record.status == "ready", f"the request is {record.status}, not ready")
+        self._say(
+            f"request {record.request_id} is ready: {record.runs} test run, seed {record.seed},"
+            f" as of {record.as_of.isoformat()}"
+        )
+        return record
+
+    def _show_record(self, record: RequestRecord) -> list[dict[str, Any]]:
+        with server_part("reading Dagster's record"):
+            from atdm_assets.instance.run_record import read_run
+
+        found = read_run(self.settings, str(record.dagster_run_id))
+        _expect(found.get("status") == "SUCCESS", f"Dagster's run is {found.get('status')}")
+        made, checks = found["materialisations"], found["checks"]
+        _expect(bool(checks), "no check was evaluated")
+        failed = [check["validator"] for check in checks if check["decision"] != "passed"]
+        _expect(not failed, f"checks failed: {failed}")
+        self._console.print(
+            table(
+                None,
+                ("asset", "rows", "content hash"),
+                [(it["asset"], it.get("row_count"), it.get("content_hash")) for it in made],
+            )
+        )
+        self._console.print(
+            table(
+                None,
+                ("check", "on", "decision", "rows judged"),
+                [(it["validator"], it["table"], it["decision"], it["judged"]) for it in checks],
+            )
+        )
+        return list(made)
+
+    def _compare(
+        self, connection: psycopg.Connection[Any], record: RequestRecord
+    ) -> dict[str, str]:
+        """Hash the rows of every table twice: read from PostgreSQL and read from Parquet."""
+        with server_part("comparing rows"):
+            from atdm_engine.hashing.content import ContentHash
+            from atdm_resources.store.files import Store
+            from atdm_services.requests.read_back import rows_of_request
+
+        domain = load_registry(self.settings).domains[record.domain]
+        store = Store(self.settings.store_url, s3=self.settings.s3)
+        rows, hashes = [], {}
+        for name, entry in record.tables.items():
+            in_database = ContentHash(domain, name, record.request_id, record.number_base)
+            for part in rows_of_request(
+                connection, domain.name, name, domain.tables[name], record.request_id
+            ):
+                in_database.add(part)
+            in_file = ContentHash(domain, name, record.request_id, record.number_base)
+            in_file.add(_whole(store.batches(entry["path"])))
+            found = {in_database.hexdigest(), in_file.hexdigest(), entry["content_hash"]}
+            _expect(len(found) == 1, f"{name}: PostgreSQL, Parquet and catalog differ: {found}")
+            _expect(in_database.rows == in_file.rows > 0, f"{name}: the row counts differ")
+            rows.append((name, in_database.rows, in_file.rows, in_file.hexdigest(), "equal"))
+            hashes[name] = in_file.hexdigest()
+        self._console.print(
+            table(None, ("table", "in PostgreSQL", "in Parquet", "content hash", ""), rows)
+        )
+        return hashes
+
+    def _test(self, environment: Mapping[str, str], owner: str) -> str:
+        """Run the example suite in a pytest process of its own; its closing line."""
+        suite = _example()
+        self._say(f"$ pytest {suite.name}")
+        with self.output.working("running the test"):
+            done = subprocess.run(
+                [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", str(suite)],
+                env={**environment, "ATDM_OWNER": owner},
+                cwd=suite.parent,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        lines = [line for line in done.stdout.splitlines() if line.strip()]
+        self._say("\n".join(line for line in lines if "PASSED" in line or " passed" in line))
+        if done.returncode != 0:
+            raise _unlike(
+                f"the test ended with {done.returncode}",
+                {"log": (done.stdout + done.stderr).splitlines()[-40:]},
+            )
+        summary = lines[-1].strip("= ")
+        _expect("1 passed" in summary, f"pytest said: {summary}")
+        return summary
+
+    def _leased_run(self, connection: psycopg.Connection[Any], owner: str) -> str:
+        found = runs.runs(connection, owner=owner, limit=2)
+        _expect(len(found) == 1, f"the test leased {len(found)} runs, not one")
+        _expect(found[0]["status"] == "cleaned", f"the run is {found[0]['status']}")
+        return str(found[0]["test_run_id"])
+
+    def _rows_left(self, connection: psycopg.Connection[Any], test_run: str) -> dict[str, int]:
+        from atdm_services.requests.read_back import rows_of_run
+
+        request = requests.get_request(connection, runs.find(connection, test_run)[0])
+        domain = load_registry(self.settings).domains[request.domain]
+        return {
+            name: rows_of_run(connection, domain.name, name, spec, test_run).num_rows
+            for name, spec in domain.tables.items()
+        }
+
+    def _finish(self, trail: Mapping[str, Any], counts: Mapping[str, int], summary: str) -> None:
+        """The closing lines: passed, cleaned, nothing left, the trail in order."""
+        actions = [event["action"] for event in trail["events"]]
+        rest = iter(actions)
+        missing = [name for name in REQUIRED_TRAIL if name not in rest]
+        _expect(not missing, f"the trail lacks, or has out of order: {missing} in {actions}")
+        self._console.print(event_table(trail["events"]))
+        left = sum(counts.values())
+        _expect(left == 0, f"rows are left: {dict(counts)}")
+        _expect(trail["reset_status"] == "cleaned", f"the reset is {trail['reset_status']}")
+        self._title("result")
+        self._say(f"test       {summary}")
+        self._say(f"test run   {trail['test_run_id']}: {trail['reset_status']}")
+        each = ", ".join(f"{name} {count}" for name, count in counts.items())
+        self._say(f"rows left  {left} ({each})")
+        self._say(f"trail      {' > '.join(actions)}")
+        self._say(f"all as said, in {time.monotonic() - self._started:.1f} s")
+
+    def _title(self, text: str) -> None:
+        from rich.rule import Rule
+
+        if text != "result":
+            self._step += 1
+            text = f"{self._step}. {text}"
+        self._console.print()
+        self._console.print(Rule(text, align="left"))
+
+    def _say(self, *lines: str) -> None:
+        for line in lines:
+            self._console.print(line, markup=False, soft_wrap=True)
+
+
+def _example() -> Path:
+    """The example suite: of a checkout, else of the installed package."""
+    package = Path(__file__).resolve().parent
+    for folder in (package.parent / "examples" / "demo", package / "demo_suite"):
+        if (folder / EXAMPLE).is_file():
+            return folder / EXAMPLE
+    raise _unlike(f"the example suite {EXAMPLE} is not installed")
+
+
+def _whole(batches: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_batches(list(batches))
+
+
+def _expect(true: bool, otherwise: str) -> None:
+    if not true:
+        raise _unlike(otherwise)
+
+
+def _unlike(message: str, details: Mapping[str, Any] | None = None) -> AtdmError:
+    return AtdmError(ErrorCode.SEED_FAILED, f"the demonstration failed: {message}", details)

@@ -1,0 +1,286 @@
+"""How a command talks: one JSON object or text on stdout, everything else on stderr.
+
+Belongs here: the two output modes, the progress display, how an error is printed and which exit
+status it gives. Does not belong here: what a command has to say.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from atdm_engine.errors import AtdmError, ErrorCode
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+_PROGRESS_AFTER_SECONDS = 1.0
+
+
+class Mode(StrEnum):
+    """How a command prints its result (requirement A-CLI-02)."""
+
+    HUMAN = "human"
+    JSON = "json"
+
+
+class UsageError(AtdmError):
+    """The command line itself is wrong: exit status 2 instead of 1 (requirement A-CLI-04)."""
+
+
+ADVICE: Mapping[ErrorCode, str] = {
+    ErrorCode.SCENARIO_NOT_FOUND: "`atdm scenarios` lists what there is.",
+    ErrorCode.CONSTRAINT_INVALID: "`atdm scenarios NAME` shows the constraints of a scenario.",
+    ErrorCode.RUN_NOT_FOUND: "`atdm catalog runs` lists the requests and runs that are known.",
+    ErrorCode.TOKEN_MISMATCH: (
+        "The token was printed once, by the request that leased the run; "
+        "`atdm reset --owner OWNER` gives back everything an owner holds."
+    ),
+    ErrorCode.NONE_READY: "Ask without --no-lease to have one made, or wait for the pool.",
+    ErrorCode.BUSY: "A restore or a reset of everything is under way: try again in a moment.",
+    ErrorCode.TARGET_UNREACHABLE: (
+        "Check ATDM_DATABASE_URL and that the server runs; without the variable, "
+        "`atdm init` starts an embedded one."
+    ),
+    ErrorCode.TARGET_NOT_INITIALISED: "Run `atdm init`.",
+    ErrorCode.TARGET_NOT_DISPOSABLE: (
+        "ATDM only writes into a database that somebody has marked as disposable: "
+        "`atdm init --disposable DBNAME`."
+    ),
+    ErrorCode.TARGET_DRIFT: (
+        "Put the tables back as the table files say, or `atdm init --rebuild` (drops their rows)."
+    ),
+    ErrorCode.STORE_FAILED: "Check ATDM_STORE_URL, its permissions and the space left.",
+    ErrorCode.LLM_MODE_NOT_ENABLED: "Unset ATDM_PLANNER.",
+    ErrorCode.NO_BASELINE: "`atdm baseline-snapshot` captures one.",
+    ErrorCode.BASELINE_NOT_FOUND: "`atdm baseline-list` shows what there is.",
+    ErrorCode.BASELINE_EXISTS: "Take another id: baselines never change.",
+    ErrorCode.CLONE_FAILED: (
+        "`atdm baseline-clones --all` shows which databases there are; what died is swept, so "
+        "trying again is safe."
+    ),
+    ErrorCode.CONFIRM_REQUIRED: "Say --confirm when you mean it.",
+    ErrorCode.DATASET_NOT_FOUND: "The files in the datasets/ folders say what there is.",
+    ErrorCode.CONSTRAINT_CONTRADICTION: (
+        "Leave one of the two out; `atdm scenarios NAME` shows what a scenario fixes."
+    ),
+    ErrorCode.REQUEST_INVALID: "Nothing was done: change what the message names and try again.",
+    ErrorCode.REQUEST_CONFLICT: (
+        "Nothing was done: take another name or id, or leave out what differs."
+    ),
+    ErrorCode.VALIDATOR_REJECTED: (
+        "Nothing was loaded. `atdm audit REQUEST` shows the rows that failed, in quarantine."
+    ),
+    ErrorCode.SEED_FAILED: (
+        "Nothing of it is in the target: ask again when the reason is out of the way."
+    ),
+    ErrorCode.RESET_FAILED: "Nothing was deleted: remove what keeps the rows, then reset again.",
+    ErrorCode.SNAPSHOT_FAILED: (
+        "Nothing was published, the target is as it was: capture again when the reason is out of "
+        "the way."
+    ),
+    ErrorCode.RESTORE_FAILED: (
+        "The target is as it was before: restore again when the reason is out of the way."
+    ),
+    ErrorCode.DATASET_FAILED: (
+        "Nothing was published, finished shards are kept: build the same version again to go on."
+    ),
+    ErrorCode.DAGSTER_UNREACHABLE: "Check the webserver's URL and that it runs: `atdm up`.",
+    ErrorCode.DAGSTER_RUN_FAILED: "Open the run in Dagster's web page: it shows which step failed.",
+    ErrorCode.BASELINE_INVALID: (
+        "`atdm baseline-list` shows which ones are intact; `atdm baseline-verify ID` names every "
+        "file."
+    ),
+}
+"""What to do about an error, for people; the code says the same to programs."""
+
+
+@dataclass(slots=True)
+class Step:
+    """What is being done right now; called with (what, done, of) to say how far it has come."""
+
+    what: str
+    detail: str = ""
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        self.detail = f"{what} {done:,} of {of:,}" if of > 1 else what
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.detail}" if self.detail else self.what
+
+
+@dataclass(slots=True)
+class Output:
+    """The two streams of one command.
+
+    ``debug`` adds tracebacks to errors. Progress is silent when ``quiet``.
+    """
+
+    mode: Mode = Mode.HUMAN
+    debug: bool = False
+    quiet: bool = False
+    worked: bool = False
+    """Whether the command had something to do that may take long: it is then logged."""
+    result: Any = None
+    """What the command printed last."""
+
+    @property
+    def is_json(self) -> bool:
+        return self.mode is Mode.JSON
+
+    def emit(self, payload: Any, human: Callable[[], Any] | None = None) -> None:
+        """Print a result: the payload as JSON, or what ``human`` returns (text or a renderable)."""
+        self.result = payload
+        if self.is_json or human is None:
+            write_json(payload)
+            return
+        rendered = human()
+        if isinstance(rendered, str):
+            write_line(sys.stdout, rendered)
+            return
+        if rendered is not None:
+            parts = rendered if isinstance(rendered, (list, tuple)) else [rendered]
+            target = console()
+            for part in parts:
+                target.print(part)
+            sys.stdout.flush()
+
+    def note(self, text: str) -> None:
+        """Say something on the side; never on stdout."""
+        if not self.quiet:
+            write_line(sys.stderr, text)
+
+    @contextmanager
+    def working(self, what: str) -> Iterator[Step]:
+        """Show that something is going on when it takes longer than a second.
+
+        A terminal gets a spinner with the seconds; anything else gets one line. What the step in
+        hand is, and how far it has come, may be told to the value this gives.
+        """
+        step = Step(what)
+        self.worked = True
+        if self.quiet:
+            yield step
+            return
+        finished = threading.Event()
+        display = _spin if sys.stderr.isatty() else _say_once
+        thread = threading.Thread(target=display, args=(step, finished), daemon=True)
+        thread.start()
+        try:
+            yield step
+        finally:
+            finished.set()
+            thread.join()
+
+    def fail(self, error: AtdmError) -> int:
+        """Print an error and return the exit status it gives (requirement A-ERR-03)."""
+        if self.debug:
+            write_line(sys.stderr, _without_secrets("".join(traceback.format_exception(error))))
+        if self.is_json:
+            write_json(error.envelope())
+        else:
+            advice = error.details.get("hint") or ADVICE.get(error.code)
+            write_line(sys.stderr, f"error {error.code}: {error.message}")
+            for line in _detail_lines(error):
+                write_line(sys.stderr, f"  {line}")
+            if advice:
+                write_line(sys.stderr, f"  {advice}")
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_ERROR
+
+    def fail_unexpected(self, error: Exception) -> int:
+        """Print an error that nobody foresaw: one line, and how to see more."""
+        kind = type(error).__name__
+        message = _without_secrets(f"unexpected {kind}: {error}")
+        if self.debug:
+            write_line(sys.stderr, _without_secrets("".join(traceback.format_exception(error))))
+        if self.is_json:
+            write_json(
+                {"error": {"code": "UNEXPECTED", "message": message, "details": {"type": kind}}}
+            )
+        else:
+            write_line(sys.stderr, f"error UNEXPECTED: {message}")
+        if not self.debug:
+            write_line(sys.stderr, "  This is a defect. ATDM_DEBUG=1 prints where it happened.")
+        return EXIT_ERROR
+
+
+def _without_secrets(text: str) -> str:
+    """What nobody wrote for others to read, without passwords and tokens."""
+    from atdm_resources.telemetry.redaction import known_secrets, masked_text
+
+    return masked_text(text, known_secrets())
+
+
+def write_json(payload: Any) -> None:
+    """One JSON document on stdout, indented by two, keys sorted."""
+    write_line(sys.stdout, json.dumps(payload, indent=2, sort_keys=True, default=str))
+
+
+def write_line(stream: Any, text: str) -> None:
+    """Write and flush, so that a closed pipe shows here and not at the interpreter's end."""
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def console(width: int | None = None) -> Console:
+    """A rich console on stdout, made when it is needed: importing rich costs 50 ms."""
+    from rich.console import Console
+
+    if width is None and not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        # Output that goes into a file is not wrapped at the 80 columns that nobody chose.
+        width = 200
+    return Console(file=sys.stdout, highlight=False, width=width)
+
+
+def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A rich table of plain text; cells are never read as markup."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        shown.add_column(column, overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    return shown
+
+
+def _detail_lines(error: AtdmError) -> list[str]:
+    if error.code is ErrorCode.SPEC_INVALID:
+        return []  # the message already has one line for each problem
+    return [
+        f"{key}: {value if isinstance(value, str) else json.dumps(value, default=str)}"
+        for key, value in error.details.items()
+        if key != "hint" and value not in (None, [], {}, "")
+    ]
+
+
+def _say_once(step: Step, finished: threading.Event) -> None:
+    if not finished.wait(_PROGRESS_AFTER_SECONDS):
+        write_line(sys.stderr, f"{step.what} ...")
+
+
+def _spin(step: Step, finished: threading.Event) -> None:
+    started = time.monotonic()
+    if finished.wait(_PROGRESS_AFTER_SECONDS):
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.status import Status
+
+    with Status(escape(str(step)), console=Console(stderr=True)) as status:
+        while not finished.wait(0.2):
+            status.update(escape(f"{step} ({time.monotonic() - started:.0f} s)"))

@@ -1,0 +1,58 @@
+"""The end of a session, after the last of its processes.
+
+Belongs here: what the controller of pytest-xdist, or the only process there is, does last. Does not
+belong here: the end of a worker (``suite``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from atdm.pytest.reaping import clean_up
+from atdm.pytest.session_files import SessionFolder, read_entries
+from atdm.pytest.target import Target, said
+from atdm_engine.errors import AtdmError
+from atdm_resources.postgres.connection import masked
+from atdm_resources.settings import Settings
+
+
+@dataclass
+class Ended:
+    """What there is to say at the end. ``url`` is the target's, without a password."""
+
+    kept: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    url: str | None = None
+
+
+def end_session(session_id: str, settings: Settings | None) -> Ended:
+    """Give back what dead workers hold and what nobody leased; nothing where nothing was asked for.
+
+    ``settings`` None: those of the environment.
+    """
+    ended = Ended()
+    try:
+        known = settings or Settings.from_environment()
+        folder = SessionFolder(known.home, session_id)
+        if not folder.path.is_dir():
+            return ended
+        target = Target(known)
+        ended.url = masked(target.url).replace(":***@", "@")
+        for path in folder.journals():
+            ended.kept += [entry for entry in read_entries(path) if "kept" in entry]
+        ended.problems = clean_up(folder, target, keep=True)
+        target.close()
+    except (AtdmError, OSError) as error:
+        ended.problems.append(
+            f"what this session left is given back when the next one starts: {said(error)}"
+        )
+    return ended
+
+
+def seal() -> None:
+    """Seal and export the audit trail. Raises AtdmError."""
+    from atdm.client.sync import AtdmClient
+
+    with AtdmClient(source="pytest") as client:
+        client.seal_audit()

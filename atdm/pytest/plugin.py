@@ -1,0 +1,370 @@
+"""The pytest plugin: a test says which data it needs, gets it, and it is gone afterwards.
+
+Belongs here: hooks, options and fixtures, and which of them hands what to which. Does not belong
+here: what they do (``atdm.pytest``), leasing and making (``atdm.client.sync``). Loaded by every
+pytest of the environment, so nothing is imported or connected before a test asks for data.
+
+::
+
+    @atdm_scenario("claim_denial_active_member", {"denial_reason": "not_covered"})
+    def test_denial_is_shown(atdm_data):
+        assert page(atdm_data["data"]["member_id"]).shows("denied")
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from atdm.pytest import reporting
+from atdm.pytest.data import AtdmData
+from atdm.pytest.marker import CLEANUPS, MARKER_HELP, Wanted, atdm_scenario, wanted_by
+from atdm.pytest.scopes import Leases, fixture_name, needs_of
+from atdm.pytest.suite import AtdmResetWarning, Held, Place, Suite
+from atdm_engine.errors import AtdmError, ErrorCode
+
+if TYPE_CHECKING:
+    from atdm.client.sync import AtdmClient
+
+__all__ = [
+    "CLEANUPS",
+    "AtdmData",
+    "AtdmResetWarning",
+    "atdm_scenario",
+]
+
+_SUITE = pytest.StashKey[Suite]()
+_HELD = pytest.StashKey[list[Held]]()
+_STOPPED = pytest.StashKey[str]()
+_SESSION_ID = pytest.StashKey[str]()
+_WORKERS = pytest.StashKey[list[dict[str, Any]]]()
+_TARGET_URL = pytest.StashKey[str | None]()
+_OF_THE_TARGET = frozenset(
+    {
+        ErrorCode.TARGET_UNREACHABLE,
+        ErrorCode.TARGET_NOT_INITIALISED,
+        ErrorCode.TARGET_NOT_DISPOSABLE,
+        ErrorCode.MISSING_EXTRA,
+        ErrorCode.LLM_MODE_NOT_ENABLED,
+    }
+)
+"""What keeps every test from its data: the session ends with it, once and in time."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("atdm")
+    group.addoption(
+        "--atdm-seal",
+        action="store_true",
+        help="Seal and export the audit trail when the session ends, as the daemon does.",
+    )
+    group.addoption(
+        "--atdm-keep-failed",
+        action="store_true",
+        help="Keep the data of failed tests until its lease ends, and say how to look at it and "
+        "how to give it back.",
+    )
+    parser.addini(
+        "atdm_queue_seconds",
+        "How long a session waits for the queue to make what it lacks, where it cannot make it "
+        "itself (seconds).",
+        default="120",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", MARKER_HELP)
+    if hasattr(config, "workerinput"):
+        config.stash[_SESSION_ID] = config.workerinput["atdm_session"]
+    else:
+        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        config.stash[_SESSION_ID] = f"{moment}-{secrets.token_hex(4)}"
+        config.stash[_WORKERS] = []
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist which session it belongs to, and how tests are dealt out."""
+    node.workerinput["atdm_session"] = node.config.stash[_SESSION_ID]
+    node.workerinput["atdm_dist"] = node.config.getoption("dist")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a worker told at its end; one that died has told nothing."""
+    told = getattr(node, "workeroutput", {}).pop("atdm", None)
+    if told is not None:
+        node.config.stash[_WORKERS].append(told)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Count what the tests will lease; have made what is missing before the first one starts."""
+    config = session.config
+    if config.option.collectonly or config.getoption("setupplan", False) or not session.items:
+        return
+    given = getattr(config, "workerinput", {})
+    needs = needs_of(
+        session.items, workers=given.get("workercount", 1), dist=given.get("atdm_dist", "no")
+    )
+    if not needs:
+        return
+    suite = _suite_of(config)
+    suite.plan(needs)
+    if _asks_later(session):
+        return
+    from atdm.client.sync import AtdmClient
+
+    try:
+        suite.open(AtdmClient(source="pytest"))
+        suite.prepare()
+    except AtdmError as error:
+        if not hasattr(config, "workerinput"):
+            raise session.Failed(_stop(session, error)) from error
+        _stop(session, error)
+
+
+def _asks_later(session: pytest.Session) -> bool:
+    """Whether the first lease is to open the target: another client, or a baseline comes first."""
+    if any("atdm_baseline" in getattr(item, "fixturenames", ()) for item in session.items):
+        return True
+    manager = getattr(session, "_fixturemanager", None)
+    if manager is None:
+        return True
+    for item in session.items:
+        found = manager.getfixturedefs("atdm_client", item) or ()
+        if found and found[-1].func.__module__ != __name__:
+            return True
+    return False
+
+
+def _stop(session: pytest.Session, error: AtdmError) -> str:
+    """End the session with one message; what it says."""
+    from atdm.pytest.target import said
+
+    message = f"atdm {said(error)}"
+    session.config.stash[_STOPPED] = message
+    session.shouldfail = message
+    return message
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """Leave the tests alone that a worker was still given when the session had to end."""
+    return True if _STOPPED in item.config.stash and hasattr(item.config, "workerinput") else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that runs again starts without what is known of the time before."""
+    if item.stash.get(_HELD, None) is not None:
+        item.user_properties[:] = [
+            one for one in item.user_properties if not str(one[0]).startswith("atdm_")
+        ]
+    item.stash[_HELD] = []
+
+
+@pytest.fixture(scope="session")
+def atdm_client() -> Generator[AtdmClient, None, None]:
+    """The client of the session's target; override it to lease from another one or from a fake.
+
+    It connects at its first call.
+    """
+    from atdm.client.sync import AtdmClient
+
+    with AtdmClient(source="pytest") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def _atdm_suite(
+    request: pytest.FixtureRequest, atdm_client: AtdmClient
+) -> Generator[Suite, None, None]:
+    """The session's leases; those that were to last as long are given back at its end."""
+    suite = _suite_of(request.config)
+    with _refusing(request.session):
+        suite.open(atdm_client)
+    yield suite
+    for held in suite.at_the_end:
+        suite.give_back(held)
+
+
+def _leases_fixture(scope: Any) -> Any:
+    """A fixture whose leases last as long as ``scope``."""
+
+    @pytest.fixture(scope=scope, name=fixture_name(scope))
+    def leases(_atdm_suite: Suite) -> Iterator[Leases]:
+        with Leases(_atdm_suite) as held:
+            yield held
+
+    return leases
+
+
+_atdm_leases_of_function = _leases_fixture("function")
+_atdm_leases_of_class = _leases_fixture("class")
+_atdm_leases_of_module = _leases_fixture("module")
+_atdm_leases_of_session = _leases_fixture("session")
+
+
+@pytest.fixture
+def atdm_data(request: pytest.FixtureRequest, _atdm_suite: Suite) -> AtdmData:
+    """The data of the test's scenario, in the shape of ``atdm -o json request``.
+
+    Leased (or made) before the test, deleted by its token after it, also when the test fails or is
+    interrupted, unless the marker or --atdm-keep-failed says otherwise. A failed reset is an
+    AtdmResetWarning that names the run. Raises UsageError without the marker.
+    """
+    wanted = wanted_by(request.node)
+    scope = {"test": "function"}.get(wanted.per, wanted.per)
+    if scope == "class" and request.cls is None:
+        scope = "function"
+    return _leased(request, scope, wanted)
+
+
+@pytest.fixture
+def atdm_lease(request: pytest.FixtureRequest, _atdm_suite: Suite) -> Callable[..., AtdmData]:
+    """Lease by a call: ``atdm_lease(scenario, **constraints)``, as often as a test has actors.
+
+    Given back after the test, as the data of ``atdm_data`` is.
+    """
+
+    def lease(scenario: str, /, **constraints: Any) -> AtdmData:
+        return _leased(request, "function", Wanted(scenario, constraints), again=True)
+
+    return lease
+
+
+def _leased(
+    request: pytest.FixtureRequest, scope: str, wanted: Wanted, *, again: bool = False
+) -> AtdmData:
+    leases: Leases = request.getfixturevalue(fixture_name(scope))
+    item = request.node
+    with _refusing(request.session):
+        held = leases.lease(wanted, item.nodeid, again=again)
+    item.stash[_HELD].append(held)
+    item.user_properties += reporting.properties(held)
+    return held.data
+
+
+@contextmanager
+def _refusing(session: pytest.Session) -> Iterator[None]:
+    """Fail the test that asked; end the session where every other one would fail alike."""
+    from atdm.pytest.target import said
+
+    try:
+        yield
+    except AtdmError as error:
+        if error.code in _OF_THE_TARGET:
+            message = _stop(session, error)
+        else:
+            message = f"atdm {error.message if error.details.get('told') else said(error)}"
+        raise pytest.fail.Exception(message, pytrace=False) from None
+
+
+@pytest.fixture(scope="session")
+def atdm_baseline(_atdm_suite: Suite, atdm_client: AtdmClient) -> Callable[..., dict[str, Any]]:
+    """Bring the target to a baseline: ``atdm_baseline(id, domain=None)``, once a session.
+
+    Under pytest-xdist one worker restores and the others wait for it. Ask for it before the first
+    lease of the session, in a session fixture: a restore waits for leases that are out, and what
+    was ready before is gone.
+    """
+
+    def restore(baseline: str, domain: str | None = None) -> dict[str, Any]:
+        return _atdm_suite.restore(
+            f"{domain or ''}/{baseline}",
+            lambda: atdm_client.baseline_restore(baseline, domain=domain),
+        )
+
+    return restore
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    held = item.stash.get(_HELD, [])
+    if not held:
+        return report
+    if report.failed:
+        for one in held:
+            one.failed_in = item.nodeid
+        texts = dict.fromkeys(reporting.how_to_repeat(one) for one in held)
+        report.sections.append((reporting.SECTION, "\n\n".join(texts)))
+    _suite_of(item.config).note_outcome(report, held)
+    return report
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, Any, Any]:
+    """After the last fixture is torn down: nothing of this process stays; then nothing of any."""
+    result = yield
+    config = session.config
+    suite = config.stash.get(_SUITE, None)
+    if suite is not None:
+        suite.finish()
+    if hasattr(config, "workerinput"):
+        if suite is not None:
+            output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
+            output["atdm"] = {
+                "seconds": suite.seconds, "kept": suite.kept, "problems": suite.problems,
+            }  # fmt: skip
+        return result
+    told = config.stash[_WORKERS]
+    if suite is not None:
+        told.append({"seconds": suite.seconds, "kept": suite.kept, "problems": suite.problems})
+    if suite is not None or config.pluginmanager.hasplugin("dsession"):
+        from atdm.pytest.ending import end_session
+
+        ended = end_session(config.stash[_SESSION_ID], suite.settings if suite else None)
+        told.append({"seconds": [], "kept": ended.kept, "problems": ended.problems})
+        config.stash[_TARGET_URL] = ended.url
+    if config.getoption("--atdm-seal"):
+        told.append({"seconds": [], "kept": [], "problems": _seal(session)})
+    return result
+
+
+def _seal(session: pytest.Session) -> list[str]:
+    from atdm.pytest.ending import seal
+
+    try:
+        seal()
+    except Exception as error:
+        return [f"the audit trail is not exported: {error}"]
+    return []
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """What was leased, what could not be given back, and what was kept."""
+    told = config.stash.get(_WORKERS, [])
+    seconds = [one for part in told for one in part["seconds"]]
+    kept = [one for part in told for one in part["kept"]]
+    if kept:
+        terminalreporter.section("atdm: kept data of failed tests", bold=True)
+        for line in reporting.kept_lines(kept, config.stash.get(_TARGET_URL, None)):
+            terminalreporter.write_line(line)
+    for problem in dict.fromkeys(one for part in told for one in part["problems"]):
+        terminalreporter.write_line(f"atdm: {problem}", yellow=True)
+    if seconds and config.get_verbosity() >= 0:
+        terminalreporter.write_line(reporting.summary_line(seconds))
+
+
+def _suite_of(config: pytest.Config) -> Suite:
+    suite = config.stash.get(_SUITE, None)
+    if suite is None:
+        given = getattr(config, "workerinput", {})
+        place = Place(
+            session_id=config.stash[_SESSION_ID],
+            worker=given.get("workerid", "main"),
+            workers=given.get("workercount", 1),
+            keep_failed=config.getoption("--atdm-keep-failed"),
+            queue_seconds=float(config.getini("atdm_queue_seconds")),
+        )
+        suite = config.stash[_SUITE] = Suite(place, reporting.teller(config))
+    return suite

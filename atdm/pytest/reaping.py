@@ -1,0 +1,167 @@
+"""Giving back what processes left that are gone: workers that died, sessions that were killed.
+
+Belongs here: reading their journals and acting on them. Does not belong here: the files
+(``session_files``), the end of a process that is still there (``suite``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import psycopg
+
+from atdm.pytest.session_files import Entry, Journal, SessionFolder, sessions_of
+from atdm.pytest.target import Holder, Target, said
+from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_services.leases.reclaim import TakenBack
+
+_FORGOTTEN_SECONDS = 7 * 24 * 3600.0
+"""After so long, leases in a database that nobody uses here any more have expired."""
+
+
+def reap_others(home: Path, own: str, target: Target) -> list[str]:
+    """Give back what dead sessions left in this target; what could not be, in words."""
+    problems: list[str] = []
+    for folder in sessions_of(home):
+        if folder.session_id != own:
+            problems += clean_up(folder, target)
+    return problems
+
+
+def clean_up(folder: SessionFolder, target: Target, *, keep: bool = False) -> list[str]:
+    """Give back what dead processes of a session hold, and, once all are gone, what it asked for.
+
+    ``keep`` leaves the runs that --atdm-keep-failed kept: their session is the one that ends.
+    Returns problems, in words; what they are about is tried again by the next session.
+    """
+    problems: list[str] = []
+    left = False
+    for path in folder.journals():
+        journal = Journal.left_behind(path)
+        if journal is None:
+            left = True
+            continue
+        done, found = _all_done(_of_journal(journal.entries(), target, keep=keep), path)
+        problems += found
+        left = left or not done
+        journal.close(remove=done)
+    if left:
+        return problems
+    with folder.locked("supply-file"):
+        done, found = _all_done(_of_notes(folder.notes(), target), folder.path)
+    if done:
+        folder.remove()
+    return problems + found
+
+
+def _all_done(problems: Iterator[str | None], path: Path) -> tuple[bool, list[str]]:
+    """Whether all that was tried went, and what did not. None stands for another target's."""
+    found = list(problems)
+    if None in found:
+        try:
+            old = time.time() - path.stat().st_mtime > _FORGOTTEN_SECONDS
+        except FileNotFoundError:
+            old = True
+        return old, [problem for problem in found if problem]
+    return not found, [problem for problem in found if problem]
+
+
+def _of_journal(entries: list[Entry], target: Target, *, keep: bool) -> Iterator[str | None]:
+    """Give back what the process of a journal held; yields problems."""
+    if not entries:
+        return
+    header = entries[0]
+    if header["target"] != target.name:
+        yield None
+        return
+    holder = Holder(header["owner"], header["secret"], header["shared"])
+    yield from give_back_all(entries, target, holder, keep=keep)
+
+
+def give_back_all(
+    entries: Iterable[Entry], target: Target, holder: Holder, *, keep: bool
+) -> Iterator[str]:
+    """Give back everything that a process holds: by its owner's name, or run by run where some stay
+    or the name is not its alone. Yields problems, in words.
+    """
+    held: dict[str, str] = {}
+    databases: dict[str, str] = {}
+    kept = False
+    for entry in entries:
+        if "leased" in entry:
+            held[entry["leased"]] = entry["token"]
+        elif "kept" in entry and keep:
+            kept = True
+            held.pop(entry["kept"], None)
+            databases.pop(entry.get("database") or "", None)
+        elif "reset" in entry:
+            held.pop(entry["reset"], None)
+        elif "copied" in entry:
+            databases[entry["copied"]] = entry["token"]
+        elif "dropped" in entry:
+            databases.pop(entry["dropped"], None)
+    for database, token in databases.items():
+        yield from _tried(f"database {database}", partial(target.drop_copy, database, token))
+    if kept or holder.shared:
+        for run, token in held.items():
+            yield from _tried(f"test run {run}", partial(target.reset, run, token))
+    elif holder.secret is not None:
+        secret = holder.secret
+        yield from _tried(
+            f"what {holder.owner} holds", lambda: target.reset_owner(holder.owner, secret)
+        )
+
+
+def _of_notes(notes: list[Entry], target: Target) -> Iterator[str | None]:
+    """Take back what a session asked for and nobody leased; yields problems."""
+    if any(note.get("target", target.name) != target.name for note in notes):
+        yield None
+        return
+    claimed = {note["claimed"] for note in notes if "claimed" in note}
+    labels = [note["label"] for note in notes if note.get("label") and not note["database"]]
+    if labels:
+        yield from _tried(
+            "runs that no test came for", lambda: _complete(target.give_back_unused(labels))
+        )
+    for note in notes:
+        if note.get("database"):
+            yield from _tried(
+                f"database {note['database']}", partial(target.drop_copy, note["database"], None)
+            )
+        if "submission" in note and note["submission"] not in claimed:
+            yield from _given_back_unclaimed(note, target)
+
+
+def _given_back_unclaimed(note: Entry, target: Target) -> Iterator[str | None]:
+    """Claim what was made for a session that is over, and give it back."""
+    holder = Holder(note["owner"], note["secret"], shared=False)
+    key = note["submission"]
+    try:
+        leases = target.claim(key, holder)
+    except AtdmError as error:
+        if error.code is ErrorCode.NONE_READY:
+            yield None  # it still waits to be made: the next session looks again
+        return
+    for lease in leases:
+        yield from _tried(
+            f"test run {lease['test_run_id']}",
+            partial(target.reset, lease["test_run_id"], lease["token"]),
+        )
+
+
+def _complete(taken: TakenBack) -> None:
+    if not taken.complete:
+        why = f"domain {', '.join(taken.busy)} is being reset" if taken.busy else "rows are in use"
+        raise AtdmError(ErrorCode.RESET_FAILED, why, {"failed": taken.failed})
+
+
+def _tried(what: str, call: Callable[[], object]) -> Iterator[str]:
+    try:
+        call()
+    except (AtdmError, psycopg.Error) as error:
+        # A mismatch: nothing of it is there any more, or it is somebody else's by now.
+        if getattr(error, "code", None) is not ErrorCode.TOKEN_MISMATCH:
+            yield f"{what} could not be given back: {said(error)}"

@@ -1,0 +1,112 @@
+"""Leases that last as long as a test, a class, a module or the session; and how many there will be.
+
+Belongs here: who shares a lease with whom. Does not belong here: leasing itself (``suite``), the
+fixtures (``atdm.pytest``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+from atdm.pytest.marker import MARKER, Wanted, wanted_by
+
+if TYPE_CHECKING:
+    from atdm.pytest.suite import Held, Suite
+    from atdm.pytest.supply import Need
+
+_TOGETHER = ("loadscope", "loadfile")
+"""How pytest-xdist deals out tests when those of a class or a module stay on one worker."""
+
+
+def fixture_name(scope: str) -> str:
+    """The fixture that holds the leases of a scope."""
+    return f"_atdm_leases_of_{scope}"
+
+
+class Leases:
+    """The leases of one scope; leaving it gives them back, whatever has happened."""
+
+    def __init__(self, suite: Suite) -> None:
+        self._suite = suite
+        self._held: list[Held] = []
+        self._shared: dict[str, Held] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for held in reversed(self._held):
+            if held.wanted.cleanup == "after_test":
+                self._suite.give_back(held)
+
+    def lease(self, wanted: Wanted, nodeid: str, *, again: bool = False) -> Held:
+        """The lease that tests of this scope share; ``again``: another one each time.
+
+        A test that failed with it and runs again gets a fresh one. Raises AtdmError.
+        """
+        known = None if again else self._shared.get(wanted.shared_as)
+        if known is not None and known.failed_in == nodeid:
+            self._suite.give_back(known)
+            known = None
+        if known is None:
+            known = self._suite.lease(wanted, nodeid)
+            self._held.append(known)
+            if not again:
+                self._shared[wanted.shared_as] = known
+        return known
+
+
+def needs_of(items: Iterable[pytest.Item], *, workers: int, dist: str) -> list[Need]:
+    """What the collected tests will lease, by what the same runs can serve.
+
+    Tests that are skipped for certain, and those whose marker is wrong, lease nothing. Where
+    workers may share the tests of a scope, each of them may need a lease of its own.
+    """
+    tests: dict[tuple[str, str], tuple[Wanted, int]] = {}
+    for item in items:
+        uses = "atdm_data" in getattr(item, "fixturenames", ())
+        if not uses or item.get_closest_marker(MARKER) is None or item.get_closest_marker("skip"):
+            continue
+        try:
+            wanted = wanted_by(item)
+        except pytest.UsageError:
+            continue  # its own setup says so
+        key = (_scope_of(item, wanted), wanted.shared_as)
+        tests[key] = (wanted, tests.get(key, (wanted, 0))[1] + 1)
+    if not tests:
+        return []
+    from atdm.pytest.supply import counted
+
+    copies = workers if dist == "each" else 1
+    return counted(
+        (wanted, copies * _leases(wanted, count, workers, dist)) for wanted, count in tests.values()
+    )
+
+
+def _scope_of(item: pytest.Item, wanted: Wanted) -> str:
+    """Equal for tests that share a lease: their class, module or session, or the test itself."""
+    kinds: Mapping[str, type[pytest.Item | pytest.Collector]] = {
+        "class": pytest.Class, "module": pytest.Module, "session": pytest.Session,
+    }  # fmt: skip
+    kind = kinds.get(wanted.per)
+    parent = item.getparent(kind) if kind is not None else None
+    if parent is None:
+        return f"test {item.nodeid}"
+    return f"{wanted.per} {parent.nodeid}"
+
+
+def _leases(wanted: Wanted, tests: int, workers: int, dist: str) -> int:
+    """How many leases so many tests of one scope take at most."""
+    if wanted.per == "test":
+        return tests
+    together = dist in _TOGETHER and wanted.per != "session"
+    return 1 if workers <= 1 or together or dist == "each" else min(tests, workers)

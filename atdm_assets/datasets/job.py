@@ -1,0 +1,300 @@
+"""Job ``refresh_dataset``: the next version of a dataset, and what follows from it.
+
+Belongs here: registering a version's partition, running the dataset's job on it, deleting old
+versions, restoring the new one when that is asked for, and the schedules that do it by the clock.
+Does not belong here: what a version is made of (``dataset_assets``).
+"""
+
+# No postponed annotations here: Dagster compares those of steps as classes, not as text.
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from atdm_assets import metadata, names
+from atdm_assets.datasets.assets import dataset_assets, dataset_job
+from atdm_assets.instance import run_liveness
+from atdm_assets.requests.config_schema import as_of as config_as_of
+from atdm_assets.requests.job import ResolveJob, first_error
+from atdm_assets.resources import StoreResource, TargetResource
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_engine.generation.datasets import version_id
+from atdm_engine.model import Dataset
+from atdm_resources.settings import Settings
+from atdm_resources.store.files import Store
+from atdm_services.baselines import records
+from atdm_services.baselines.manifest import read_manifest
+from atdm_services.baselines.records import Actor
+from atdm_services.baselines.restore import restore
+from atdm_services.clones import teardown
+from atdm_services.datasets import versions
+from atdm_services.requests.steps import Progress, reporting
+
+
+@dataclass(frozen=True)
+class AskedVersion:
+    """Which version somebody wants. ``as_of`` None: this moment; whole seconds count.
+
+    ``expire``: delete versions beyond the dataset's retention afterwards.
+    """
+
+    dataset: str
+    as_of: datetime | None = None
+    processes: int | None = None
+    expire: bool = True
+    invoker: str | None = None
+    source: str = "dagster"
+    parent_run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class VersionOutcome:
+    """What became of it. ``expired`` are the versions that were deleted."""
+
+    dataset: Dataset
+    version: str
+    dagster_run_id: str
+    expired: tuple[str, ...] = ()
+    error: AtdmError | None = None
+
+
+def materialise_version(
+    asked: AskedVersion,
+    *,
+    registry: Registry,
+    instance: dg.DagsterInstance,
+    resolve_job: ResolveJob,
+    store: StoreResource,
+    target: TargetResource | None = None,
+    progress: Progress | None = None,
+    log_level: str = "WARNING",
+) -> VersionOutcome:
+    """Make the version that a dataset is on a clock, by one run of its job in this process.
+
+    A version that a killed process began is gone on with; one that is published is not made again.
+    ``target``, where it can be used, vouches for the run as long as this process lives, and records
+    what was published and deleted; a dataset needs none.
+
+    Raises:
+        AtdmError: DATASET_NOT_FOUND. What goes wrong later is in the outcome.
+    """
+    dataset = registry.dataset(asked.dataset)
+    clock = (asked.as_of or datetime.now(UTC)).astimezone(UTC).replace(microsecond=0)
+    version = version_id(dataset, clock)
+    partitions = names.dataset_partitions_name(dataset.domain, dataset.name)
+    instance.add_dynamic_partitions(partitions, [version])
+    tags = {
+        names.VERSION_TAG: version,
+        **names.asked_by(asked.invoker, asked.source, asked.parent_run_id),
+    }
+    job = resolve_job(names.dataset_job_name(dataset.domain, dataset.name))
+    step = names.dataset_step_name(dataset.domain, dataset.name)
+    config = {"processes": asked.processes} if asked.processes else {}
+    run_id = str(uuid.uuid4())
+    with run_liveness.vouched_for(target, run_id) as vouched, reporting(progress):
+        result = job.execute_in_process(
+            instance=instance,
+            run_id=run_id,
+            partition_key=version,
+            run_config={
+                "ops": {step: {"config": config}},
+                "loggers": {"console": {"config": {"log_level": log_level}}},
+            },
+            tags={**tags, **vouched},
+            raise_on_error=False,
+        )
+    if not result.success:
+        return VersionOutcome(
+            dataset, version, result.run_id,
+            error=first_error(result, ErrorCode.DATASET_FAILED),
+        )  # fmt: skip
+    expired = expire(instance, store.store(), dataset, version) if asked.expire else []
+    _record(asked, store.store(), target, dataset, version, expired)
+    return VersionOutcome(dataset, version, result.run_id, tuple(expired))
+
+
+def _record(
+    asked: AskedVersion,
+    store: Store,
+    target: TargetResource | None,
+    dataset: Dataset,
+    version: str,
+    expired: Sequence[str],
+) -> None:
+    """Have the target know, and its trail say, what was published and what was deleted."""
+    actor = Actor(asked.invoker or Settings.from_environment().invoker, asked.source)
+    with run_liveness.usable(target) as conn:
+        if conn is None:
+            return
+        made = read_manifest(store, dataset.domain, version)
+        if not records.is_known(conn, made):
+            records.published(conn, store, made, actor, "dataset_published")
+        for gone in expired:
+            records.deleted(conn, dataset.domain, gone, actor)
+            teardown.drop_made_from(
+                conn, dataset.domain, gone, invoker=actor.invoker, source=actor.source
+            )
+
+
+def expire(
+    instance: dg.DagsterInstance, store: Store, dataset: Dataset, keep: str | None = None
+) -> list[str]:
+    """Delete the versions beyond the dataset's retention, and their partitions.
+
+    Also what killed builds and deletions have left of other versions.
+    """
+    gone = versions.expire(store, dataset, keep=keep)
+    gone += versions.sweep(store, dataset, datetime.now(UTC))
+    partitions = names.dataset_partitions_name(dataset.domain, dataset.name)
+    for version in gone:
+        instance.delete_dynamic_partition(partitions, version)
+    return gone
+
+
+@dataclass(frozen=True)
+class DatasetDefinitions:
+    """Everything of a bundle's datasets that the code location offers."""
+
+    assets: Sequence[dg.AssetsDefinition] = ()
+    jobs: Sequence[dg.JobDefinition | UnresolvedAssetJobDefinition] = ()
+    schedules: Sequence[dg.ScheduleDefinition] = ()
+
+
+def dataset_definitions(registry: Registry, resolve_job: ResolveJob) -> DatasetDefinitions:
+    """The assets, jobs and schedules of every dataset; nothing where there is none.
+
+    Args:
+        resolve_job: finds a dataset's job by name. A step run in process has no repository to ask.
+    """
+    known = list(registry.datasets.values())
+    if not known:
+        return DatasetDefinitions()
+    refresh = refresh_job(registry, resolve_job)
+    return DatasetDefinitions(
+        assets=[dataset_assets(registry.domains[one.domain], one) for one in known],
+        jobs=[*(dataset_job(registry.domains[one.domain], one) for one in known), refresh],
+        schedules=[_schedule(one, refresh) for one in known if one.spec.cron],
+    )
+
+
+def refresh_job(registry: Registry, resolve_job: ResolveJob) -> dg.JobDefinition:
+    """The job ``refresh_dataset``."""
+    known = list(registry.datasets)
+
+    @dg.op(
+        name=names.DATASET_STEP,
+        description="Make the next version of a dataset, delete old ones, restore it when told.",
+        config_schema={
+            "dataset": dg.Field(str, description="Name of a dataset: " + ", ".join(known) + "."),
+            "as_of": dg.Field(
+                str,
+                is_required=False,
+                description="The data's only clock, like 2026-01-31T12:00:00Z; default: now.",
+            ),
+            "processes": dg.Field(
+                int, is_required=False, description="Processes; default: one for each core."
+            ),
+            "restore": dg.Field(
+                bool,
+                is_required=False,
+                description="Put the new version into the target; default: as the file says.",
+            ),
+            "revoke_leases": dg.Field(
+                bool,
+                is_required=False,
+                description="Restore although test runs are leased; default: refuse and say whose.",
+            ),
+            "reason": dg.Field(str, is_required=False, description="Why, for the audit trail."),
+        },
+        out=dg.Out(dg.Nothing),
+    )
+    def refresh(
+        context: dg.OpExecutionContext, store: StoreResource, target: TargetResource
+    ) -> None:
+        config: Mapping[str, Any] = context.op_config
+        with metadata.reported_failures():
+            outcome = materialise_version(
+                AskedVersion(
+                    dataset=config["dataset"],
+                    as_of=config_as_of(config),
+                    processes=config.get("processes"),
+                    invoker=_invoker(context.run),
+                    source=_source(context.run),
+                    parent_run_id=context.run_id,
+                ),
+                registry=registry,
+                instance=context.instance,
+                resolve_job=resolve_job,
+                store=store,
+                target=target,
+            )
+            context.instance.add_run_tags(context.run_id, {names.VERSION_TAG: outcome.version})
+            if outcome.error is not None:
+                raise outcome.error
+            told = config.get("restore")
+            if outcome.dataset.spec.restore if told is None else told:
+                actor = Actor(_invoker(context.run), _source(context.run), config.get("reason", ""))
+                restored = restore(
+                    target.url(),
+                    store.store(),
+                    outcome.dataset.domain,
+                    outcome.version,
+                    actor=actor,
+                    revoke_leases=bool(config.get("revoke_leases")),
+                )
+                context.log.info(
+                    f"Version {outcome.version} is restored: {sum(restored.tables.values())} rows "
+                    f"in {restored.seconds:.1f} s."
+                )
+        context.log.info(
+            f"Version {outcome.version} of {outcome.dataset.key} is published by run "
+            f"{outcome.dagster_run_id}; deleted: {', '.join(outcome.expired) or 'none'}."
+        )
+
+    @dg.job(
+        name=names.DATASET_JOB,
+        description="Make and publish the next version of a dataset.",
+        executor_def=dg.in_process_executor,
+        config={"ops": {names.DATASET_STEP: {"config": {"dataset": known[0]}}}},
+    )
+    def job() -> None:
+        refresh()
+
+    return job
+
+
+def _invoker(run: dg.DagsterRun) -> str:
+    return run.tags.get(names.INVOKER_TAG) or Settings.from_environment().invoker
+
+
+def _source(run: dg.DagsterRun) -> str:
+    return run.tags.get(names.SOURCE_TAG, "dagster")
+
+
+def _schedule(dataset: Dataset, job: dg.JobDefinition) -> dg.ScheduleDefinition:
+    # The tick's scheduled time is the data's clock, however late the tick is.
+    @dg.schedule(
+        name=names.dataset_schedule_name(dataset.domain, dataset.name),
+        job=job,
+        cron_schedule=str(dataset.spec.cron),
+        execution_timezone="UTC",
+        description=f"{dataset.spec.description} The last {dataset.spec.retention} versions stay"
+        + ("; the new one is restored." if dataset.spec.restore else "."),
+    )
+    def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        clock = context.scheduled_execution_time.astimezone(UTC)
+        config = {"dataset": dataset.key, "as_of": clock.isoformat()}
+        return dg.RunRequest(
+            # A tick that is evaluated twice starts one run.
+            run_key=f"{dataset.key} {clock.isoformat()}",
+            run_config={"ops": {names.DATASET_STEP: {"config": config}}},
+            tags={names.SOURCE_TAG: "schedule"},
+        )
+
+    return tick

@@ -1,0 +1,113 @@
+"""Expiry: the sensor that takes back what is overdue and clears up after requests that are over.
+
+Belongs here: the order of a tick, and Dagster's side of it: partition keys, runs of dead requests.
+Does not belong here: what is overdue or over (``atdm_services.leases.reclaim``, ``expiry``).
+"""
+
+# No postponed annotations here: Dagster reads those of resources as classes.
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import psycopg
+
+from atdm_assets import names
+from atdm_assets.instance import run_liveness, ticks
+from atdm_assets.requests.job import report_failed
+from atdm_assets.resources import StoreResource, TargetResource
+from atdm_resources.catalog import retirement
+from atdm_resources.store.files import Store
+from atdm_services.clones import teardown
+from atdm_services.leases import reclaim
+from atdm_services.requests import sweep
+from atdm_services.retention import Retention
+
+INVOKER = "agent:atdm-expiry"
+SOURCE = "expiry"
+EXPIRED_A_TICK = 5_000
+REQUESTS_A_TICK = 500
+THOROUGH_EVERY = timedelta(minutes=5)
+"""What has days of time is looked for less often than overdue leases."""
+
+
+def expiry_sensor() -> dg.SensorDefinition:
+    """The sensor ``expiry_sensor``."""
+
+    @dg.sensor(
+        name="expiry_sensor",
+        minimum_interval_seconds=ticks.interval(ticks.CALM_SECONDS),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Takes back leases past their time and runs that nobody came for, rolls back "
+        "requests whose process is gone, drops clones past their time, retires requests whose runs "
+        "are gone and removes their partition keys.",
+    )
+    def sensor(
+        context: dg.SensorEvaluationContext, target: TargetResource, store: StoreResource
+    ) -> ticks.Ticked:
+        def tick_on(conn: psycopg.Connection[Any]) -> ticks.Ticked:
+            last = datetime.fromisoformat(context.cursor) if context.cursor else None
+            now = datetime.now(UTC)
+            thorough = last is None or now - last >= THOROUGH_EVERY
+            said = tick(
+                context.instance, conn, store.store(), Retention.from_environment(), thorough
+            )
+            if thorough:
+                context.update_cursor(now.isoformat())
+            return dg.SkipReason(said)
+
+        return ticks.on_target(target, tick_on)
+
+    return sensor
+
+
+def tick(
+    instance: dg.DagsterInstance,
+    conn: psycopg.Connection[Any],
+    store: Store,
+    retention: Retention,
+    thorough: bool,
+) -> str:
+    """One tick; says what it did. ``thorough`` also looks for what has days of time."""
+    expired = reclaim.TakenBack()
+    while len(expired.runs) < EXPIRED_A_TICK:
+        part = reclaim.expire_due(conn, invoker=INVOKER, source=SOURCE)
+        expired += part
+        if len(part.runs) < reclaim.MOST:
+            break
+    dead = sweep.reconcile(conn, store)
+    report_failed(instance, dead)
+    databases = teardown.sweep(conn, thorough=thorough)
+    done = {
+        "leases expired": len(expired.runs),
+        "leases that could not be taken back": len(expired.failed),
+        "dead requests rolled back": len(dead),
+        "clones dropped": len(databases),
+    }
+    if thorough:
+        done["runs whose process is gone"] = len(run_liveness.report_dead(instance, conn))
+        unclaimed = reclaim.reset_unclaimed(
+            conn, retention.ready, EXPIRED_A_TICK, invoker=INVOKER, source=SOURCE
+        )
+        done["runs that nobody came for"] = len(unclaimed.runs)
+        done["requests retired"] = len(retirement.retire(conn, retention.retired, REQUESTS_A_TICK))
+        done["partition keys removed"] = remove_keys(instance, conn, store, retention)
+    told = [f"{count} {what}" for what, count in done.items() if count]
+    return ", ".join(told) or "nothing is overdue"
+
+
+def remove_keys(
+    instance: dg.DagsterInstance,
+    conn: psycopg.Connection[Any],
+    store: Store,
+    retention: Retention,
+) -> int:
+    """Remove partition keys and files of requests that are over; how many requests."""
+    over = retirement.over_requests(conn, retention.failed, REQUESTS_A_TICK)
+    for request in over:
+        partitions = names.partitions_name(request.domain, request.scenario_id)
+        if instance.has_dynamic_partition(partitions, request.label):
+            instance.delete_dynamic_partition(partitions, request.label)
+    if over:
+        retirement.forget(conn, store, over)
+    return len(over)

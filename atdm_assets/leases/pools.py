@@ -1,0 +1,114 @@
+"""Pools: the sensor that keeps them between half full and full, and drains what is too old.
+
+Belongs here: deciding at each tick who makes how many, in Dagster's terms. Does not belong here:
+counting and claiming (``atdm_resources.catalog.pools``), taking back (``giving_back``).
+"""
+
+# No postponed annotations here: Dagster reads those of resources as classes.
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+import psycopg
+
+from atdm_assets.instance import ticks
+from atdm_assets.requests.job import RequestedData
+from atdm_assets.requests.launching import Launches, forget_key
+from atdm_assets.resources import TargetResource
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.errors import AtdmError
+from atdm_resources.catalog import pools
+from atdm_services.leases import reclaim
+from atdm_services.requests.steps import mint_request_id
+
+INVOKER = "agent:atdm-pool"
+SOURCE = "pool"
+DRAINED_A_TICK = 2_000
+
+
+def pool_sensor(registry: Registry, jobs: Sequence[Any]) -> dg.SensorDefinition:
+    """The sensor ``pool_sensor``; ``jobs`` are the scenarios' own."""
+
+    @dg.sensor(
+        name="pool_sensor",
+        jobs=jobs,
+        minimum_interval_seconds=ticks.interval(ticks.CALM_SECONDS),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Keeps scenarios with a pool between half full and full: one request a top-up, "
+        "one top-up a scenario at a time. Takes back runs of an old version or past max_age.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, target: TargetResource) -> ticks.Ticked:
+        return ticks.on_target(target, lambda conn: tick(context.instance, conn, registry))
+
+    return sensor
+
+
+def tick(
+    instance: dg.DagsterInstance, conn: psycopg.Connection[Any], registry: Registry
+) -> ticks.Ticked:
+    """Drain what is stale, then launch a request for each pool below half that nobody fills."""
+    drained = reclaim.TakenBack()
+    stale = pools.stale_runs(conn, DRAINED_A_TICK)
+    if stale:
+        drained = reclaim.give_back(
+            conn, stale, strategy="pool_drain", invoker=INVOKER, source=SOURCE
+        )
+    launches = Launches()
+    problems: list[str] = []
+    for lost in pools.unrecorded(conn):
+        if lost.age.total_seconds() < ticks.RELAUNCH_SECONDS:
+            continue
+        run = ticks.run_of_launch(instance, lost.request_id, recorded=False)
+        if run is None:
+            problems += _launch(instance, conn, registry, launches, lost)
+        elif run.is_finished:
+            forget_key(instance, lost.domain, lost.scenario_id, [lost.request_id])
+            pools.release(conn, lost.request_id)
+    for pool in pools.pools(conn):
+        request_id = mint_request_id()
+        if pool.low and pools.claim(conn, pool, request_id):
+            missing = pool.size - pool.ready
+            problems += _launch(
+                instance,
+                conn,
+                registry,
+                launches,
+                pools.TopUp(pool.domain, pool.scenario_id, request_id, missing, timedelta(0)),
+            )
+    if launches.runs:
+        return launches.result()
+    if problems:
+        return dg.SkipReason("; ".join(problems))
+    if drained.runs:
+        return dg.SkipReason(f"{len(drained.runs)} stale runs were taken back")
+    return dg.SkipReason("every pool is at least half full, or is being filled")
+
+
+def _launch(
+    instance: dg.DagsterInstance,
+    conn: psycopg.Connection[Any],
+    registry: Registry,
+    launches: Launches,
+    top_up: pools.TopUp,
+) -> list[str]:
+    """Launch the filling of a pool; what is in the way, if anything is."""
+    try:
+        scenario = registry.scenario(f"{top_up.domain}/{top_up.scenario_id}")
+        asked = RequestedData(
+            scenario.key,
+            runs=top_up.runs,
+            pooled=True,
+            invoker=INVOKER,
+            source=SOURCE,
+            reason="to fill the pool",
+        )
+        launches.add(registry, scenario, asked, top_up.request_id)
+    except AtdmError as error:
+        # The files and what is published differ until the next init: the pool waits, and longer
+        # each time.
+        forget_key(instance, top_up.domain, top_up.scenario_id, [top_up.request_id])
+        pools.release(conn, top_up.request_id)
+        return [f"{top_up.domain}/{top_up.scenario_id}: {error.message}"]
+    return []

@@ -1,0 +1,42 @@
+"""The reference tables of a domain as assets, upstream of every table that refers to them.
+
+Belongs here: one unpartitioned asset a table with reference rows. Does not belong here: loading the
+rows, which ``atdm init`` does.
+"""
+
+# No postponed annotations here: Dagster compares those of steps as classes, not as text.
+
+from typing import Any
+
+import dagster as dg
+
+from atdm_assets import metadata, names
+from atdm_assets.reference.check import verify_reference
+from atdm_assets.resources import TargetResource
+from atdm_engine.model import Domain
+
+
+def reference_assets(domain: Domain) -> list[dg.AssetsDefinition]:
+    """One asset a reference table: materialising it compares the database with the CSV file."""
+    return [_reference_asset(domain, table) for table in domain.reference]
+
+
+def _reference_asset(domain: Domain, table: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=names.reference_key(domain.name, table),
+        group_name=f"{domain.name}__{names.REFERENCE}",
+        description=f"{domain.tables[table].description}\n\nReference rows; materialising verifies "
+        "that the database holds exactly the rows of the file.",
+        kinds={"postgres", "csv"},
+        owners=domain.spec.owners,
+        metadata=metadata.reference_definition_metadata(domain, table),
+    )
+    def reference(target: TargetResource) -> dg.MaterializeResult[Any]:
+        with metadata.reported_failures(), target.connection() as connection:
+            result = verify_reference(connection, domain, table)
+        return dg.MaterializeResult(
+            metadata=metadata.reference_metadata(result),
+            data_version=dg.DataVersion(result.content_hash),
+        )
+
+    return reference

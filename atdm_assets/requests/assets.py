@@ -1,0 +1,212 @@
+"""The asset graph of one scenario: request, tables with their checks, seeded.
+
+Belongs here: the factory that turns a scenario into Dagster definitions; each step's body is a call
+into ``atdm_services.requests.steps`` and the report of its result. Does not belong here: planning,
+generating, checking or loading data, or anything that names one domain or scenario.
+"""
+
+# No postponed annotations here: Dagster compares those of steps as classes, not as text.
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from atdm_assets import metadata, names
+from atdm_assets.requests.config_schema import as_of, scenario_schema
+from atdm_assets.requests.resource import RequestsResource
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.checks.results import CheckId, check_ids
+from atdm_engine.model import Domain, Scenario
+from atdm_services.requests import steps
+from atdm_services.requests.work import Asked, Planned
+
+
+def scenario_assets(registry: Registry, scenario: Scenario) -> list[dg.AssetsDefinition]:
+    """The three steps of a scenario (docs/architecture.md), as assets."""
+    return [
+        _request_asset(registry, scenario),
+        _table_assets(registry, scenario),
+        _seeded_asset(registry, scenario),
+    ]
+
+
+def scenario_job(scenario: Scenario) -> UnresolvedAssetJobDefinition:
+    """The job ``<domain>__<scenario>``: everything of one scenario, one request a partition."""
+    parts = [names.REQUEST, *scenario.tables, names.SEEDED]
+    keys = [dg.AssetKey([scenario.domain, scenario.name, part]) for part in parts]
+    return dg.define_asset_job(
+        names.job_name(scenario.domain, scenario.name),
+        selection=dg.AssetSelection.assets(*keys),
+        description=f"{scenario.spec.description}\n\nOne partition is one request.".strip(),
+        # The place of the form's fields, so that the launchpad opens with it.
+        config={
+            "ops": {
+                names.step_name(scenario.domain, scenario.name, names.REQUEST): {
+                    "config": {"constraints": {}}
+                }
+            }
+        },
+        executor_def=dg.in_process_executor,
+        metadata=metadata.scenario_metadata(scenario),
+    )
+
+
+def _tags(scenario: Scenario) -> dict[str, str]:
+    return {names.safe_tag(tag): "" for tag in scenario.spec.tags}
+
+
+def _request_asset(registry: Registry, scenario: Scenario) -> dg.AssetsDefinition:
+    domain = registry.domains[scenario.domain]
+
+    @dg.asset(
+        key=names.request_key(domain.name, scenario.name),
+        partitions_def=names.partitions(domain.name, scenario.name),
+        description=f"{scenario.spec.description}\n\nThe request: its constraints, seed and clock, "
+        "resolved and recorded before anything is made.".strip(),
+        metadata=metadata.scenario_metadata(scenario),
+        kinds={"postgres"},
+        config_schema=scenario_schema(scenario),
+        group_name=names.group_name(domain.name, scenario.name, registry.default_domain),
+        code_version=scenario.version,
+        owners=domain.spec.owners,
+        tags=_tags(scenario),
+    )
+    def request(
+        context: dg.AssetExecutionContext, requests: RequestsResource
+    ) -> dg.MaterializeResult[Any]:
+        config: Mapping[str, Any] = context.op_execution_context.op_config or {}
+        with metadata.reported_failures():
+            planned = steps.plan(requests.work(registry, scenario), _asked(context, config))
+            context.instance.add_run_tags(context.run.run_id, _run_tags(planned))
+        return dg.MaterializeResult(metadata=metadata.request_metadata(planned))
+
+    return request
+
+
+def _run_tags(planned: Planned) -> dict[str, str]:
+    """What finds the run again; a run that a person started does not have them before."""
+    asked = names.asked_by(planned.invoker, planned.source)
+    return {names.REQUEST_ID_TAG: planned.request_id, **asked}
+
+
+def _asked(context: dg.AssetExecutionContext, config: Mapping[str, Any]) -> Asked:
+    tags = context.run.tags
+    return Asked(
+        partition_key=context.partition_key,
+        constraints=dict(config.get("constraints") or {}),
+        runs=config.get("runs"),
+        seed=config.get("seed"),
+        as_of=as_of(config),
+        pooled=config.get("pooled"),
+        invoker=config.get("invoker") or tags.get(names.INVOKER_TAG),
+        source=tags.get(names.SOURCE_TAG, "dagster"),
+        reason=config.get("reason"),
+        dagster_run_id=context.run.run_id,
+    )
+
+
+def _check_spec(domain: Domain, scenario: Scenario, check: CheckId) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(
+        name=check.name,
+        asset=names.table_key(domain.name, scenario.name, check.table),
+        description=check.description,
+        blocking=True,
+        metadata=metadata.check_metadata(scenario, check),
+    )
+
+
+def _table_specs(registry: Registry, scenario: Scenario) -> Iterator[dg.AssetSpec]:
+    domain = registry.domains[scenario.domain]
+    for table in scenario.tables:
+        spec = domain.tables[table]
+        parents = dict.fromkeys(
+            column.references for column in spec.columns.values() if column.references
+        )
+        deps = [names.request_key(domain.name, scenario.name)]
+        for parent in parents:
+            if parent in scenario.tables and parent != table:
+                deps.append(names.table_key(domain.name, scenario.name, parent))
+            if parent in domain.reference:
+                deps.append(names.reference_key(domain.name, parent))
+        yield dg.AssetSpec(
+            names.table_key(domain.name, scenario.name, table),
+            deps=deps,
+            description=spec.description,
+            metadata=metadata.table_definition_metadata(domain, scenario, table),
+            kinds={"parquet", "pandera", "duckdb"},
+            partitions_def=names.partitions(domain.name, scenario.name),
+            # Nothing may be materialised that did not pass every check.
+            skippable=True,
+            group_name=names.group_name(domain.name, scenario.name, registry.default_domain),
+            code_version=scenario.version,
+            owners=domain.spec.owners,
+            tags=_tags(scenario),
+        )
+
+
+def _table_assets(registry: Registry, scenario: Scenario) -> dg.AssetsDefinition:
+    domain = registry.domains[scenario.domain]
+
+    checks = check_ids(domain, scenario)
+
+    @dg.multi_asset(
+        name=names.step_name(domain.name, scenario.name, "tables"),
+        specs=list(_table_specs(registry, scenario)),
+        check_specs=[_check_spec(domain, scenario, check) for check in checks],
+    )
+    def tables(
+        context: dg.AssetExecutionContext, requests: RequestsResource
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
+        with metadata.reported_failures():
+            checked = steps.generate_and_check(
+                requests.work(registry, scenario), context.partition_key, context.run.run_id
+            )
+        for outcome in checked.outcomes:
+            yield metadata.check_result(scenario, checked, outcome)
+        if checked.verdict.expected_violation:
+            context.log.info(
+                f"Request {checked.request_id} is rejected as expected: the data breaks exactly "
+                f"{', '.join(scenario.spec.violates)}. Nothing is loaded."
+            )
+            return
+        if not checked.verdict.accepted:
+            raise metadata.failure(checked.rejection())
+        for result in checked.tables.values():
+            yield dg.MaterializeResult(
+                asset_key=names.table_key(domain.name, scenario.name, result.table),
+                metadata=metadata.table_metadata(checked, result),
+                data_version=dg.DataVersion(result.file.content_hash),
+            )
+
+    return tables
+
+
+def _seeded_asset(registry: Registry, scenario: Scenario) -> dg.AssetsDefinition:
+    domain = registry.domains[scenario.domain]
+
+    @dg.asset(
+        key=names.seeded_key(domain.name, scenario.name),
+        partitions_def=names.partitions(domain.name, scenario.name),
+        deps=[names.table_key(domain.name, scenario.name, table) for table in scenario.tables],
+        description="The rows in PostgreSQL and the test runs ready to lease, loaded and recorded "
+        "in one transaction.",
+        metadata=metadata.scenario_metadata(scenario),
+        kinds={"postgres"},
+        group_name=names.group_name(domain.name, scenario.name, registry.default_domain),
+        code_version=scenario.version,
+        owners=domain.spec.owners,
+        tags=_tags(scenario),
+    )
+    def seeded(
+        context: dg.AssetExecutionContext, requests: RequestsResource
+    ) -> dg.MaterializeResult[Any]:
+        with metadata.reported_failures():
+            result = steps.seed(requests.work(registry, scenario), context.partition_key)
+        return dg.MaterializeResult(
+            metadata=metadata.seeded_metadata(result),
+            data_version=dg.DataVersion(result.content_hash),
+        )
+
+    return seeded

@@ -1,0 +1,76 @@
+"""Launching a scenario's job from a sensor, for the queue and the pools.
+
+Belongs here: a request's Dagster run with its partition, tags and config. Does not belong here:
+what is asked for, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import dagster as dg
+
+from atdm_assets import names
+from atdm_assets.requests.job import RequestedData, request_tags, scenario_run_config
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.generation.resolve import resolve
+from atdm_engine.model import Scenario
+
+
+@dataclass
+class Launches:
+    """What a tick launches: runs and the partition keys that they need."""
+
+    runs: list[dg.RunRequest] = field(default_factory=list)
+    keys: list[dg.AddDynamicPartitionsRequest] = field(default_factory=list)
+
+    def add(
+        self, registry: Registry, scenario: Scenario, asked: RequestedData, request_id: str
+    ) -> None:
+        """Launch the making of a request, once however often a tick is repeated.
+
+        Raises:
+            AtdmError: CONSTRAINT_INVALID, CONSTRAINT_CONTRADICTION, REQUEST_INVALID: it could only
+                fail; nothing is launched.
+        """
+        resolve(
+            registry,
+            scenario.key,
+            asked.constraints,
+            runs=asked.runs or 1,
+            seed=asked.seed,
+            as_of=asked.as_of,
+            request_id=request_id,
+        )
+        partitions = names.partitions(scenario.domain, scenario.name)
+        self.keys.append(partitions.build_add_request([request_id]))
+        self.runs.append(
+            dg.RunRequest(
+                run_key=request_id,
+                job_name=names.job_name(scenario.domain, scenario.name),
+                partition_key=request_id,
+                run_config=scenario_run_config(scenario, asked),
+                tags={
+                    **request_tags(asked),
+                    names.LAUNCH_TAG: request_id,
+                    names.REQUEST_ID_TAG: request_id,
+                },
+            )
+        )
+
+    def result(self, *others: dg.RunRequest) -> dg.SensorResult:
+        """For Dagster: keys are registered before runs are launched."""
+        return dg.SensorResult(
+            run_requests=[*self.runs, *others], dynamic_partitions_requests=self.keys
+        )
+
+
+def forget_key(
+    instance: dg.DagsterInstance, domain: str, scenario: str, keys: Sequence[str]
+) -> None:
+    """Remove partition keys that no request will ever have, where they are registered."""
+    partitions = names.partitions_name(domain, scenario)
+    for key in keys:
+        if instance.has_dynamic_partition(partitions, key):
+            instance.delete_dynamic_partition(partitions, key)

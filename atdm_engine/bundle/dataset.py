@@ -1,0 +1,240 @@
+"""A dataset file and its domain to a resolved ``Dataset``.
+
+Belongs here: the parts of the mix (which test runs get which constraints), the unique numbers they
+take, the version. Does not belong here: reading files (``loading``), making rows (``datasets``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from atdm_engine import ENGINE_VERSION
+from atdm_engine.bundle.loading import Loaded
+from atdm_engine.errors import AtdmError, Problem
+from atdm_engine.generation.datasets import dataset_id
+from atdm_engine.generation.plan import GenerationPlan, unique_columns
+from atdm_engine.generation.resolve import MAX_RUNS, resolve
+from atdm_engine.model import Dataset, Domain, MixPart, Scenario
+from atdm_engine.spec.base import Scalar
+from atdm_engine.spec.constraints import TypedScalar, scalar_json, scalar_text
+from atdm_engine.spec.dataset import DatasetSpec, MixEntry, Shares
+
+MAX_COMBINATIONS = 1_000
+"""Combinations of shares that one entry of a mix may have."""
+
+MAX_NAME = 32
+"""A version's id holds the name, the clock and six more characters, and has at most 63."""
+
+
+@dataclass(frozen=True)
+class _Scenarios:
+    """One domain as planning looks scenarios up."""
+
+    domain: Domain
+
+    @property
+    def domains(self) -> Mapping[str, Domain]:
+        return {self.domain.name: self.domain}
+
+    def scenario(self, name: str) -> Scenario:
+        return self.domain.scenarios[name]
+
+
+@dataclass
+class DatasetBuilder:
+    """Builds one dataset of ``domain``, whose scenarios are there.
+
+    ``incomplete``: a scenario of the domain could not be read, so an unknown name is not blamed.
+    """
+
+    name: str
+    loaded: Loaded[DatasetSpec]
+    domain: Domain
+    incomplete: bool = False
+    problems: list[Problem] = field(default_factory=list)
+
+    def build(self) -> tuple[Dataset | None, list[Problem]]:
+        """The dataset, or None and every problem of its file."""
+        spec = self.loaded.model
+        if len(self.name) > MAX_NAME:
+            allowed = f"a file name of at most {MAX_NAME} characters"
+            self.problems.append(self.loaded.problem((), repr(self.name), allowed))
+        if spec.runs > MAX_RUNS:
+            self.problems.append(
+                self.loaded.problem(("mix",), f"{spec.runs} runs in all", f"at most {MAX_RUNS}")
+            )
+        parts: list[MixPart] = []
+        for position, entry in enumerate(spec.mix):
+            scenario = self._scenario(position, entry)
+            if scenario is not None:
+                parts += self._parts(position, entry, scenario, parts[-1].last if parts else 0)
+        made = sum(part.runs for part in parts)
+        if self.problems or not parts or (self.incomplete and made < spec.runs):
+            return None, self.problems
+        numbered, numbers = self._numbered(parts)
+        if self.problems:
+            return None, self.problems
+        version = version_of(self.domain, spec)
+        return Dataset(self.domain.name, self.name, spec, version, tuple(numbered), numbers), []
+
+    def _scenario(self, position: int, entry: MixEntry) -> Scenario | None:
+        path = ("mix", position, "scenario")
+        known = [name for name, found in self.domain.scenarios.items() if not found.spec.violates]
+        scenario = self.domain.scenarios.get(entry.scenario)
+        if scenario is None:
+            if not self.incomplete:
+                named = ", ".join(known) or "there is none"
+                listed = f"a scenario of {self.domain.name}: {named}"
+                self.problems.append(self.loaded.problem(path, repr(entry.scenario), listed, known))
+            return None
+        if scenario.spec.violates:
+            found = f"{entry.scenario!r}, which breaks {', '.join(scenario.spec.violates)}"
+            allowed = "a scenario whose data is valid: " + (", ".join(known) or "there is none")
+            self.problems.append(self.loaded.problem(path, found, allowed))
+            return None
+        return scenario
+
+    def _parts(
+        self, position: int, entry: MixEntry, scenario: Scenario, after: int
+    ) -> list[MixPart]:
+        path = ("mix", position, "constraints")
+        shares = [value for value in entry.constraints.values() if isinstance(value, Shares)]
+        count = math.prod(len(value.weights()) for value in shares)
+        if count > MAX_COMBINATIONS:
+            allowed = f"at most {MAX_COMBINATIONS}: write several entries"
+            self.problems.append(
+                self.loaded.problem(path, f"{count} combinations of shares", allowed)
+            )
+            return []
+        combinations = list(_combinations(entry.constraints))
+        runs = apportioned(entry.runs, [weight for _, weight in combinations])
+        parts: list[MixPart] = []
+        said: set[tuple[str, str]] = set()
+        for (given, _), share in zip(combinations, runs, strict=True):
+            try:
+                spec = resolve(
+                    _Scenarios(self.domain), scenario.name, given, runs=max(1, share), seed=0,
+                    request_id=dataset_id(self.domain.name, self.name),
+                )  # fmt: skip
+            except AtdmError as error:
+                self._refused(path, error, said)
+                continue
+            if share:
+                first = after + 1
+                after += share
+                parts.append(MixPart(scenario.name, first, after, spec.given, spec.effective, 0))
+        return parts
+
+    def _refused(
+        self, path: tuple[object, ...], error: AtdmError, said: set[tuple[str, str]]
+    ) -> None:
+        """Every problem of one combination that no combination before it had."""
+        listed = error.details.get("problems") or [{"message": error.message}]
+        for one in listed:
+            problem: Mapping[str, Any] = one if isinstance(one, dict) else {"message": str(one)}
+            name = str(problem.get("constraint", ""))
+            message = str(problem["message"])
+            if (name, message) in said:
+                continue
+            said.add((name, message))
+            nearest = problem.get("nearest")
+            known = [str(nearest)] if nearest else []
+            found = str(problem.get("found") or message)
+            allowed = str(problem.get("allowed") or message)
+            place = (*path, name) if name else path
+            self.problems.append(self.loaded.problem(place, repr(found), allowed, known))
+
+    def _numbered(self, parts: Sequence[MixPart]) -> tuple[list[MixPart], int]:
+        """The parts, each with unique numbers of its own, and how many numbers all of them take.
+
+        They are counted from zero: whoever restores the dataset lets requests go on behind them.
+        """
+        plans = [
+            GenerationPlan(self.domain, self.domain.scenarios[part.scenario], part.effective)
+            for part in parts
+        ]
+        numbered: list[MixPart] = []
+        start = 0
+        for part, plan in zip(parts, plans, strict=True):
+            base = start - (part.first - 1) * plan.stride
+            numbered.append(replace(part, number_base=base))
+            start += part.runs * plan.stride
+        made = dict.fromkeys(table for plan in plans for table in plan.scenario.tables)
+        for table in made:
+            for column, unique in unique_columns(self.domain, table).items():
+                if start > unique.capacity:
+                    found = f"{start} unique numbers"
+                    allowed = f"{unique.capacity}, as many as {table}.{column} has values"
+                    self.problems.append(self.loaded.problem(("mix",), found, allowed))
+        return numbered, start
+
+
+def _combinations(
+    constraints: Mapping[str, Scalar | Shares],
+) -> Iterator[tuple[dict[str, TypedScalar], float]]:
+    """Every combination of values with its weight, in the file's order, the last one fastest."""
+    names = list(constraints)
+    options: list[list[tuple[Scalar, float]]] = []
+    for value in constraints.values():
+        if isinstance(value, Shares):
+            total = sum(weight for _, weight in value.weights())
+            options.append([(option, weight / total) for option, weight in value.weights()])
+        else:
+            options.append([(value, 1.0)])
+    for chosen in itertools.product(*options):
+        values: dict[str, TypedScalar] = {
+            name: option for name, (option, _) in zip(names, chosen, strict=True)
+        }
+        yield values, math.prod((weight for _, weight in chosen), start=1.0)
+
+
+def apportioned(total: int, weights: Sequence[float]) -> list[int]:
+    """``total`` in whole parts by weight: each rounded down, the rest to the largest remainders."""
+    whole = math.fsum(weights)
+    shares = [total * weight / whole for weight in weights]
+    parts = [math.floor(share) for share in shares]
+    # Ties go to the first, so that the same file always gives the same parts.
+    order = sorted(range(len(parts)), key=lambda place: (parts[place] - shares[place], place))
+    for place in order[: total - sum(parts)]:
+        parts[place] += 1
+    return parts
+
+
+def version_of(domain: Domain, spec: DatasetSpec) -> str:
+    """16 hex digits over everything that shapes the dataset's data, or judges it.
+
+    The schedule and what is kept are left out: changing them changes no row.
+    """
+    shape = {
+        "engine": ENGINE_VERSION,
+        "dataset": spec.model_dump(
+            mode="json", exclude={"description", "cron", "retention", "restore"}
+        ),
+        "scenarios": {
+            entry.scenario: domain.scenarios[entry.scenario].version for entry in spec.mix
+        },
+        "rules": {name: rule.sql for name, rule in domain.rules.items()},
+        "reference": {name: rows.to_pylist() for name, rows in domain.reference.items()},
+        "tables": {name: list(table.columns) for name, table in domain.tables.items()},
+    }
+    # Not sorted: the order of a mix, and of the shares in it, decides which run gets which.
+    text = json.dumps(shape, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def described_part(part: MixPart) -> dict[str, Any]:
+    """A part of a mix as JSON, for people."""
+    given = {name: scalar_json(value) for name, value in part.given.items()}
+    return {"scenario": part.scenario, "runs": part.runs, "constraints": given}
+
+
+def part_label(part: MixPart) -> str:
+    """A part of a mix in a line."""
+    given = ", ".join(f"{name}={scalar_text(value)}" for name, value in part.given.items())
+    return f"{part.scenario} ({given})" if given else part.scenario

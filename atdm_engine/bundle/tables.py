@@ -1,0 +1,59 @@
+"""The tables of one domain while its files are checked against each other.
+
+Belongs here: looking them up, and binding SQL against them. Does not belong here: the checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import duckdb
+import pyarrow as pa
+
+from atdm_engine.arrow import duck
+from atdm_engine.arrow.types import arrow_type
+from atdm_engine.bundle.loading import Loaded
+from atdm_engine.spec.table import TableSpec
+
+RUN_COLUMN = "test_run_id"
+"""The column that ATDM adds to every table."""
+
+
+@dataclass
+class DomainTables:
+    """The tables of one domain while it is being checked.
+
+    ``known`` are the names of all table files, also of those that could not be read: what refers to
+    a broken file is not reported a second time. ``subjects`` are the constraints that a case
+    generator may name, with their allowed values as text (empty: any). ``rule_files`` are the names
+    of all rule files, broken ones included.
+    """
+
+    tables: Mapping[str, Loaded[TableSpec]]
+    known: Collection[str]
+    subjects: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    vocabularies: Collection[tuple[str, str]] = ()
+    locale: str = "en_US"
+    rule_files: Collection[str] = ()
+
+    def spec(self, table: str) -> TableSpec | None:
+        loaded = self.tables.get(table)
+        return loaded.model if loaded else None
+
+
+def empty_connection(tables: Mapping[str, Loaded[TableSpec]]) -> duckdb.DuckDBPyConnection:
+    """A guarded connection with every table of a domain, empty, to bind SQL against."""
+    connection = duck.connect()
+    for name, loaded in tables.items():
+        try:
+            connection.register(name, empty_table(loaded.model))
+        except (ValueError, duckdb.Error):
+            continue  # A type or name that cannot be is reported by check_table.
+    return connection
+
+
+def empty_table(spec: TableSpec) -> pa.Table:
+    """A table of no rows with the columns of a table file and ``test_run_id``."""
+    fields = [pa.field(name, arrow_type(column.type)) for name, column in spec.columns.items()]
+    return pa.schema([*fields, pa.field(RUN_COLUMN, pa.string())]).empty_table()

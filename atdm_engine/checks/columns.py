@@ -1,0 +1,248 @@
+"""What a column's specification demands of its values, as vectorised functions over Arrow.
+
+Every check answers for each value true, false or NULL; NULL passes, as in an SQL CHECK. The
+verdicts are PostgreSQL's: lengths count characters, text compares by code point, NaN is the
+greatest number, the calendar ends where PostgreSQL's does.
+
+Belongs here: the checks of one column. Does not belong here: pandera (``table_schemas``), checks
+over rows or between tables (``validation``), the same rules as DDL (``atdm_resources.postgres.ddl``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from atdm_engine.arrow import duck
+from atdm_engine.arrow.text_columns import starts_and_lengths
+from atdm_engine.arrow.types import arrow_type, column_kind, parse_value
+from atdm_engine.patterns.forbidden import Forbidden, text_bytes
+from atdm_engine.patterns.parser import parse as parse_pattern
+from atdm_engine.spec.domain import Marker
+from atdm_engine.spec.table import ColumnSpec
+
+Passes = Callable[[pa.Array], pa.Array]
+
+_FIRST_DAY = -2_440_588
+"""4714-11-24 BC, PostgreSQL's first day, in days from 1970-01-01."""
+_LAST_DAY = 2_145_042_905
+"""5874897-12-31, its last date."""
+_MICROSECONDS = 86_400_000_000
+_UUID = r"\A[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\z"
+
+
+@dataclass(frozen=True)
+class ColumnCheck:
+    """A check of one column. ``name`` holds no bound, so that moving a bound keeps its history."""
+
+    name: str
+    description: str
+    passes: Passes
+
+
+def column_checks(
+    spec: ColumnSpec, marker: Marker | None = None, forbidden: Mapping[str, str] | None = None
+) -> Iterator[ColumnCheck]:
+    """The checks of a column beside its type and nullability.
+
+    ``forbidden`` are patterns, by name, that no text may contain.
+    """
+    kind = column_kind(spec.type)
+    yield from _storable(kind.base, kind.array)
+    if kind.array:
+        return
+    dtype = arrow_type(spec.type)
+    if spec.values is not None:
+        allowed = pa.array([parse_value(spec.type, value) for value in spec.values], dtype)
+        described = "one of " + ", ".join(spec.values)
+        yield ColumnCheck("allowed_values", described, lambda a: _is_in(a, allowed))
+    if spec.min is not None:
+        low = pa.scalar(parse_value(spec.type, spec.min), dtype)
+        yield ColumnCheck("minimum", f"at least {spec.min}", lambda a: _at_least(a, low))
+    if spec.max is not None:
+        high = pa.scalar(parse_value(spec.type, spec.max), dtype)
+        yield ColumnCheck("maximum", f"at most {spec.max}", lambda a: pc.less_equal(a, high))
+    if spec.min_length is not None:
+        least = spec.min_length
+        described = f"at least {least} characters"
+        yield ColumnCheck(
+            "min_length", described, lambda a: pc.greater_equal(pc.utf8_length(a), least)
+        )
+    if spec.max_length is not None:
+        most = spec.max_length
+        described = f"at most {most} characters"
+        yield ColumnCheck("max_length", described, lambda a: pc.less_equal(pc.utf8_length(a), most))
+    if spec.pattern is not None:
+        regex = full_match(spec.pattern)
+        yield ColumnCheck(
+            "pattern", f"matches {spec.pattern}", lambda a: pc.match_substring_regex(a, regex)
+        )
+    if spec.luhn is not None:
+        wanted = spec.luhn == "valid"
+        described = f"its Luhn checksum {'holds' if wanted else 'does not hold'}"
+        yield ColumnCheck(
+            "luhn", described, lambda a: luhn_holds(a) if wanted else pc.invert(luhn_holds(a))
+        )
+    if marker is not None and marker.starts_with is not None:
+        start = marker.starts_with
+        yield ColumnCheck("marker", f"starts with {start}", lambda a: pc.starts_with(a, start))
+    if marker is not None and marker.equals is not None:
+        same = marker.equals
+        yield ColumnCheck("marker", f"is {same}", lambda a: pc.equal(a, same))
+    if kind.base == "text":
+        for name, pattern in (forbidden or {}).items():
+            finder = Forbidden(pattern)
+            described = f"contains nothing like {pattern}"
+            yield ColumnCheck(f"forbidden_{name}", described, finder.absent)
+
+
+def full_match(pattern: str) -> str:
+    """A pattern of the subset as RE2 reads it: the whole text, nothing before or after."""
+    return rf"\A(?:{parse_pattern(pattern).node.render()})\z"
+
+
+def _storable(base: str, array: bool) -> Iterator[ColumnCheck]:
+    """What PostgreSQL takes at all as a value of the type."""
+    found: list[ColumnCheck] = []
+    if base == "text":
+        described = "valid UTF-8 without NUL characters"
+        found.append(ColumnCheck("plain_text", described, plain_text))
+    elif base == "uuid":
+        found.append(
+            ColumnCheck("uuid", "a UUID", lambda a: pc.match_substring_regex(a, pattern=_UUID))
+        )
+    elif base == "jsonb":
+        found.append(ColumnCheck("json", "a JSON text without NUL characters", json_holds))
+    elif base == "date":
+        first, last = pa.scalar(_FIRST_DAY, pa.int32()), pa.scalar(_LAST_DAY, pa.int32())
+        found.append(
+            ColumnCheck(
+                "calendar",
+                "a date between 4714 BC and 5874897",
+                lambda a: _between(a.view(pa.int32()), first, last),
+            )
+        )
+    elif base == "timestamptz":
+        start = pa.scalar(_FIRST_DAY * _MICROSECONDS, pa.int64())
+        end = pa.scalar(2**63 - 1, pa.int64())
+        found.append(
+            ColumnCheck(
+                "calendar",
+                "a timestamp after 4714 BC",
+                lambda a: _between(a.view(pa.int64()), start, end),
+            )
+        )
+    for check in found:
+        yield ColumnCheck(check.name, check.description, _each(check.passes)) if array else check
+
+
+def _each(passes: Passes) -> Passes:
+    """A check of elements as a check of arrays: an array passes when all its elements do."""
+
+    def run(array: pa.Array) -> pa.Array:
+        elements = pc.list_flatten(array)
+        wrong = pc.invert(pc.fill_null(passes(elements), True))
+        if not pc.any(wrong).as_py():
+            return _all_true(array)
+        rows = pc.list_parent_indices(array).filter(wrong).to_numpy()
+        result = np.ones(len(array), bool)
+        result[rows] = False
+        return pa.array(result)
+
+    return run
+
+
+def _between(array: pa.Array, low: pa.Scalar, high: pa.Scalar) -> pa.Array:
+    bounds = pc.min_max(array)
+    if not bounds["min"].is_valid or (
+        bounds["min"].as_py() >= low.as_py() and bounds["max"].as_py() <= high.as_py()
+    ):
+        return _all_true(array)
+    return pc.and_(pc.greater_equal(array, low), pc.less_equal(array, high))
+
+
+def _at_least(array: pa.Array, low: pa.Scalar) -> pa.Array:
+    holds = pc.greater_equal(array, low)
+    # PostgreSQL counts NaN as greater than every number; IEEE, and so Arrow, does not.
+    return pc.or_(holds, pc.is_nan(array)) if pa.types.is_floating(array.type) else holds
+
+
+def _is_in(array: pa.Array, allowed: pa.Array) -> pa.Array:
+    # Arrow answers false for NULL, SQL's IN answers NULL.
+    return pc.or_(pc.is_in(array, value_set=allowed), pc.is_null(array))
+
+
+def _all_true(array: pa.Array) -> pa.Array:
+    return pa.repeat(pa.scalar(True), len(array))
+
+
+def plain_text(array: pa.Array) -> pa.Array:
+    """Whether each text is valid UTF-8 and free of NUL, which PostgreSQL's text is too."""
+    data = text_bytes(array)
+    # One look at the bytes settles the usual case: no NUL and nothing beyond ASCII.
+    if len(data) == 0 or (data.min() > 0 and data.max() < 0x80):
+        return _all_true(array)
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        raw = array.cast(pa.binary()).to_pylist()
+        valid = pa.array([value is None or _is_text(value) for value in raw])
+        return pc.fill_null(valid, True)
+    if data.min() > 0:
+        return _all_true(array)
+    return pc.invert(pc.match_substring(array, pattern="\0"))
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        return "\0" not in value.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+
+
+def json_holds(array: pa.Array) -> pa.Array:
+    """Whether each text is JSON that jsonb takes: strict, without NUL or half surrogate pairs."""
+    holds, doubtful = duck.json_verdicts(array)
+    # DuckDB also takes NaN, Infinity and trailing commas: the few such texts are read strictly.
+    for row in np.flatnonzero(holds & doubtful).tolist():
+        holds[row] = _is_strict_json(array[row].as_py())
+    return pa.array(holds)
+
+
+def _is_strict_json(text: str) -> bool:
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    try:
+        json.dumps(json.loads(text, parse_constant=refuse), ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError):
+        return False
+    # An escaped backslash before u0000 is text, not an escape: those are taken away first.
+    return "\\u0000" not in text.replace("\\\\", "")
+
+
+def luhn_holds(array: pa.Array) -> pa.Array:
+    """Whether each text is ASCII digits, at least one, whose Luhn checksum is 0 modulo 10."""
+    data, starts, lengths = starts_and_lengths(array)
+    result = np.zeros(len(array), bool)
+    for length in np.unique(lengths[lengths > 0]):
+        rows = np.flatnonzero(lengths == length)
+        if len(rows) == len(array):
+            first = int(starts[0])
+            block = data[first : first + len(array) * int(length)].reshape(-1, int(length))
+        else:
+            block = data[starts[rows, None] + np.arange(length)]
+        digits = block - np.uint8(48)
+        valid = (digits <= 9).all(axis=1)
+        doubled = _DOUBLED[digits[:, -2::-2] % 10].sum(axis=1, dtype=np.uint16)
+        total = digits[:, ::-2].sum(axis=1, dtype=np.uint16) + doubled
+        result[rows] = valid & (total % 10 == 0)
+    return pa.array(result, mask=lengths < 0)
+
+
+_DOUBLED = np.array([0, 2, 4, 6, 8, 1, 3, 5, 7, 9], np.uint8)

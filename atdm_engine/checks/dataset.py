@@ -1,0 +1,181 @@
+"""What is checked of a dataset, shard by shard and over all shards together.
+
+Belongs here: the list of checks and the adding up of their outcomes, and the 64-bit hashes by which
+keys and references are compared over shards without holding the rows. Does not belong here: judging
+rows (``validation``), where hashes are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from atdm_engine.arrow.text_hash import U64, mix
+from atdm_engine.checks.results import MAX_CASES, CheckId, CheckOutcome, check_ids
+from atdm_engine.hashing.content import cell_hashes
+from atdm_engine.model import Dataset, Domain
+from atdm_engine.random.run_ids import RUN_DIGITS
+from atdm_engine.spec.table import TableSpec
+
+WHOLE_KEYS = "whole_keys"
+WHOLE_REFERENCES = "whole_references"
+WHOLE_COUNTS = "whole_counts"
+
+
+def dataset_check_ids(domain: Domain, dataset: Dataset) -> tuple[CheckId, ...]:
+    """Every check of a dataset by table in insert order: those of its scenarios, then the whole's.
+
+    ``DatasetOutcomes.outcomes`` has the same.
+    """
+    found: dict[tuple[str, str], CheckId] = {}
+    scenarios = dict.fromkeys(part.scenario for part in dataset.parts)
+    for scenario in scenarios:
+        for check in check_ids(domain, domain.scenarios[scenario]):
+            found.setdefault((check.table, check.name), check)
+    for table, spec in domain.tables.items():
+        described = {
+            WHOLE_KEYS: f"No key or unique value of {table} occurs twice in any two shards.",
+            WHOLE_COUNTS: f"The shards of {table} hold the rows that were made and checked.",
+        }
+        if references(spec):
+            described[WHOLE_REFERENCES] = f"Every {table} refers to rows that are in the dataset."
+        for name, text in described.items():
+            found[table, name] = CheckId(table, name, "whole", text)
+    order = {name: place for place, name in enumerate(domain.tables)}
+    return tuple(sorted(found.values(), key=lambda check: order[check.table]))
+
+
+def references(spec: TableSpec) -> dict[str, str]:
+    """The columns of a table that refer to others, with the tables they refer to."""
+    return {name: column.references for name, column in spec.columns.items() if column.references}
+
+
+@dataclass
+class _Sum:
+    judged: int = 0
+    failed: int = 0
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    error: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class DatasetOutcomes:
+    """Adds up the outcomes of checks over the shards of a dataset."""
+
+    def __init__(self, domain: Domain, dataset: Dataset) -> None:
+        self._checks = dataset_check_ids(domain, dataset)
+        self._sums = {(check.table, check.name): _Sum() for check in self._checks}
+
+    def add(self, outcomes: Iterable[Mapping[str, Any]]) -> None:
+        """Add outcomes as ``outcome_json`` writes them."""
+        for one in outcomes:
+            found = self._sums[one["table"], one["name"]]
+            found.judged += one["judged"]
+            found.failed += one["failed"]
+            found.cases.extend(one["cases"][: MAX_CASES - len(found.cases)])
+            found.error = found.error or one["error"]
+            found.details = found.details or one.get("details") or {}
+
+    def outcomes(self) -> list[CheckOutcome]:
+        """The outcome of every check of ``dataset_check_ids``, in its order."""
+        return [
+            CheckOutcome(
+                check=check,
+                passed=found.failed == 0 and found.error is None,
+                judged=found.judged,
+                failed=found.failed,
+                vacuous=found.judged == 0 and found.error is None,
+                cases=found.cases,
+                error=found.error,
+                details=found.details,
+            )
+            for check in self._checks
+            for found in [self._sums[check.table, check.name]]
+        ]
+
+
+def outcome_json(outcome: CheckOutcome) -> dict[str, Any]:
+    """An outcome as it is kept beside a shard."""
+    return {
+        "table": outcome.check.table,
+        "name": outcome.check.name,
+        "judged": outcome.judged,
+        "failed": outcome.failed,
+        "cases": outcome.cases,
+        "error": outcome.error,
+        "details": outcome.details,
+    }
+
+
+def whole_outcome(
+    table: str, name: str, judged: int, failed: int, cases: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """The outcome of a check over all shards, to be added to the others."""
+    return {
+        "table": table, "name": name, "judged": judged, "failed": failed,
+        "cases": list(cases[:MAX_CASES]), "error": None,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HashGroup:
+    """Columns whose values are compared over shards: unique ones, or one that refers to a key.
+
+    ``parent`` is the group that holds the keys referred to, None for a unique group.
+    """
+
+    table: str
+    columns: tuple[str, ...]
+    parent: str | None = None
+
+    @property
+    def name(self) -> str:
+        """``<table>:<columns>``, and ``->`` for a reference: unique in a domain."""
+        return f"{self.table}:{','.join(self.columns)}" + ("->" if self.parent else "")
+
+
+def hash_groups(domain: Domain) -> tuple[HashGroup, ...]:
+    """What is compared over the shards of any dataset of a domain."""
+    found: list[HashGroup] = []
+    for table, spec in domain.tables.items():
+        groups = [spec.key_columns, *(tuple(group) for group in spec.unique)]
+        groups += [(name,) for name, column in spec.columns.items() if column.unique]
+        found += [HashGroup(table, group) for group in dict.fromkeys(groups)]
+        for column, parent in references(spec).items():
+            keys = HashGroup(parent, domain.tables[parent].key_columns)
+            found.append(HashGroup(table, (column,), keys.name))
+    return tuple(found)
+
+
+def group_hashes(rows: pa.Table, group: HashGroup, identity: str) -> U64:
+    """64 bits for each row without a NULL in the group; each value once where it is a reference.
+
+    ``identity`` is the dataset's (``dataset_id``): its part of the keys is not hashed over again.
+    """
+    marker = identity[:-RUN_DIGITS].encode("ascii")
+    total: U64 = np.zeros(len(rows), np.uint64)
+    kept: NDArray[np.bool_] = np.ones(len(rows), bool)
+    for name in group.columns:
+        column = rows.column(name)
+        column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        if isinstance(column, pa.ChunkedArray):
+            column = pa.concat_arrays(column.chunks)
+        if column.null_count:
+            kept &= ~column.is_null().to_numpy(zero_copy_only=False)
+        # Chained, so that (a, b) and (b, a) are two.
+        total = mix(total + cell_hashes(column, marker))
+    hashes = total if kept.all() else total[kept]
+    return distinct(np.sort(hashes)) if group.parent else hashes
+
+
+def distinct(ascending: U64) -> U64:
+    """Each value of a sorted array once; numpy's own ``unique`` takes ten times as long."""
+    kept: NDArray[np.bool_] = np.ones(len(ascending), bool)
+    np.not_equal(ascending[1:], ascending[:-1], out=kept[1:])
+    found: U64 = ascending[kept]
+    return found

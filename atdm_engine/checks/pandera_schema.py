@@ -1,0 +1,224 @@
+"""A table file as a pandera schema over Arrow-backed pandas columns.
+
+Belongs here: translating a table's specification into pandera columns and checks, and reading
+pandera's report back as row masks. Does not belong here: what a single value must satisfy
+(``column_checks``), running over batches (``validation``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pandera
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pandera.errors import SchemaErrorReason, SchemaErrors
+
+from atdm_engine.arrow import duck
+from atdm_engine.arrow.types import pandas_type
+from atdm_engine.bundle.tables import RUN_COLUMN
+from atdm_engine.checks.columns import ColumnCheck, column_checks
+from atdm_engine.checks.results import MAX_CASES
+from atdm_engine.model import Domain
+from atdm_engine.spec.table import ColumnSpec, TableSpec
+
+Mask = NDArray[np.bool_]
+"""True where a row fails."""
+
+
+@dataclass
+class Findings:
+    """What a validation found beside pandera's own report: for each failing check its rows."""
+
+    masks: dict[tuple[str, str], Mask] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+
+    def clear(self) -> None:
+        self.masks.clear()
+        self.errors.clear()
+
+    def failing_rows(self, rows: int) -> Mask:
+        """Rows that fail any check; all of them when a check could not judge."""
+        if self.errors:
+            return np.ones(rows, bool)
+        failing = np.zeros(rows, bool)
+        for mask in self.masks.values():
+            failing |= mask
+        return failing
+
+
+def pandera_schema(
+    domain: Domain, table: str, findings: Findings | None = None
+) -> pandera.DataFrameSchema:
+    """The schema of ``table``: pandas frames with ArrowDtype columns, ``test_run_id`` last.
+
+    Checks are vectorised; each puts the rows that fail into ``findings``. Key uniqueness is within
+    the frame. Row checks run in DuckDB with the semantics of an SQL CHECK: NULL passes.
+    """
+    spec = domain.tables[table]
+    found = findings if findings is not None else Findings()
+    columns = {
+        name: pandera.Column(
+            pandas_type(column.type),
+            checks=[
+                _column_check(name, check, found)
+                for check in column_checks(
+                    column, domain.spec.markers.get(f"{table}.{name}"), domain.spec.forbidden
+                )
+            ],
+            nullable=column.nullable,
+        )
+        for name, column in spec.columns.items()
+    }
+    columns[RUN_COLUMN] = pandera.Column(
+        pandas_type("text"), checks=[_column_check(RUN_COLUMN, _PLAIN, found)], nullable=True
+    )
+    return pandera.DataFrameSchema(
+        columns,
+        checks=[
+            *_unique_checks(spec, found),
+            *(_row_check(name, sql, found) for name, sql in spec.checks.items()),
+        ],
+        strict=True,
+        ordered=True,
+        name=table,
+    )
+
+
+def validate(
+    schema: pandera.DataFrameSchema, table: pa.Table, findings: Findings
+) -> pandera.DataFrameSchema | None:
+    """Run ``schema`` over an Arrow table; afterwards ``findings`` holds what failed.
+
+    Returns None when everything passed.
+    """
+    findings.clear()
+    frame = arrow_frame(table)
+    try:
+        schema.validate(frame, lazy=True, inplace=True)
+    except SchemaErrors as report:
+        _read_report(report, table, findings)
+        return schema
+    return None
+
+
+def arrow_frame(table: pa.Table) -> pd.DataFrame:
+    """An Arrow table as pandas without copying: every column keeps its Arrow array."""
+    frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
+    return frame
+
+
+def _column_check(name: str, check: ColumnCheck, findings: Findings) -> pandera.Check:
+    def run(series: pd.Series) -> bool | pd.Series:
+        chunks = pa.chunked_array(series.array.__arrow_array__())
+        holds = pa.chunked_array([check.passes(chunk) for chunk in chunks.chunks], pa.bool_())
+        return _judged(name, check.name, holds, series.index, findings)
+
+    return pandera.Check(
+        run, name=check.name, error=check.description, n_failure_cases=MAX_CASES, ignore_na=False
+    )
+
+
+def _judged(
+    column: str, check: str, holds: pa.ChunkedArray, index: pd.Index[Any], findings: Findings
+) -> bool | pd.Series:
+    """Plain True when every value passes: pandera then looks no further."""
+    if pc.all(holds, skip_nulls=True, min_count=0).as_py():
+        return True
+    passed = pc.fill_null(holds, True).to_numpy()
+    findings.masks[column, check] = ~passed
+    return pd.Series(passed, index=index)
+
+
+_PLAIN = next(column_checks(ColumnSpec(type="text")))
+"""Of test_run_id, which no table file declares, only what PostgreSQL's text demands."""
+
+
+def _unique_checks(spec: TableSpec, findings: Findings) -> list[pandera.Check]:
+    groups = [spec.key_columns, *(tuple(group) for group in spec.unique)]
+    groups += [(name,) for name, column in spec.columns.items() if column.unique]
+    return [_unique_check(group, findings) for group in dict.fromkeys(groups)]
+
+
+def _unique_check(columns: tuple[str, ...], findings: Findings) -> pandera.Check:
+    label = ", ".join(columns)
+
+    def run(frame: pd.DataFrame) -> bool | pd.Series:
+        arrays = [
+            pa.chunked_array(frame[name].array.__arrow_array__()).combine_chunks()
+            for name in columns
+        ]
+        if len(columns) == 1 and _surely_distinct(arrays[0]):
+            return True
+        kept = np.ones(len(frame), bool)
+        for array in arrays:
+            kept &= ~array.is_null().to_numpy(zero_copy_only=False)
+        repeated = np.zeros(len(frame), bool)
+        repeated[kept] = frame.loc[kept, list(columns)].duplicated(keep="first").to_numpy()
+        if not repeated.any():
+            return True
+        findings.masks[label, "unique"] = repeated
+        return pd.Series(~repeated, index=frame.index)
+
+    return pandera.Check(
+        run, name="unique", error=f"{label} is unique", n_failure_cases=MAX_CASES, ignore_na=False
+    )
+
+
+def _surely_distinct(array: pa.Array) -> bool:
+    """A quick yes for values in ascending order, else a count."""
+    if len(array) < 2:
+        return True
+    if array.null_count == 0 and pc.all(pc.less(array[:-1], array[1:])).as_py():
+        return True
+    distinct: int = pc.count_distinct(array, mode="only_valid").as_py()
+    return bool(distinct == len(array) - array.null_count)
+
+
+def _row_check(name: str, condition: str, findings: Findings) -> pandera.Check:
+    def run(frame: pd.DataFrame) -> bool | pd.Series:
+        rows = pa.Table.from_pandas(frame, preserve_index=False)
+        holds = duck.condition_holds(rows, condition)
+        if holds is None:
+            return True
+        findings.masks[name, "row_check"] = ~holds
+        return pd.Series(holds, index=frame.index)
+
+    return pandera.Check(
+        run, name=name, error=condition, n_failure_cases=MAX_CASES, ignore_na=False
+    )
+
+
+def _read_report(report: SchemaErrors, table: pa.Table, findings: Findings) -> None:
+    """Add to ``findings`` what pandera checks by itself, and what kept a check from judging."""
+    reason = SchemaErrorReason
+    shape: list[str] = []
+    raised: list[str] = []
+    for error in report.schema_errors:
+        column, case = str(error.schema.name), error.reason_code
+        if case == reason.SERIES_CONTAINS_NULLS:
+            findings.masks[column, "not_null"] = table.column(column).is_null().to_numpy()
+        elif case == reason.WRONG_DATATYPE:
+            wanted = report.schema.columns[column].dtype.type.pyarrow_dtype
+            shape.append(f"{column} is of type {table.schema.field(column).type}, not {wanted}")
+        elif case == reason.COLUMN_NOT_IN_SCHEMA:
+            shape.append(f"{error.failure_cases} is no column of {report.schema.name}")
+        elif case == reason.COLUMN_NOT_IN_DATAFRAME:
+            shape.append(f"the column {error.failure_cases} is missing")
+        elif case == reason.COLUMN_NOT_ORDERED:
+            if "the columns are out of order" not in shape:
+                shape.append("the columns are out of order")
+        elif case == reason.CHECK_ERROR:
+            name = error.check.name if isinstance(error.check, pandera.Check) else error.check
+            # pandera makes Python values of failing cells, which fails for days beyond Python's
+            # calendar: the check itself has judged then, and its rows are known.
+            if (column, name) not in findings.masks:
+                raised.append(f"{column}, {name}: {error.failure_cases}")
+        elif case != reason.DATAFRAME_CHECK:
+            raised.append(str(error).splitlines()[0])
+    # Checks also stumble over columns that are missing or of another type: said once.
+    findings.errors.extend(shape or raised)

@@ -1,0 +1,275 @@
+"""Validation of generated data: every check of a scenario over every batch, before anything is
+written.
+
+Belongs here: accumulating outcomes over batches, references between tables, and the rows to put in
+quarantine. Does not belong here: what a check demands (``column_checks``, ``table_schemas``,
+``rules``) and what follows from the outcome (the graph's blocking checks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from atdm_engine.arrow import duck
+from atdm_engine.bundle.tables import RUN_COLUMN
+from atdm_engine.checks.pandera_schema import Findings, Mask, pandera_schema, validate
+from atdm_engine.checks.results import (
+    MAX_CASES,
+    CheckId,
+    CheckOutcome,
+    Verdict,
+    check_ids,
+    involved_constraints,
+    verdict,
+)
+from atdm_engine.checks.rules import RuleRunner, json_value
+from atdm_engine.checks.seen_values import SeenValues
+from atdm_engine.model import Domain, Scenario
+from atdm_engine.spec.constraints import TypedScalar, scalar_json
+
+__all__ = [
+    "CheckId",
+    "CheckOutcome",
+    "Validator",
+    "Verdict",
+    "check_ids",
+    "pandera_schema",
+    "verdict",
+]
+
+MAX_REJECTED = 10_000
+REASON = "atdm_reason"
+
+
+@dataclass
+class _Tally:
+    """The running result of one check."""
+
+    judged: int = 0
+    failed: int = 0
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    error: str | None = None
+
+
+class Validator:
+    """Runs every check of ``scenario`` over batches of whole test runs.
+
+    ``effective`` are the request's constraint values, for the details of failed rules. Not for use
+    by several threads at once.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        scenario: Scenario,
+        effective: Mapping[str, TypedScalar] | None = None,
+    ) -> None:
+        self._domain = domain
+        self._scenario = scenario
+        self._effective = {name: scalar_json(value) for name, value in (effective or {}).items()}
+        self._checks = check_ids(domain, scenario)
+        self._tallies = {check: _Tally() for check in self._checks}
+        self._findings = Findings()
+        self._schemas = {
+            table: pandera_schema(domain, table, self._findings) for table in scenario.tables
+        }
+        self._seen = {table: SeenValues(domain.tables[table]) for table in scenario.tables}
+        self._rules = RuleRunner(domain, limit=MAX_REJECTED)
+        self._rejected: dict[str, list[pa.Table]] = {}
+
+    def check(self, batch: Mapping[str, pa.Table]) -> None:
+        """Judge a batch: the rows of whole test runs, by table. Bad data never makes it raise."""
+        reasons: dict[str, dict[int, list[str]]] = {}
+        self._use_rules(batch)
+        for check in self._checks:
+            tally = self._tallies[check]
+            try:
+                if check.kind == "rule":
+                    self._check_rule(check, tally, batch, reasons)
+                    continue
+                table = batch[check.table]
+                masks = (
+                    self._schema_masks(check, table)
+                    if check.kind == "schema"
+                    else self._reference_masks(check, batch)
+                )
+                self._count(check, tally, table, masks, reasons)
+            except Exception as error:
+                # Checks never raise: what went wrong is a failed result that names it.
+                tally.error = tally.error or _named(error)
+        self._keep_rejected(batch, reasons)
+
+    def outcomes(self) -> list[CheckOutcome]:
+        """The result of every check of ``check_ids`` so far, in its order."""
+        return [
+            CheckOutcome(
+                check=check,
+                passed=tally.failed == 0 and tally.error is None,
+                judged=tally.judged,
+                failed=tally.failed,
+                vacuous=tally.judged == 0 and tally.error is None,
+                cases=tally.cases,
+                error=tally.error,
+                details=self._details(check) if tally.failed else {},
+            )
+            for check, tally in self._tallies.items()
+        ]
+
+    def rejected(self) -> dict[str, pa.Table]:
+        """Failing rows by table with what they failed (``atdm_reason``), at most 10,000 a table."""
+        return {
+            table: pa.concat_tables(parts, promote_options="permissive")
+            for table, parts in self._rejected.items()
+        }
+
+    def _use_rules(self, batch: Mapping[str, pa.Table]) -> None:
+        try:
+            self._rules.use(batch)
+        except Exception as error:
+            for check in self._checks:
+                if check.kind == "rule":
+                    self._tallies[check].error = self._tallies[check].error or _named(error)
+
+    def _schema_masks(self, check: CheckId, table: pa.Table) -> dict[tuple[str, str], Mask]:
+        validate(self._schemas[check.table], table, self._findings)
+        if self._findings.errors:
+            tally = self._tallies[check]
+            tally.error = tally.error or "; ".join(self._findings.errors[:5])
+        masks = dict(self._findings.masks)
+        if not self._findings.errors:
+            masks.update(self._seen[check.table].repeated(table))
+        return masks
+
+    def _reference_masks(
+        self, check: CheckId, batch: Mapping[str, pa.Table]
+    ) -> dict[tuple[str, str], Mask]:
+        masks = {}
+        table = batch[check.table]
+        for name, column in self._domain.tables[check.table].columns.items():
+            if column.references is None:
+                continue
+            values = table.column(name)
+            known = self._keys(column.references, batch)
+            if _same(values, known):
+                continue
+            found = pc.or_(pc.is_in(values, value_set=known), pc.is_null(values))
+            if not pc.all(found, min_count=0).as_py():
+                masks[name, f"no such {column.references}"] = ~found.to_numpy()
+        return masks
+
+    def _keys(self, table: str, batch: Mapping[str, pa.Table]) -> pa.ChunkedArray:
+        (key,) = self._domain.tables[table].key_columns
+        sources = [source for source in (batch, self._domain.reference) if table in source]
+        chunks = [chunk for source in sources for chunk in source[table].column(key).chunks]
+        return pa.chunked_array(chunks) if chunks else pa.chunked_array([pa.array([], pa.string())])
+
+    def _count(
+        self,
+        check: CheckId,
+        tally: _Tally,
+        table: pa.Table,
+        masks: dict[tuple[str, str], Mask],
+        reasons: dict[str, dict[int, list[str]]],
+    ) -> None:
+        rows = len(table)
+        if check.kind == "references":
+            columns = self._domain.tables[check.table].columns
+            tally.judged += sum(
+                rows - table.column(name).null_count
+                for name, column in columns.items()
+                if column.references
+            )
+            tally.failed += sum(int(mask.sum()) for mask in masks.values())
+        else:
+            tally.judged += rows
+            failing = np.zeros(rows, bool)
+            for mask in masks.values():
+                failing |= mask
+            tally.failed += rows if tally.error and not masks else int(failing.sum())
+        by_row = reasons.setdefault(check.table, {})
+        for (column, name), mask in masks.items():
+            places = np.flatnonzero(mask)[:MAX_REJECTED]
+            for place in places[: max(0, MAX_CASES - len(tally.cases))]:
+                tally.cases.append(self._case(check.table, table, int(place), column, name))
+            for place in places.tolist():
+                by_row.setdefault(place, []).append(f"{check.name}: {column} {name}")
+
+    def _case(
+        self, table_name: str, table: pa.Table, row: int, column: str, check: str
+    ) -> dict[str, Any]:
+        spec = self._domain.tables[table_name]
+        shown = [name for name in column.split(", ") if name in table.column_names]
+        if not shown:
+            # A row check is named instead of a column: the whole row says what is wrong.
+            shown = list(spec.columns)
+        names = dict.fromkeys([*spec.key_columns, *shown, RUN_COLUMN])
+        cells = {
+            name: _cell(table.column(name), row) for name in names if name in table.column_names
+        }
+        return {"check": check, "column": column, **cells}
+
+    def _check_rule(
+        self,
+        check: CheckId,
+        tally: _Tally,
+        batch: Mapping[str, pa.Table],
+        reasons: dict[str, dict[int, list[str]]],
+    ) -> None:
+        rule = self._domain.rules[str(check.rule)]
+        finding = self._rules.run(rule)
+        tally.judged += finding.judged
+        tally.failed += finding.failed
+        tally.cases.extend(finding.cases[: MAX_CASES - len(tally.cases)])
+        if finding.keys is None or rule.table not in batch:
+            return
+        keys = self._domain.tables[rule.table].key_columns
+        column = batch[rule.table].column(keys[0])
+        mask = pc.is_in(column, value_set=finding.keys.cast(column.type)).to_numpy()
+        by_row = reasons.setdefault(rule.table, {})
+        for place in np.flatnonzero(mask)[:MAX_REJECTED].tolist():
+            by_row.setdefault(place, []).append(rule.name)
+
+    def _keep_rejected(
+        self, batch: Mapping[str, pa.Table], reasons: Mapping[str, dict[int, list[str]]]
+    ) -> None:
+        for table, by_row in reasons.items():
+            parts = self._rejected.setdefault(table, [])
+            room = MAX_REJECTED - sum(len(part) for part in parts)
+            places = sorted(by_row)[:room]
+            if places:
+                texts = ["; ".join(dict.fromkeys(by_row[place])) for place in places]
+                rows = batch[table].take(pa.array(places, pa.int64()))
+                parts.append(rows.append_column(REASON, pa.array(texts, pa.string())))
+            if not parts:
+                del self._rejected[table]
+
+    def _details(self, check: CheckId) -> dict[str, Any]:
+        if check.rule is None:
+            return {}
+        rule = self._domain.rules[check.rule]
+        columns = duck.inspect_query(rule.sql).columns
+        sets = {name: found.sets for name, found in self._scenario.constraints.items()}
+        return involved_constraints(sets, columns, rule.tables, self._effective)
+
+
+def _same(values: pa.ChunkedArray, known: pa.ChunkedArray) -> bool:
+    """Whether a column is its parents' keys one to one, which is most often so and quick to see."""
+    return len(values) == len(known) and values.equals(known)
+
+
+def _cell(column: pa.ChunkedArray, row: int) -> Any:
+    try:
+        return json_value(column[row].as_py())
+    except (UnicodeDecodeError, OverflowError, ValueError):
+        # Bytes that are no text, dates beyond Python's calendar: shown as Arrow shows them.
+        return str(column.slice(row, 1).to_string())
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -1,0 +1,94 @@
+"""Making a request's rows, batch by batch.
+
+Belongs here: the way in for whoever needs rows. Does not belong here: where rows go, whether they
+are valid (``validation``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from atdm_engine.generation.batch import Batch
+from atdm_engine.generation.plan import GenerationPlan
+from atdm_engine.generation.request import RequestSpec
+from atdm_engine.random.run_ids import run_number_array
+
+BATCH_ROWS = 500_000
+"""Rows a batch, at most, as long as one run has no more: memory is bounded by it."""
+
+
+def plan_of(spec: RequestSpec) -> GenerationPlan:
+    """The static decisions of a request, shared by its batches."""
+    return GenerationPlan(spec.domain, spec.scenario, spec.effective)
+
+
+def generate(
+    spec: RequestSpec, first: int, last: int, *, plan: GenerationPlan | None = None
+) -> dict[str, pa.Table]:
+    """The rows of runs ``first``..``last`` (numbers from 1, both included).
+
+    Every made table, in insert order; columns in the table file's order and then ``test_run_id``;
+    rows by run and row in run. Raises SPEC_INVALID when a column cannot be made.
+    """
+    if not 1 <= first <= last <= spec.runs:
+        raise ValueError(f"runs {first}..{last} are not within 1..{spec.runs}")
+    return Batch(spec, plan or plan_of(spec), first, last).tables()
+
+
+def runs_per_batch(plan: GenerationPlan) -> int:
+    """How many runs have at most ``BATCH_ROWS`` rows in all tables together; at least 1."""
+    return max(1, BATCH_ROWS // max(1, sum(plan.rows_per_run.values())))
+
+
+def batches(spec: RequestSpec, batch_runs: int | None = None) -> Iterator[dict[str, pa.Table]]:
+    """All rows of a request in batches of ``batch_runs`` runs; see ``generate``.
+
+    None means as many as bound the memory (``runs_per_batch``).
+    """
+    plan = plan_of(spec)
+    batch_runs = runs_per_batch(plan) if batch_runs is None else batch_runs
+    if batch_runs < 1:
+        raise ValueError(f"batch_runs is {batch_runs}, allowed: 1 and above")
+    for first in range(1, spec.runs + 1, batch_runs):
+        yield generate(spec, first, min(first + batch_runs - 1, spec.runs), plan=plan)
+
+
+def exposed_data(
+    spec: RequestSpec, batch: Mapping[str, pa.Table]
+) -> tuple[list[int], list[dict[str, object]]]:
+    """What a lease of each run of a batch hands out beyond what follows from the run id.
+
+    Run numbers, and beside each its values by exposed name, for exposures that are not static; both
+    lists are empty when all are. A run without the row has None.
+    """
+    moving = [exposure for exposure in spec.scenario.exposes if exposure.row is None]
+    if not moving or not any(table.num_rows for table in batch.values()):
+        return [], []
+    first = min(_first_run(table) for table in batch.values() if table.num_rows)
+    last = max(_last_run(table) for table in batch.values() if table.num_rows)
+    whole = Batch(spec, plan_of(spec), first, last)
+    numbers = list(range(first, last + 1))
+    found: list[dict[str, object]] = [{} for _ in numbers]
+    for exposure in moving:
+        rows = whole.layout.groups[exposure.group]
+        places = rows.batch_runs if rows.batch_runs is not None else np.arange(len(rows))
+        runs, firsts = np.unique(places, return_index=True)
+        in_table = firsts if rows.places is None else rows.places[firsts]
+        values = batch[exposure.table].column(exposure.column).take(pa.array(in_table)).to_pylist()
+        for data in found:
+            data[exposure.name] = None
+        for run, value in zip(runs.tolist(), values, strict=True):
+            found[run][exposure.name] = value
+    return numbers, found
+
+
+def _first_run(table: pa.Table) -> int:
+    return int(run_number_array(table.column("test_run_id").slice(0, 1).combine_chunks())[0])
+
+
+def _last_run(table: pa.Table) -> int:
+    last = table.column("test_run_id").slice(table.num_rows - 1, 1)
+    return int(run_number_array(last.combine_chunks())[0])

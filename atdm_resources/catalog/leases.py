@@ -1,0 +1,234 @@
+"""Leasing test runs and giving them back.
+
+Belongs here: connections that block, and their errors as AtdmError. Does not belong here: what is
+said to the database (``lease_steps``) and done there (``migrations/sql``). Light: psycopg and the
+standard library alone, because a lease must take milliseconds as a process.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import psycopg
+
+from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
+from atdm_resources.catalog import lease_calls
+from atdm_resources.catalog.lease_calls import Call, Lease, Pause, Steps
+
+__all__ = [
+    "Lease",
+    "alone_in_domain",
+    "as_atdm_error",
+    "claim",
+    "guarded",
+    "lease",
+    "lease_request",
+    "meaning",
+    "record_fixtures",
+    "reset_all",
+    "reset_owner",
+    "reset_run",
+]
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+_DRAINING_SECONDS = 5
+_log = logging.getLogger("atdm")
+
+
+def _blocking(
+    steps: Callable[P, Steps[Result]],
+) -> Callable[Concatenate[psycopg.Connection[Any], P], Result]:
+    """``steps`` as a function of a connection and their own arguments."""
+
+    @wraps(steps)
+    def call(conn: psycopg.Connection[Any], /, *args: P.args, **kwargs: P.kwargs) -> Result:
+        going = steps(*args, **kwargs)
+        answer = None
+        while True:
+            try:
+                step = going.send(answer)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            answer = _done(conn, step)
+
+    return call
+
+
+def _done(conn: psycopg.Connection[Any], step: Call | Pause) -> Any:
+    if isinstance(step, Pause):
+        time.sleep(step.seconds)
+        return None
+    if not step.aside:
+        return _called(conn, step.query, step.values)
+    if conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+        try:
+            conn.execute(step.query, step.values)
+        except psycopg.Error as error:
+            # The caller has its lease: raising would lose the token. The next one tries again.
+            _log.warning("what is overdue could not be taken back: %s", error)
+    return None
+
+
+lease = _blocking(lease_calls.lease)
+lease_request = _blocking(lease_calls.lease_request)
+claim = _blocking(lease_calls.claim)
+record_fixtures = _blocking(lease_calls.record_fixtures)
+reset_run = _blocking(lease_calls.reset_run)
+reset_owner = _blocking(lease_calls.reset_owner)
+
+
+def reset_all(
+    conn: psycopg.Connection[Any],
+    domain: str,
+    *,
+    confirm: bool,
+    revoke_leases: bool = False,
+    invoker: str | None = None,
+    source: str | None = None,
+    timeout: timedelta = timedelta(seconds=60),
+) -> dict[str, Any]:
+    """Delete every row of every test run of ``domain``; shared rows stay. For the catalog's owner.
+
+    Waits up to ``timeout`` for those who work in the domain, while nothing new starts there. The
+    connection must be in autocommit mode. Returns ``deleted`` and ``adopted`` by table,
+    ``cleared_record_count`` (runs) and ``revoked`` (owners and how many leases they lost).
+
+    Raises:
+        AtdmError: CONFIRM_REQUIRED; BUSY while runs are leased (naming the owners) unless
+            ``revoke_leases``, or when the domain did not become free; RESET_FAILED.
+    """
+    if not confirm:
+        raise AtdmError(
+            ErrorCode.CONFIRM_REQUIRED,
+            f"this deletes the rows of every test run in domain {domain}: confirm it",
+            {"domain": domain},
+        )
+    values = (domain, revoke_leases, invoker, source)
+
+    def attempt() -> dict[str, Any] | None:
+        with conn.transaction():
+            row = conn.execute(
+                "SELECT pg_try_advisory_xact_lock(atdm.domain_lock_key(%s))", (domain,)
+            ).fetchone()
+            if row is None or not row[0]:
+                return None
+            return dict(
+                _called(conn, b"SELECT atdm.reset_all(%s, %s, %s, %s)", values),
+            )
+
+    return alone_in_domain(conn, domain, attempt, timeout)
+
+
+def alone_in_domain(
+    conn: psycopg.Connection[Any],
+    domain: str,
+    attempt: Callable[[], Result | None],
+    timeout: timedelta,
+) -> Result:
+    """Call ``attempt`` until it returns something, keeping newcomers out of ``domain``.
+
+    ``attempt`` tries the exclusive lock in a transaction of its own: waiting for it inside
+    PostgreSQL would make every lease wait behind. The mark that keeps newcomers out expires by
+    itself, so that a dead process blocks nobody.
+
+    Raises:
+        AtdmError: BUSY when ``timeout`` has passed; whatever ``attempt`` raises.
+    """
+    deadline = time.monotonic() + timeout.total_seconds()
+    try:
+        while True:
+            guarded(
+                lambda: conn.execute(
+                    "UPDATE atdm.domain SET draining_until = clock_timestamp() + %s"
+                    " WHERE domain = %s",
+                    (timedelta(seconds=_DRAINING_SECONDS), domain),
+                )
+            )
+            result = attempt()
+            if result is not None:
+                return result
+            if time.monotonic() > deadline:
+                raise AtdmError(
+                    ErrorCode.BUSY,
+                    f"others still work in domain {domain} after {timeout.total_seconds():g} s",
+                    {"domain": domain},
+                )
+            time.sleep(0.05)
+    finally:
+        if not conn.closed:
+            conn.execute(
+                "UPDATE atdm.domain SET draining_until = NULL WHERE domain = %s", (domain,)
+            )
+
+
+def _called(conn: psycopg.Connection[Any], query: bytes, values: tuple[Any, ...]) -> Any:
+    row = guarded(lambda: conn.execute(query, values).fetchone())
+    assert row is not None
+    return row[0]
+
+
+def guarded(call: Callable[[], Result]) -> Result:
+    """``call``, with errors that the catalog's functions raise as AtdmError.
+
+    Raises:
+        AtdmError: what ``atdm.fail`` said; TARGET_NOT_INITIALISED without a catalog or the right.
+    """
+    try:
+        return call()
+    except psycopg.Error as error:
+        told = meaning(error)
+        if told is None:
+            raise
+        raise told from error
+
+
+def meaning(error: psycopg.Error) -> AtdmError | None:
+    """What an error of a call to the catalog means; None for one that has nothing to do with it."""
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return AtdmError(
+            ErrorCode.TARGET_NOT_INITIALISED,
+            f"this user may not lease from this database: {error.diag.message_primary}; "
+            "its owner grants the role atdm_client",
+        )
+    if isinstance(
+        error,
+        psycopg.errors.UndefinedFunction
+        | psycopg.errors.UndefinedTable
+        | psycopg.errors.InvalidSchemaName,
+    ):
+        return AtdmError(
+            ErrorCode.TARGET_NOT_INITIALISED,
+            "this database has no ATDM catalog; run atdm init",
+            {"reason": error.diag.message_primary},
+        )
+    return as_atdm_error(error)
+
+
+def as_atdm_error(error: psycopg.Error) -> AtdmError | None:
+    """The AtdmError that ``atdm.fail`` raised in the database, None for any other error."""
+    if not (error.sqlstate or "").startswith("AT") or not error.diag.message_detail:
+        return None
+    problem = json.loads(error.diag.message_detail)
+    details: dict[str, Any] = problem["details"]
+    message = error.diag.message_primary or problem["code"]
+    hints = []
+    if "scenario" in details and "known" in details:
+        details["nearest"] = nearest_spelling(str(details["scenario"]), details["known"])
+        hints.append(details["nearest"])
+    for item in details.get("problems", ()):
+        if "known" in item:
+            item["nearest"] = nearest_spelling(item["constraint"], item["known"])
+            hints.append(item["nearest"])
+    named = [repr(hint) for hint in hints if hint]
+    if named:
+        message += f"; did you mean {', '.join(named)}?"
+    return AtdmError(ErrorCode(problem["code"]), message, details)

@@ -1,0 +1,99 @@
+"""Outcomes of tests: which test used which run, and how it ended.
+
+Belongs here: recording outcomes. Does not belong here: gathering them (``outcome_histories``), what
+they say about requirements (the floor above), how long they are kept (``retention``). Light:
+psycopg and the standard library alone, because every test session records.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources.catalog.leases import guarded
+
+MOST = 5_000
+"""Outcomes that one statement records."""
+
+
+def record(conn: psycopg.Connection[Any], outcomes: Sequence[Mapping[str, object]]) -> int:
+    """Record how tests ended; how many outcomes are new.
+
+    Each has, required: ``test_run_id``, ``nodeid`` (1 to 2,000 characters), ``outcome`` (passed,
+    failed, error or skipped), ``duration_seconds`` (0 to 10,000,000), ``session`` (1 to 200
+    characters; one for all workers of a test session) and ``at`` (an aware datetime or ISO 8601
+    text; without an offset it is UTC). A run in a clone is known there alone: its outcome has
+    ``scenario`` (``<domain>/<name>``) and ``seed`` as well, and counts for the version that is
+    published here. A test that used two runs has two outcomes. The same session, nodeid,
+    test_run_id and at a second time is nothing new: a sender may try again.
+
+    One statement for every 5,000, each a transaction of its own where ``conn`` is in autocommit
+    mode.
+
+    Raises:
+        AtdmError: REQUEST_INVALID naming each wrong outcome by its place (from 0) in ``outcomes``,
+            of whose statement nothing is recorded; RUN_NOT_FOUND naming runs that the catalog does
+            not know (``details``: unknown, recorded), after all others were recorded;
+            TARGET_NOT_INITIALISED.
+    """
+    recorded = 0
+    unknown: list[str] = []
+    for first in range(0, len(outcomes), MOST):
+        answer = _recorded(conn, outcomes[first : first + MOST], first)
+        recorded += answer["recorded"]
+        unknown += answer["unknown"]
+    if unknown:
+        named = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if unknown[5:] else "")
+        raise AtdmError(
+            ErrorCode.RUN_NOT_FOUND,
+            f"the catalog does not know {named}: their outcomes are not recorded, "
+            f"{recorded} others are",
+            {"unknown": unknown[:1000], "recorded": recorded},
+        )
+    return recorded
+
+
+def _recorded(
+    conn: psycopg.Connection[Any], outcomes: Sequence[Mapping[str, object]], first: int
+) -> dict[str, Any]:
+    try:
+        text = json.dumps([_plain(outcome) for outcome in outcomes], allow_nan=False)
+        row = guarded(
+            lambda: conn.execute(
+                "SELECT atdm.record_outcomes(%s)", (Jsonb(None, dumps=lambda _: text),)
+            ).fetchone()
+        )
+    except (TypeError, ValueError, psycopg.DataError) as error:
+        # What is no JSON, or holds what PostgreSQL's JSON cannot: NaN, NUL, half a surrogate pair.
+        raise AtdmError(
+            ErrorCode.REQUEST_INVALID, f"these outcomes cannot be recorded: {error}", {}
+        ) from error
+    except AtdmError as error:
+        problems = error.details.get("problems")
+        if not problems:
+            raise
+        # The statement counts within its own part.
+        placed = [{**problem, "place": problem["place"] + first} for problem in problems]
+        raise AtdmError(
+            error.code,
+            "; ".join(f"outcome {one['place']}: {one['problem']}" for one in placed),
+            {**error.details, "problems": placed},
+        ) from error
+    assert row is not None
+    answer: dict[str, Any] = row[0]
+    return answer
+
+
+def _plain(outcome: Mapping[str, object]) -> dict[str, object]:
+    plain = dict(outcome)
+    at = plain.get("at")
+    if isinstance(at, datetime):
+        aware = at.replace(tzinfo=UTC) if at.tzinfo is None else at
+        plain["at"] = aware.astimezone(UTC).isoformat()
+    return plain

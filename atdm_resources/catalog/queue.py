@@ -1,0 +1,237 @@
+"""The queue: submissions, which of them become one request, and their answers.
+
+Belongs here: every read and write of ``atdm.submission``. Does not belong here: files in the inbox
+and the outbox (``inbox``), launching (the sensor above), leasing what was made (``leasing.claim``).
+Light: psycopg and the standard library, because asking must not cost more than a lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from atdm_resources.catalog.leases import guarded
+
+MOST_RUNS = 10_000
+"""Test runs of one request that the queue asks for; what is left waits for the next tick."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Waiting submissions that one request can serve."""
+
+    group_key: str
+    submissions: int
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A request that serves submissions and is not recorded yet. ``payload`` is one of theirs.
+
+    ``age`` says how long ago it was assigned.
+    """
+
+    request_id: str
+    domain: str
+    scenario_id: str
+    payload: dict[str, Any]
+    runs: int
+    submissions: int
+    age: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteEvent:
+    """A suite that started or finished. ``age`` since its restore was launched, if it was."""
+
+    submission_id: int
+    idempotency_key: str
+    kind: str
+    status: str
+    payload: dict[str, Any]
+    invoker: str
+    attempts: int
+    age: timedelta | None
+
+
+def submit(conn: psycopg.Connection[Any], submission: Mapping[str, Any]) -> dict[str, Any]:
+    """Put something into the queue (fields: the SQL function ``atdm.submit``); one round trip.
+
+    Returns how it stands: idempotency_key, status, answer, created (False: the key was there).
+
+    Raises:
+        AtdmError: REQUEST_INVALID naming every problem; REQUEST_CONFLICT when the key was used for
+            something else; TARGET_NOT_INITIALISED.
+    """
+    return _answer(conn, "SELECT atdm.submit(%s)", (Jsonb(dict(submission)),))
+
+
+def submission_status(
+    conn: psycopg.Connection[Any], idempotency_key: str, secret: str | None = None
+) -> dict[str, Any]:
+    """How a submission stands; never a token. Raises AtdmError RUN_NOT_FOUND."""
+    return _answer(conn, "SELECT atdm.submission_status(%s, %s)", (idempotency_key, secret))
+
+
+def waiting(conn: psycopg.Connection[Any]) -> dict[str, int]:
+    """How many submissions wait and are launched, by status; one cheap query."""
+    row = conn.execute(
+        "SELECT (SELECT count(*) FROM atdm.submission WHERE status = 'waiting'),"
+        " (SELECT count(*) FROM atdm.submission WHERE status = 'launched')"
+    ).fetchone()
+    assert row is not None
+    return {"waiting": row[0], "launched": row[1]}
+
+
+def submitted_at(conn: psycopg.Connection[Any], request_id: str) -> datetime | None:
+    """When the first submission came in that a request was made for; None without one."""
+    row = conn.execute(
+        "SELECT min(submitted_at) FROM atdm.submission WHERE request_id = %s", (request_id,)
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def groups(conn: psycopg.Connection[Any], most: int) -> list[Group]:
+    """The next groups of waiting requests: the highest priority first, then the oldest."""
+    with conn.cursor(row_factory=class_row(Group)) as cursor:
+        return cursor.execute(
+            "SELECT group_key, count(*) AS submissions, sum(runs) AS runs FROM atdm.submission"
+            " WHERE status = 'waiting' AND group_key IS NOT NULL"
+            " GROUP BY group_key ORDER BY max(priority) DESC, min(submission_id) LIMIT %s",
+            (most,),
+        ).fetchall()
+
+
+def assign(conn: psycopg.Connection[Any], group: Group, request_id: str) -> int:
+    """Give the waiting submissions of a group consecutive runs of a request that is to be made.
+
+    Returns how many submissions got some; 0 when somebody else was faster.
+    """
+    return conn.execute(
+        "UPDATE atdm.submission AS s SET status = 'launched', request_id = %s,"
+        " first_run = p.before + 1, launched_at = clock_timestamp(), attempts = s.attempts + 1"
+        " FROM (SELECT w.submission_id,"
+        "  sum(w.runs) OVER (ORDER BY w.priority DESC, w.submission_id) - w.runs AS before"
+        "  FROM (SELECT submission_id, runs, priority FROM atdm.submission"
+        "   WHERE status = 'waiting' AND group_key = %s"
+        "   ORDER BY priority DESC, submission_id LIMIT %s FOR UPDATE SKIP LOCKED) AS w) AS p"
+        " WHERE s.submission_id = p.submission_id AND p.before < %s",
+        (request_id, group.group_key, MOST_RUNS, MOST_RUNS),
+    ).rowcount
+
+
+def launches(conn: psycopg.Connection[Any], most: int) -> list[Launch]:
+    """Assigned requests that nobody has recorded yet, the oldest first."""
+    with conn.cursor(row_factory=class_row(Launch)) as cursor:
+        return cursor.execute(
+            "SELECT l.request_id, l.domain, l.scenario_id, l.payload, l.runs, l.submissions,"
+            " clock_timestamp() - l.launched_at AS age FROM ("
+            " SELECT request_id, min(domain) AS domain, min(scenario_id) AS scenario_id,"
+            "  (array_agg(payload ORDER BY first_run))[1] AS payload,"
+            "  max(first_run + runs - 1) AS runs, count(*) AS submissions,"
+            "  min(launched_at) AS launched_at"
+            "  FROM atdm.submission WHERE status = 'launched' AND group_key IS NOT NULL"
+            "  GROUP BY request_id) AS l"
+            " WHERE NOT EXISTS (SELECT FROM atdm.request AS q WHERE q.request_id = l.request_id)"
+            " ORDER BY l.launched_at LIMIT %s",
+            (most,),
+        ).fetchall()
+
+
+def unsettled(conn: psycopg.Connection[Any]) -> int:
+    """How many requests that serve submissions are being made."""
+    row = conn.execute(
+        "SELECT count(DISTINCT request_id) FROM atdm.submission"
+        " WHERE status = 'launched' AND group_key IS NOT NULL"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def settle_ended(conn: psycopg.Connection[Any], most: int) -> tuple[int, int]:
+    """Answer the submissions of requests that have ended; how many, and how many wait again."""
+    rows = conn.execute(
+        "SELECT (t).answered, (t).again FROM ("
+        " SELECT atdm.settle(l.request_id) AS t FROM ("
+        "  SELECT DISTINCT s.request_id FROM atdm.submission AS s"
+        "  JOIN atdm.request AS q ON q.request_id = s.request_id AND q.status <> 'pending'"
+        "  WHERE s.status = 'launched' LIMIT %s) AS l OFFSET 0) AS settled",
+        (most,),
+    ).fetchall()
+    return sum(answered for answered, _ in rows), sum(again for _, again in rows)
+
+
+def settle_failed(
+    conn: psycopg.Connection[Any], request_id: str, error: Mapping[str, Any]
+) -> tuple[int, int]:
+    """Answer the submissions of a request whose run failed before it was recorded, or after.
+
+    ``error`` has code, message and details. How many were answered, and how many wait again.
+    """
+    row = conn.execute(
+        "SELECT answered, again FROM atdm.settle(%s, %s)", (request_id, Jsonb(dict(error)))
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+def suite_events(
+    conn: psycopg.Connection[Any], kind: str, status: str, most: int
+) -> list[SuiteEvent]:
+    """Suites of a kind and status, in the order of their priority and age."""
+    with conn.cursor(row_factory=class_row(SuiteEvent)) as cursor:
+        return cursor.execute(
+            "SELECT submission_id, idempotency_key, kind, status, payload, invoker, attempts,"
+            " clock_timestamp() - launched_at AS age FROM atdm.submission"
+            " WHERE status = %s AND kind = %s"
+            " ORDER BY priority DESC, submission_id LIMIT %s",
+            (status, kind, most),
+        ).fetchall()
+
+
+def launch_suite(conn: psycopg.Connection[Any], submission_id: int) -> bool:
+    """Mark a suite's event as launched; False when somebody else has."""
+    cursor = conn.execute(
+        "UPDATE atdm.submission SET status = 'launched', launched_at = clock_timestamp(),"
+        " attempts = attempts + 1 WHERE submission_id = %s AND status = 'waiting'",
+        (submission_id,),
+    )
+    return cursor.rowcount == 1
+
+
+def answer_suite(
+    conn: psycopg.Connection[Any], submission_id: int, status: str, answer: Mapping[str, Any]
+) -> bool:
+    """Answer a suite's event; ``status`` is fulfilled or rejected. False when it is answered."""
+    cursor = conn.execute(
+        "UPDATE atdm.submission SET status = %s, answer = %s, answered_at = clock_timestamp()"
+        " WHERE submission_id = %s AND answer IS NULL",
+        (status, Jsonb({"status": status, **answer}), submission_id),
+    )
+    return cursor.rowcount == 1
+
+
+def forget_answered(conn: psycopg.Connection[Any], age: timedelta, most: int) -> list[str]:
+    """Delete submissions that were answered longer ago than ``age``; their file names."""
+    rows = conn.execute(
+        "DELETE FROM atdm.submission WHERE submission_id IN ("
+        " SELECT submission_id FROM atdm.submission"
+        " WHERE answered_at < now() - %s ORDER BY submission_id LIMIT %s)"
+        " RETURNING coalesce(file_name, '')",
+        (age, most),
+    ).fetchall()
+    return [name for (name,) in rows]
+
+
+def _answer(conn: psycopg.Connection[Any], query: str, values: tuple[Any, ...]) -> dict[str, Any]:
+    row = guarded(lambda: conn.execute(query.encode(), values).fetchone())
+    assert row is not None
+    answer: dict[str, Any] = row[0]
+    return answer

@@ -1,0 +1,167 @@
+"""Whose row is it: writing the rows of runs into a table, and deleting them again.
+
+Belongs here: the interface that loading and deleting go through, and its implementation for tables
+whose rows bear ``test_run_id``. Tables that the application manages itself will be another one.
+Does not belong here: the transaction around it (``seeding``, ``leasing``).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import psycopg
+import pyarrow as pa
+from psycopg import sql
+
+from atdm_resources.postgres.copy_csv import copy_csv
+
+RowsDone = Callable[[int], None]
+"""Called with the number of rows sent so far."""
+
+_AHEAD = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What one COPY did. ``bytes`` are those sent to the server."""
+
+    rows: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """Rows that went, by table; ``adopted`` those among them that bore no run's id."""
+
+    deleted: dict[str, int]
+    adopted: dict[str, int]
+
+
+class RunOwnership(Protocol):
+    """How the rows of runs get into a table and out of it."""
+
+    def load(
+        self,
+        conn: psycopg.Connection[Any],
+        schema: str,
+        table: str,
+        batches: Iterable[pa.RecordBatch],
+        progress: RowsDone | None = None,
+    ) -> Loaded:
+        """Write rows, whose columns are named as in the table, in the transaction of ``conn``."""
+
+    def delete(self, conn: psycopg.Connection[Any], domain: str, run_ids: Sequence[str]) -> Deleted:
+        """Delete the rows of these runs and what refers to them, in the transaction of ``conn``."""
+
+
+class RunColumn:
+    """Ownership by the column ``test_run_id`` of every row."""
+
+    def load(
+        self,
+        conn: psycopg.Connection[Any],
+        schema: str,
+        table: str,
+        batches: Iterable[pa.RecordBatch],
+        progress: RowsDone | None = None,
+    ) -> Loaded:
+        """COPY the rows. While the server works on one batch, the next is being encoded.
+
+        Memory is bounded by a few batches. Raises psycopg.Error as the server reports it.
+        """
+        started = time.perf_counter()
+        rows = size = 0
+        first, rest = _first_of(batches)
+        if first is None:
+            return Loaded(0, 0, 0.0)
+        statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(
+            sql.Identifier(schema, table),
+            sql.SQL(", ").join(sql.Identifier(name) for name in first.schema.names),
+        )
+        with conn.cursor().copy(statement) as copy, _ahead(_encoded(rest)) as encoded:
+            for count, text in encoded:
+                copy.write(memoryview(text))
+                rows += count
+                size += len(text)
+                if progress is not None:
+                    progress(rows)
+        return Loaded(rows, size, time.perf_counter() - started)
+
+    def delete(self, conn: psycopg.Connection[Any], domain: str, run_ids: Sequence[str]) -> Deleted:
+        """Delete the rows bearing these ids, and the closure of foreign keys that lead to them."""
+        row = conn.execute(
+            "SELECT deleted, adopted FROM atdm.delete_runs(%s, %s)", (domain, list(run_ids))
+        ).fetchone()
+        assert row is not None
+        return Deleted(*row)
+
+
+def _encoded(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.Buffer]]:
+    for batch in batches:
+        if batch.num_rows:
+            yield batch.num_rows, copy_csv(batch)
+
+
+def _first_of(
+    batches: Iterable[pa.RecordBatch],
+) -> tuple[pa.RecordBatch | None, Iterator[pa.RecordBatch]]:
+    """The first batch, and all of them again."""
+    iterator = iter(batches)
+    first = next(iterator, None)
+
+    def all_of_them() -> Iterator[pa.RecordBatch]:
+        if first is not None:
+            yield first
+        yield from iterator
+
+    return first, all_of_them()
+
+
+@contextmanager
+def _ahead(items: Iterator[Any]) -> Iterator[Iterator[Any]]:
+    """``items``, made in a thread that is a few items ahead of whoever takes them."""
+    waiting: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=_AHEAD)
+    stopped = threading.Event()
+
+    def put(kind: str, value: Any) -> bool:
+        while not stopped.is_set():
+            try:
+                waiting.put((kind, value), timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put("item", item):
+                    return
+        except BaseException as error:
+            put("error", error)
+        else:
+            put("end", None)
+
+    def taken() -> Iterator[Any]:
+        while True:
+            kind, value = waiting.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+
+    thread = threading.Thread(target=work, name="atdm-encoding", daemon=True)
+    thread.start()
+    try:
+        yield taken()
+    finally:
+        stopped.set()
+        thread.join()

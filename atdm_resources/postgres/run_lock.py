@@ -1,0 +1,40 @@
+"""How a process shows that it is still executing a Dagster run: by a lock in the target.
+
+Belongs here: the lock's name, whether anybody holds it, and which target it is in. Does not belong
+here: what becomes of runs whose process is gone (the code location).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from atdm_resources.postgres.locks import RequestLock
+
+
+def run_lock(url: str, dagster_run_id: str) -> RequestLock:
+    """The lock of a run, to be held by whoever executes it."""
+    return RequestLock(url, None, _name(dagster_run_id))
+
+
+def is_held(conn: psycopg.Connection[Any], dagster_run_id: str) -> bool:
+    """Whether a living process holds the lock of a run. ``conn`` is in autocommit mode."""
+    with conn.transaction():
+        row = conn.execute(
+            "SELECT pg_try_advisory_xact_lock(atdm.request_lock_key(%s))", (_name(dagster_run_id),)
+        ).fetchone()
+    return not (row and row[0])
+
+
+def place(conn: psycopg.Connection[Any]) -> str:
+    """Which target this is: locks of another one say nothing here."""
+    row = conn.execute(
+        "SELECT database_name || '@' || extract(epoch FROM marked_at)::bigint FROM atdm.target"
+    ).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def _name(dagster_run_id: str) -> str:
+    return f"dagster run {dagster_run_id}"

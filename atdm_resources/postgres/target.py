@@ -1,0 +1,186 @@
+"""The target and whether it may be written to.
+
+Belongs here: opening the target that the settings name, and the rules of safety: only a database
+that is marked disposable, under the very name it was marked with, is ever written to or reset.
+Does not belong here: setting one up (``initialising``). Light: every command imports this.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources.local import postgres_server
+from atdm_resources.postgres.connection import connect, masked
+from atdm_resources.settings import Settings
+
+if TYPE_CHECKING:
+    from atdm_engine.bundle.registry import Registry
+
+__all__ = [
+    "InitReport",
+    "connect",
+    "current_database",
+    "database_url",
+    "ensure_disposable",
+    "initialise",
+    "masked",
+    "reason_to_mark",
+    "refuse_real_name",
+]
+
+_REAL_NAMES = {"prod", "production", "prd", "live"}
+
+
+@dataclass
+class InitReport:
+    """What ``initialise`` did; everything empty when there was nothing to do."""
+
+    database: str
+    marked: str | None = None
+    migrated: bool = False
+    tables: list[str] = field(default_factory=list)
+    rebuilt: list[str] = field(default_factory=list)
+    reference_rows: dict[str, int] = field(default_factory=dict)
+    scenarios: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was written."""
+        return bool(
+            self.marked
+            or self.migrated
+            or self.tables
+            or self.rebuilt
+            or self.reference_rows
+            or self.scenarios
+        )
+
+
+def database_url(settings: Settings) -> str:
+    """The target's URL: ATDM_DATABASE_URL, else the embedded server, started if need be."""
+    return settings.database_url or postgres_server.start(settings.home)
+
+
+def initialise(
+    conn: psycopg.Connection[Any],
+    registry: Registry,
+    disposable: str | None = None,
+    *,
+    rebuild: bool = False,
+) -> InitReport:
+    """Bring the target to what ``registry`` says; see ``initialising.initialise``."""
+    from atdm_services.target import init
+
+    return init.initialise(conn, registry, disposable, rebuild=rebuild)
+
+
+def ensure_disposable(conn: psycopg.Connection[Any]) -> None:
+    """Pass only for a database that ``initialise`` has marked, under the name it has now.
+
+    Raises:
+        AtdmError: TARGET_NOT_INITIALISED without schema atdm or the right to read it,
+            TARGET_NOT_DISPOSABLE without the mark (a copy of a marked database has none: the mark
+            names the one it was made for).
+    """
+    database = current_database(conn)
+    refuse_real_name(database)
+    try:
+        row = conn.execute("SELECT database_name FROM atdm.target").fetchone()
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+        raise AtdmError(
+            ErrorCode.TARGET_NOT_INITIALISED,
+            f"database {database} is not set up; run atdm init",
+            {"database": database},
+        ) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        user = conn.info.user
+        raise AtdmError(
+            ErrorCode.TARGET_NOT_INITIALISED,
+            f"user {user} may not use ATDM's catalog in database {database}: "
+            f"{error.diag.message_primary}",
+            {
+                "database": database,
+                "user": user,
+                "hint": "Connect as the role that ran `atdm init`, which owns schema atdm.",
+            },
+        ) from error
+    if row is None or row[0] != database:
+        raise _not_disposable(
+            database, f"database {database} is not marked disposable; run atdm init"
+        )
+
+
+def current_database(conn: psycopg.Connection[Any]) -> str:
+    """The name of the database that ``conn`` is connected to."""
+    row = conn.execute("SELECT current_database()").fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def reason_to_mark(
+    conn: psycopg.Connection[Any], database: str, disposable: str | None
+) -> str | None:
+    """``empty`` or ``named`` when the database may be marked now, None when it is marked already.
+
+    Raises:
+        AtdmError: TARGET_NOT_DISPOSABLE for a database that is called like a real one, or holds
+            tables that ATDM did not make and is not spelled out in ``disposable``.
+    """
+    refuse_real_name(database)
+    if disposable is not None and disposable != database:
+        raise _not_disposable(
+            database, f"--disposable {disposable}: the database is called {database}"
+        )
+    there = conn.execute("SELECT to_regclass('atdm.target') IS NOT NULL").fetchone()
+    if there is not None and there[0]:
+        row = conn.execute("SELECT database_name FROM atdm.target").fetchone()
+        if row is not None and row[0] == database:
+            return None
+    if disposable is not None:
+        return "named"
+    foreign = [name for (name,) in conn.execute(_FOREIGN_TABLES)]
+    if foreign:
+        shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if foreign[5:] else "")
+        raise _not_disposable(
+            database,
+            f"database {database} holds tables that ATDM did not make ({shown}); if it may be "
+            f"written to and reset, say so: atdm init --disposable {database}",
+            foreign,
+        )
+    return "empty"
+
+
+def refuse_real_name(database: str) -> None:
+    """Raise AtdmError TARGET_NOT_DISPOSABLE for a database that is called like a real one."""
+    if _REAL_NAMES & set(re.split(r"[^a-z]+", database.lower())):
+        raise _not_disposable(
+            database,
+            f"database {database} is called like a real one; ATDM never writes to such a database",
+        )
+
+
+def _not_disposable(database: str, message: str, tables: list[str] | None = None) -> AtdmError:
+    details: dict[str, Any] = {"database": database}
+    if tables:
+        details["tables"] = tables[:50]
+    return AtdmError(ErrorCode.TARGET_NOT_DISPOSABLE, message, details)
+
+
+_FOREIGN_TABLES = """
+SELECT n.nspname || '.' || c.relname
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'atdm')
+  AND n.nspname NOT LIKE 'pg\\_toast%' AND n.nspname NOT LIKE 'pg\\_temp%'
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                  WHERE d.classid = 'pg_catalog.pg_class'::regclass
+                    AND d.objid = c.oid AND d.deptype = 'e')
+ORDER BY 1
+"""

@@ -1,0 +1,331 @@
+"""The manifest of a baseline: what it holds, and where its files are.
+
+Belongs here: the model, its file, and the layout of a baseline in the store. Does not belong here:
+making the files (``capture``, datasets) and what is done with them.
+
+Layout, below the store's URL::
+
+    baselines/<domain>/<baseline id>/<table>/part-00000.parquet   one or more parts a table
+    baselines/<domain>/<baseline id>/runs.parquet                 test runs whose rows are in it,
+    baselines/<domain>/<baseline id>/requests.parquet             and their requests
+    baselines/<domain>/<baseline id>/manifest.json                written last: now it exists
+
+A baseline exists when its manifest does. Whoever makes one writes the files, then calls
+``publish_manifest``; what has no manifest is the leftover of somebody who died.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_engine.hashing.content import combined
+from atdm_resources.store.files import Store
+
+FORMAT_VERSION = 2
+"""What is written. Version 1 held captured dates and instants as texts; it is read as well."""
+READ_VERSIONS = (1, 2)
+
+ROOT = "baselines"
+MANIFEST = "manifest.json"
+RUNS = "runs"
+REQUESTS = "requests"
+
+Kind = Literal["captured", "generated"]
+
+_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PartFile(_Model):
+    """One Parquet file. ``path`` is relative to the baseline's folder."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class BaselineColumn(_Model):
+    """One column as PostgreSQL describes it.
+
+    ``type`` is what ``format_type`` says. ``generated`` columns (``stored`` or ``virtual``) are in
+    no file: they follow from the others by ``expression``; for other columns that is the default.
+    ``spec_type`` is set when the file holds the column as ``atdm_engine.arrow.types`` does (generated
+    data, and dates and instants that were captured); otherwise the file holds PostgreSQL's own
+    text, or an integer or a boolean as such.
+    """
+
+    name: str
+    type: str
+    nullable: bool = True
+    collation: str | None = None
+    identity: Literal["", "always", "by default"] = ""
+    generated: Literal["", "stored", "virtual"] = ""
+    expression: str | None = None
+    spec_type: str | None = None
+
+
+class BaselineTable(_Model):
+    """One table: its columns in order, its rows and the files that hold them.
+
+    ``key`` are the columns of the primary key. ``content_hash`` is ``atdm_engine.hashing.rows`` over
+    every column in a file, keys included.
+    """
+
+    name: str
+    columns: tuple[BaselineColumn, ...]
+    key: tuple[str, ...] = ()
+    rows: int
+    content_hash: str
+    files: tuple[PartFile, ...] = ()
+    partition_of: str | None = None
+
+    @property
+    def stored_columns(self) -> tuple[BaselineColumn, ...]:
+        """The columns that are in the files, in order."""
+        return tuple(column for column in self.columns if not column.generated)
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+
+class Definition(_Model):
+    """A constraint (``kind`` as in pg_constraint) or an index (``i``) by its text, to compare."""
+
+    table: str
+    name: str
+    kind: str
+    definition: str
+
+
+class SequenceState(_Model):
+    """Where a sequence stands. ``shared`` ones belong to another schema and only move onwards."""
+
+    schema_name: str
+    name: str
+    last_value: int
+    is_called: bool
+    shared: bool = False
+
+
+class ContainedRuns(_Model):
+    """The test runs whose rows are in the baseline, counted by the status they had.
+
+    ``file`` has columns test_run_id, status, pool_key, as_of and data; ``requests`` has their
+    requests, and ``scenarios`` what these were made by, as rows of the catalog in JSON: so another
+    target can take them.
+    """
+
+    counts: dict[str, int] = Field(default_factory=dict)
+    file: PartFile | None = None
+    requests: PartFile | None = None
+    scenarios: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def files(self) -> tuple[PartFile, ...]:
+        return tuple(file for file in (self.file, self.requests) if file is not None)
+
+
+class Manifest(_Model):
+    """Everything about a baseline; see the module for what it stands in.
+
+    ``tables`` are in foreign-key order as far as there is one. ``next_number`` is the first number
+    for unique columns that no row of it uses. ``dataset`` says what a generated one was made from.
+    """
+
+    format_version: int = FORMAT_VERSION
+    baseline_id: str
+    domain: str
+    kind: Kind
+    captured_at: datetime
+    captured_by: str
+    source: str
+    reason: str = ""
+    engine_version: str
+    postgres_version: str
+    database: str = ""
+    tables: tuple[BaselineTable, ...]
+    definitions: tuple[Definition, ...] = ()
+    sequences: tuple[SequenceState, ...] = ()
+    runs: ContainedRuns = ContainedRuns()
+    next_number: int = 0
+    dataset: dict[str, Any] | None = None
+    content_hash: str
+
+    @property
+    def rows(self) -> int:
+        return sum(table.rows for table in self.tables)
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+    @property
+    def files(self) -> tuple[PartFile, ...]:
+        """Every file of the baseline but the manifest."""
+        return tuple(file for table in self.tables for file in table.files) + self.runs.files
+
+    def table(self, name: str) -> BaselineTable | None:
+        return next((table for table in self.tables if table.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineFiles:
+    """Where the files of one baseline are, as paths of the store."""
+
+    domain: str
+    baseline_id: str
+
+    @property
+    def folder(self) -> str:
+        return f"{domain_folder(self.domain)}/{check_id(self.baseline_id)}"
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.folder}/{MANIFEST}"
+
+    def catalog(self, part: str, attempt: str = "") -> str:
+        """The file of RUNS or REQUESTS. No table's folder is called so: they have no dot."""
+        return f"{self.folder}/{part}{'-' if attempt else ''}{attempt}.parquet"
+
+    def part(self, table: str, number: int = 0, attempt: str = "") -> str:
+        """A part of a table's rows; ``attempt`` keeps two who write the same baseline apart."""
+        name = f"part-{number:05d}{'-' if attempt else ''}{attempt}.parquet"
+        return f"{self.folder}/{_file_name(table)}/{name}"
+
+    def relative(self, path: str) -> str:
+        """A path of the store as the manifest has it."""
+        return path.removeprefix(f"{self.folder}/")
+
+    def full(self, file: PartFile) -> str:
+        """The path in the store of a file that the manifest names."""
+        return f"{self.folder}/{file.path}"
+
+
+def domain_folder(domain: str) -> str:
+    """The folder that holds the baselines of a domain."""
+    return f"{ROOT}/{_file_name(domain)}"
+
+
+def check_id(baseline_id: str) -> str:
+    """``baseline_id`` if it may name a baseline. Raises AtdmError REQUEST_INVALID."""
+    if not _ID.match(baseline_id) or ".." in baseline_id:
+        raise AtdmError(
+            ErrorCode.REQUEST_INVALID,
+            f"{baseline_id!r} cannot name a baseline; allowed: a letter or digit, then up to 62 of "
+            "a-z 0-9 . _ - (no two dots in a row)",
+            {"baseline_id": baseline_id[:200], "allowed": "[a-z0-9][a-z0-9._-]{0,62}"},
+        )
+    return baseline_id
+
+
+def new_id(now: datetime | None = None) -> str:
+    """A fresh id: ``bl-YYYYMMDD-HHMMSS-xxxxxx``, in UTC."""
+    moment = (now or datetime.now(UTC)).astimezone(UTC)
+    return f"bl-{moment:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def content_hash_of(tables: Iterable[BaselineTable]) -> str:
+    """The hash of a whole baseline, from those of its tables."""
+    return combined({table.name: table.content_hash for table in tables})
+
+
+def publish_manifest(store: Store, manifest: Manifest) -> str:
+    """Write the manifest: from now on the baseline exists. Returns the manifest's path.
+
+    Raises:
+        AtdmError: BASELINE_EXISTS when the id is taken, also by somebody who was a moment faster;
+            STORE_FAILED.
+    """
+    files = BaselineFiles(manifest.domain, manifest.baseline_id)
+    body = manifest.model_dump(mode="json")
+    document = {**body, "manifest_sha256": _checksum(body)}
+    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    if not store.write_new(files.manifest, text.encode("utf-8")):
+        raise exists(manifest.domain, manifest.baseline_id)
+    return files.manifest
+
+
+def read_manifest(store: Store, domain: str, baseline_id: str) -> Manifest:
+    """The manifest of a baseline.
+
+    Raises:
+        AtdmError: BASELINE_NOT_FOUND; BASELINE_INVALID when it is damaged, written by a newer
+            version of ATDM, or not the one of this folder; STORE_FAILED.
+    """
+    files = BaselineFiles(domain, baseline_id)
+    if not store.exists(files.manifest):
+        raise AtdmError(
+            ErrorCode.BASELINE_NOT_FOUND,
+            f"there is no baseline {baseline_id!r} of domain {domain}",
+            {"domain": domain, "baseline_id": baseline_id, "path": store.uri(files.manifest)},
+        )
+    return _parsed(store.read_bytes(files.manifest), files, store.uri(files.manifest))
+
+
+def exists(domain: str, baseline_id: str) -> AtdmError:
+    """The refusal of an id that is taken."""
+    return AtdmError(
+        ErrorCode.BASELINE_EXISTS,
+        f"baseline {baseline_id!r} of domain {domain} exists already; baselines never change",
+        {"domain": domain, "baseline_id": baseline_id},
+    )
+
+
+def _parsed(content: bytes, files: BaselineFiles, uri: str) -> Manifest:
+    def invalid(reason: str) -> AtdmError:
+        return AtdmError(
+            ErrorCode.BASELINE_INVALID,
+            f"{uri}: {reason}",
+            {"baseline_id": files.baseline_id, "path": uri, "reason": reason},
+        )
+
+    try:
+        document = json.loads(content.decode("utf-8"))
+    except ValueError as error:
+        raise invalid(f"the manifest is no JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise invalid("the manifest is no JSON object")
+    version = document.get("format_version")
+    if version not in READ_VERSIONS:
+        readable = " and ".join(str(known) for known in READ_VERSIONS)
+        raise invalid(f"format version {version!r}; this ATDM reads {readable}")
+    checksum = document.pop("manifest_sha256", None)
+    if checksum != _checksum(document):
+        raise invalid("the manifest is damaged: its checksum does not match")
+    try:
+        manifest = Manifest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise invalid(f"the manifest is damaged: {where}: {first['msg']}") from error
+    if (manifest.domain, manifest.baseline_id) != (files.domain, files.baseline_id):
+        raise invalid(
+            f"this is the manifest of baseline {manifest.baseline_id} of {manifest.domain}"
+        )
+    return manifest
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _file_name(name: str) -> str:
+    """Any table's name as one part of a path; a dot is left to ATDM's own files."""
+    return quote(name, safe="").replace(".", "%2E")

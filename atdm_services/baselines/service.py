@@ -1,0 +1,212 @@
+"""Baselines for the command line and the client, without a Dagster run around them.
+
+Belongs here: opening target and store, choosing the domain, and showing in Dagster what was done.
+Does not belong here: the doing (``atdm_resources.baselines``), printing (``atdm.cli.baselines``).
+"""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from atdm_assets.instance.environment import with_target
+from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
+from atdm_services.extras import server_part
+from atdm_services.target import access
+
+with server_part("working with baselines"):
+    from atdm_resources.store.bundle import load_registry
+    from atdm_resources.store.files import Store
+    from atdm_services.baselines import capture, listing, manifest, records, restore
+    from atdm_services.baselines import diff as comparing
+    from atdm_services.clones import teardown
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from atdm.cli.output import Output
+    from atdm_engine.bundle.registry import Registry
+    from atdm_resources.settings import Settings
+
+# The command line switches it off for its imports; from here on there is garbage.
+gc.enable()
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """The baselines of one domain. ``domain`` None is the bundle's default domain."""
+
+    settings: Settings
+    output: Output
+    source: str
+    domain_asked: str | None = None
+
+    def capture(
+        self,
+        baseline_id: str | None,
+        *,
+        reason: str = "",
+        progress: Progress | None = None,
+        shown: bool = True,
+    ) -> dict[str, Any]:
+        """Capture one; its summary. Raises BASELINE_EXISTS, BUSY, SNAPSHOT_FAILED, STORE_FAILED.
+
+        ``shown`` False leaves out the materialisation in Dagster, which takes seconds to load.
+        """
+        made = capture.capture(
+            self.url,
+            self.store,
+            self.domain,
+            baseline_id,
+            actor=self._actor(reason),
+            progress=progress,
+        )
+
+        def show(instance: dg.DagsterInstance) -> None:
+            from atdm_assets.baselines.definitions import report_capture
+
+            folder = manifest.BaselineFiles(made.domain, made.baseline_id).folder
+            report_capture(instance, self.store.uri(folder), made)
+
+        if shown:
+            self._in_dagster(show)
+        return {**records.summary(made), "status": "captured"}
+
+    def restore(
+        self,
+        baseline_id: str | None,
+        *,
+        revoke_leases: bool = False,
+        reason: str = "",
+        progress: Progress | None = None,
+        shown: bool = True,
+    ) -> dict[str, Any]:
+        """Restore one, the latest when none is named; what came back.
+
+        ``shown`` False leaves out the observation in Dagster, which takes seconds to load.
+        """
+        done = restore.restore(
+            self.url,
+            self.store,
+            self.domain,
+            baseline_id,
+            actor=self._actor(reason),
+            revoke_leases=revoke_leases,
+            progress=progress,
+        )
+
+        def show(instance: dg.DagsterInstance) -> None:
+            from atdm_assets.baselines.definitions import report_restore
+
+            report_restore(instance, done, reason)
+
+        if shown:
+            self._in_dagster(show)
+        return done.as_json()
+
+    def listed(self) -> list[dict[str, Any]]:
+        """What there is, newest first."""
+        return [item.as_json() for item in listing.baselines(self.store, self.domain)]
+
+    def verify(self, baseline_id: str, progress: Progress | None = None) -> dict[str, Any]:
+        """Read every file again."""
+        problems = listing.verify(self.store, self.domain, baseline_id, progress)
+        return {
+            "domain": self.domain,
+            "baseline_id": baseline_id,
+            "intact": not problems,
+            "problems": problems,
+        }
+
+    def diff(self, one: str, other: str) -> dict[str, Any]:
+        """How ``other`` differs from ``one``; either may be ``live``."""
+        found = comparing.compare(self.url, self.store, self.domain, one, other)
+        return {
+            "domain": self.domain,
+            "from": one,
+            "to": other,
+            "same": all(table.same for table in found),
+            "tables": [table.as_json() for table in found if not table.same],
+        }
+
+    def delete(self, baseline_id: str, *, confirm: bool) -> dict[str, Any]:
+        """Delete one, and what is kept for cloning it."""
+        with access.connected(self.settings, self.output) as conn:
+            count = listing.delete(
+                conn,
+                self.store,
+                self.domain,
+                baseline_id,
+                confirm=confirm,
+                actor=self._actor(""),
+            )
+            teardown.drop_made_from(
+                conn,
+                self.domain,
+                baseline_id,
+                invoker=self.settings.invoker,
+                source=self.source,
+            )
+
+        def show(instance: dg.DagsterInstance) -> None:
+            from atdm_assets import names
+
+            instance.delete_dynamic_partition(
+                names.baseline_partitions_name(self.domain), baseline_id
+            )
+
+        self._in_dagster(show)
+        return {
+            "status": "deleted",
+            "domain": self.domain,
+            "baseline_id": baseline_id,
+            "files": count,
+        }
+
+    @cached_property
+    def url(self) -> str:
+        """The target's URL."""
+        return access.database_url(self.settings, self.output)
+
+    @cached_property
+    def store(self) -> Store:
+        """The store, opened."""
+        return Store(self.settings.store_url, s3=self.settings.s3)
+
+    @cached_property
+    def domain(self) -> str:
+        """The domain's name. Raises AtdmError REQUEST_INVALID with the nearest spelling."""
+        if self.domain_asked is None:
+            return self._registry.default_domain
+        known = self._registry.domains
+        if self.domain_asked not in known:
+            nearest = nearest_spelling(self.domain_asked, known)
+            raise AtdmError(
+                ErrorCode.REQUEST_INVALID,
+                f"there is no domain {self.domain_asked!r}; known: {', '.join(known)}"
+                + (f"; did you mean {nearest}?" if nearest else ""),
+                {"domain": self.domain_asked, "known": list(known)},
+            )
+        return self.domain_asked
+
+    @cached_property
+    def _registry(self) -> Registry:
+        return load_registry(self.settings)
+
+    def _actor(self, reason: str) -> records.Actor:
+        return records.Actor(self.settings.invoker, self.source, reason)
+
+    def _in_dagster(self, show: Callable[[dg.DagsterInstance], None]) -> None:
+        """Show in Dagster what was done without a run. The catalog has it already."""
+        from atdm_assets.instance.local_instance import instance
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with instance(with_target(self.settings, self.output)) as opened:
+                show(opened)

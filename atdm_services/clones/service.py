@@ -1,0 +1,125 @@
+"""Databases of one's own, for the command line and the client.
+
+Belongs here: opening the target and filling in what the caller left out. Does not belong here: the
+doing (``atdm_services.clones.lease``), printing (``atdm.cli.clones``). A lease from the pool
+loads none of the server part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_services.clones import lease as clones
+from atdm_services.clones import teardown
+from atdm_services.extras import load_registry, server_part
+from atdm_services.target import access
+
+if TYPE_CHECKING:
+    from atdm.cli.output import Output
+    from atdm_resources.settings import Settings
+
+
+@dataclass(frozen=True)
+class Clones:
+    """The clones of one target. ``domain`` None is the target's default domain."""
+
+    settings: Settings
+    output: Output
+    source: str
+    domain: str | None = None
+
+    def lease(
+        self,
+        baseline: str | None = None,
+        *,
+        database: str | None = None,
+        ttl: timedelta | None = None,
+        owner: str | None = None,
+    ) -> dict[str, Any]:
+        """Lease one; its token is in the answer, this once. See ``clones.lease_clone``."""
+        with (
+            access.connected(self.settings, self.output) as conn,
+            server_part("making a database from a baseline"),
+        ):
+            try:
+                leased = self._leased(conn, baseline, database, ttl, owner)
+            except AtdmError as error:
+                if not access.initialised_on_first_use(self.settings, self.output, conn, error):
+                    raise
+                leased = self._leased(conn, baseline, database, ttl, owner)
+        return {**leased.as_json(), "status": "leased"}
+
+    def listed(self, *, everything: bool = False) -> list[dict[str, Any]]:
+        """Those that are there; those whose time is over are dropped first."""
+        with access.connected(self.settings, self.output) as conn:
+            teardown.sweep(conn)
+            found = clones.listed(conn, self._url, everything=everything)
+        return [
+            item.as_json() for item in found if self.domain is None or item.domain == self.domain
+        ]
+
+    def fill(self) -> list[dict[str, Any]]:
+        """Fill the pools of ``atdm.yaml``, those of one domain if one was named."""
+        registry = load_registry(self.settings)
+        if self.domain is not None and self.domain not in registry.clones:
+            raise AtdmError(
+                ErrorCode.REQUEST_INVALID,
+                f"atdm.yaml has no pool of clones of domain {self.domain!r}",
+                {"domain": self.domain, "known": list(registry.clones)},
+            )
+        with server_part("filling a pool of clones"):
+            from atdm_resources.store.files import Store
+            from atdm_services.baselines.records import Actor
+            from atdm_services.clones import pool as clone_pool
+        with access.connected(self.settings, self.output) as conn:
+            filled = clone_pool.fill_all(
+                conn,
+                self._url,
+                Store(self.settings.store_url, s3=self.settings.s3),
+                registry,
+                list(registry.clones) if self.domain is None else [self.domain],
+                actor=Actor(self.settings.invoker, self.source),
+            )
+        return [pool.as_json() for pool in filled]
+
+    def drop(self, database: str, token: str | None) -> dict[str, Any]:
+        """Give one back. The owner of the catalog may leave the token out."""
+        with access.connected(self.settings, self.output) as conn:
+            done = clones.drop_clone(
+                conn,
+                self._url,
+                database=database,
+                token=token,
+                invoker=self.settings.invoker,
+                source=self.source,
+            )
+            teardown.sweep(conn)
+        return done
+
+    def _leased(
+        self,
+        conn: Any,
+        baseline: str | None,
+        database: str | None,
+        ttl: timedelta | None,
+        owner: str | None,
+    ) -> clones.CloneLease:
+        return clones.lease_clone(
+            conn,
+            self._url,
+            domain=self.domain,
+            baseline=baseline,
+            database=database,
+            owner=owner or self.settings.invoker,
+            ttl=ttl,
+            invoker=self.settings.invoker,
+            source=self.source,
+            settings=self.settings,
+        )
+
+    @property
+    def _url(self) -> str:
+        return access.database_url(self.settings, self.output)

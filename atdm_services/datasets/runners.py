@@ -1,0 +1,125 @@
+"""Where shards are made: in this process, or in several beside it.
+
+Belongs here: the interface that a cluster engine would implement as well, and the two that need
+nothing but this machine. Does not belong here: making a shard (``shards``).
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Protocol
+
+import pyarrow as pa
+
+from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_services.datasets.shards import ShardReport, ShardWork, make_shard
+
+_AHEAD = 2
+
+
+class ShardRunner(Protocol):
+    """Makes shards somewhere.
+
+    An implementation calls ``make_shard(work, number)`` once for each number, anywhere that can
+    reach the store, in any order, and yields the reports as they come. It may call it again after a
+    failure. It raises what ``make_shard`` raises, and AtdmError DATASET_FAILED when a worker is
+    lost. When the caller stops reading, no more shards are begun.
+    """
+
+    def run(self, work: ShardWork, shards: Sequence[int]) -> Iterator[ShardReport]:
+        """Make the shards of these numbers."""
+        ...
+
+
+class InProcess:
+    """One shard after the other, here."""
+
+    def run(self, work: ShardWork, shards: Sequence[int]) -> Iterator[ShardReport]:
+        for shard in shards:
+            yield make_shard(work, shard)
+
+
+class Processes:
+    """A pool of processes on this machine.
+
+    They are started afresh (spawn) and inherit neither threads nor connections. ``processes``: how
+    many; default: as many as this one may use cores.
+    """
+
+    def __init__(self, processes: int | None = None) -> None:
+        self.processes = processes or usable_cores()
+
+    def run(self, work: ShardWork, shards: Sequence[int]) -> Iterator[ShardReport]:
+        processes = min(self.processes, len(shards))
+        if processes <= 1:
+            yield from InProcess().run(work, shards)
+            return
+        pool = ProcessPoolExecutor(
+            processes,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin,
+            initargs=(work,),
+        )
+        waiting = iter(shards)
+        running: set[Future[ShardReport]] = set()
+        try:
+            while True:
+                # A few ahead and not all: a caller that stops early stops the work soon.
+                room = processes + _AHEAD - len(running)
+                for shard in itertools.islice(waiting, room):
+                    running.add(pool.submit(_make, shard))
+                if not running:
+                    return
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        except BrokenProcessPool as error:
+            raise AtdmError(
+                ErrorCode.DATASET_FAILED,
+                f"a process that made shards of {work.version} is gone (killed, or out of "
+                "memory?); finished shards are kept: build it again to go on",
+                {"version": work.version, "processes": processes},
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_work: ShardWork | None = None
+
+
+def _begin(work: ShardWork) -> None:
+    """What every process of a pool is told once: the work is large, a shard's number is not."""
+    global _work
+    _work = work
+    # The other cores have processes of their own.
+    pa.set_cpu_count(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Ctrl-C goes to the whole group of processes: the one that started them ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_with_parent() -> None:
+    """A pool's process waits for work for ever; when who started it was killed, none will come."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _make(shard: int) -> ShardReport:
+    assert _work is not None
+    return make_shard(_work, shard)

@@ -1,0 +1,352 @@
+"""One shard of a dataset: made, judged, written, and known again after a kill.
+
+A finished shard has Parquet files (part k of each table), a file with the hashes of its keys, and a
+record with the checksums of all of them that is written last. A shard without a valid record is
+made again; what an earlier attempt left is overwritten with the same bytes.
+
+Belongs here: making one shard. Does not belong here: which shards are made where (``runners``),
+what is checked over all of them (``whole``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from atdm_engine.arrow.text_hash import U64
+from atdm_engine.checks.dataset import distinct, group_hashes, hash_groups, outcome_json
+from atdm_engine.checks.results import CheckOutcome
+from atdm_engine.generation.batches import BATCH_ROWS
+from atdm_engine.generation.datasets import (
+    REFERENCE_SHARD,
+    Slice,
+    batches,
+    dataset_id,
+    owned_by_nobody,
+    reference_tables,
+    request_of,
+    slices,
+    version_id,
+)
+from atdm_engine.hashing.rows import RowHash
+from atdm_engine.model import Dataset, Domain, MixPart
+from atdm_engine.spec.constraints import TypedScalar
+from atdm_resources.store.files import ParquetSink, Store
+from atdm_services.baselines.manifest import BaselineFiles, PartFile
+
+ROOT = "datasets"
+_RECORD_FORMAT = 1
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class ShardWork:
+    """All that making a shard takes; goes to other processes and machines as it is.
+
+    ``check`` off leaves pandera and the rules out, for those who measure what they cost.
+    """
+
+    domain: Domain
+    dataset: Dataset
+    as_of: datetime
+    store: Store
+    check: bool = True
+
+    @property
+    def version(self) -> str:
+        """The id of the version, which is that of the baseline it becomes."""
+        return version_id(self.dataset, self.as_of)
+
+    @property
+    def files(self) -> BaselineFiles:
+        return BaselineFiles(self.domain.name, self.version)
+
+    @property
+    def folder(self) -> str:
+        """Where the records of finished shards are, until the version is published."""
+        return f"{ROOT}/{self.domain.name}/{self.version}"
+
+    def record_path(self, shard: int) -> str:
+        return f"{self.folder}/shard-{shard:05d}.json"
+
+    def hashes_path(self, shard: int) -> str:
+        return f"{self.folder}/shard-{shard:05d}.hashes"
+
+
+@dataclass(frozen=True)
+class ShardTable:
+    """One table's part of a shard. ``content_hash`` is ``RowHash``'s, ``made`` the rows that were
+    judged."""
+
+    file: PartFile
+    content_hash: str
+    made: int
+
+
+@dataclass(frozen=True)
+class HashRange:
+    """Where the hashes of a group stand in the shard's file: sorted, ``count`` from ``offset``."""
+
+    offset: int
+    count: int
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What became of a shard. ``outcomes`` are ``outcome_json``'s.
+
+    ``accepted`` False: its rows failed a check, ``quarantine`` says where they are, and no file of
+    it counts. ``kept`` True: an earlier build had finished it.
+    """
+
+    shard: int
+    runs: int
+    tables: dict[str, ShardTable]
+    outcomes: list[dict[str, Any]]
+    hashes: dict[str, HashRange]
+    seconds: float
+    accepted: bool = True
+    quarantine: str | None = None
+    kept: bool = False
+
+    @property
+    def rows(self) -> int:
+        return sum(table.file.rows for table in self.tables.values())
+
+
+def make_shard(work: ShardWork, shard: int) -> ShardReport:
+    """Make a shard, unless it is finished already. Any process may, in any order.
+
+    Raises:
+        AtdmError: STORE_FAILED; SPEC_INVALID, a column cannot be made. Rows that fail a check are
+            no error here: the report says so.
+    """
+    return finished_shard(work, shard) or _made(work, shard)
+
+
+def finished_shard(work: ShardWork, shard: int) -> ShardReport | None:
+    """The report of a shard that is finished and whole, None when it has to be made."""
+    path = work.record_path(shard)
+    if not work.store.exists(path):
+        return None
+    try:
+        record = json.loads(work.store.read_bytes(path))
+    except ValueError:
+        return None
+    if record.get("format") != _RECORD_FORMAT or record.get("checked") != work.check:
+        return None
+    report = _report(record["report"])
+    files = [(work.files.full(table.file), table.file.sha256) for table in report.tables.values()]
+    files.append((work.hashes_path(shard), record["hashes_sha256"]))
+    for path, wanted in files:
+        if _sha256(work.store, path) != wanted:
+            return None
+    return report
+
+
+def _sha256(store: Store, path: str) -> str | None:
+    """The checksum of a file as it is in the store, None when there is no such file."""
+    if not store.exists(path):
+        return None
+    digest = hashlib.sha256()
+    with store.open(path) as handle:
+        while chunk := handle.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _made(work: ShardWork, shard: int) -> ShardReport:
+    began = time.perf_counter()
+    writing = _Writing(work, shard)
+    try:
+        with writing.sinks:
+            if shard == REFERENCE_SHARD:
+                writing.write(reference_tables(work.domain))
+            else:
+                writing.write_runs()
+    except _RefusedError as refused:
+        return ShardReport(
+            shard, refused.runs, {}, writing.outcomes, {}, time.perf_counter() - began,
+            accepted=False, quarantine=refused.quarantine,
+        )  # fmt: skip
+    tables = {name: writing.table(name) for name in work.domain.tables if name in writing.parts}
+    ranges, content = writing.hashed()
+    work.store.write_bytes(work.hashes_path(shard), content)
+    report = ShardReport(
+        shard, writing.runs, tables, writing.outcomes, ranges, time.perf_counter() - began
+    )
+    record = {
+        "format": _RECORD_FORMAT,
+        "checked": work.check,
+        "hashes_sha256": hashlib.sha256(content).hexdigest(),
+        "report": asdict(report),
+    }
+    text = json.dumps(record, default=lambda file: file.model_dump(mode="json"))
+    work.store.write_bytes(work.record_path(shard), text.encode())
+    return report
+
+
+class _RefusedError(Exception):
+    """Ends the writing of a shard whose rows failed a check."""
+
+    def __init__(self, runs: int, quarantine: str | None) -> None:
+        super().__init__()
+        self.runs = runs
+        self.quarantine = quarantine
+
+
+@dataclass
+class _Part:
+    sink: ParquetSink
+    row_hash: RowHash
+    made: int = 0
+
+
+@dataclass
+class _Writing:
+    """The files of one shard while they are written."""
+
+    work: ShardWork
+    shard: int
+    sinks: ExitStack = field(default_factory=ExitStack)
+    parts: dict[str, _Part] = field(default_factory=dict)
+    outcomes: list[dict[str, Any]] = field(default_factory=list)
+    runs: int = 0
+
+    def __post_init__(self) -> None:
+        self._groups = hash_groups(self.work.domain)
+        self._hashes: dict[str, list[U64]] = {group.name: [] for group in self._groups}
+        self._identity = dataset_id(self.work.domain.name, self.work.dataset.name)
+
+    def write_runs(self) -> None:
+        """The test runs of the shard, judged scenario by scenario."""
+        # Here and not above: pandas and pandera are for those who make data.
+        from atdm_engine.checks.validator import Validator
+
+        work = self.work
+        for scenario, group in itertools.groupby(
+            slices(work.dataset, self.shard), lambda part: part.part.scenario
+        ):
+            parts = list(group)
+            validator = Validator(
+                work.domain, work.domain.scenarios[scenario], _common(part.part for part in parts)
+            )
+            for batch in self._batches(parts):
+                if work.check:
+                    validator.check(batch)
+                self.write(owned_by_nobody(batch))
+            outcomes = validator.outcomes() if work.check else []
+            self.outcomes += [outcome_json(outcome) for outcome in outcomes]
+            self.runs += sum(part.last - part.first + 1 for part in parts)
+            if any(not outcome.passed for outcome in outcomes):
+                raise _RefusedError(self.runs, self._quarantined(validator.rejected(), outcomes))
+
+    def _batches(self, parts: Sequence[Slice]) -> Iterator[dict[str, pa.Table]]:
+        """The rows of parts of one scenario, small ones put together: checks cost by the call."""
+        waiting: list[dict[str, pa.Table]] = []
+        rows = 0
+        for part in parts:
+            spec = request_of(self.work.domain, self.work.dataset, part.part, self.work.as_of)
+            for batch in batches(spec, part):
+                waiting.append(batch)
+                rows += sum(table.num_rows for table in batch.values())
+                if rows >= BATCH_ROWS:
+                    yield _together(waiting)
+                    waiting, rows = [], 0
+        if waiting:
+            yield _together(waiting)
+
+    def _quarantined(
+        self, rejected: Mapping[str, pa.Table], outcomes: list[CheckOutcome]
+    ) -> str | None:
+        """Write the rejected rows of the part that failed; where they are."""
+        folder = f"quarantine/{self.work.domain.name}/{ROOT}/{self.work.version}/{self.shard:05d}"
+        for table, rows in rejected.items():
+            with ParquetSink(self.work.store, f"{folder}/{table}.parquet", rows.schema) as sink:
+                sink.write(rows)
+        return self.work.store.uri(folder) if rejected else None
+
+    def write(self, tables: Mapping[str, pa.Table]) -> None:
+        """Append rows as they are published."""
+        for name, rows in tables.items():
+            part = self.parts.get(name) or self._opened(name, rows.schema)
+            part.sink.write(rows)
+            for batch in rows.to_batches():
+                part.row_hash.add(batch)
+            part.made += rows.num_rows
+        for group in self._groups:
+            if group.table in tables:
+                found = group_hashes(tables[group.table], group, self._identity)
+                self._hashes[group.name].append(found)
+
+    def _opened(self, name: str, schema: pa.Schema) -> _Part:
+        path = self.work.files.part(name, self.shard)
+        sink = self.sinks.enter_context(ParquetSink(self.work.store, path, schema))
+        self.parts[name] = _Part(sink, RowHash())
+        return self.parts[name]
+
+    def table(self, name: str) -> ShardTable:
+        """What was written of a table; the checksum is that of the file as the store has it."""
+        part, work = self.parts[name], self.work
+        checksum = _sha256(work.store, part.sink.path)
+        assert checksum is not None
+        file = PartFile(
+            path=work.files.relative(part.sink.path),
+            rows=part.sink.rows,
+            bytes=part.sink.bytes,
+            sha256=checksum,
+        )
+        return ShardTable(file, part.row_hash.hexdigest(), part.made)
+
+    def hashed(self) -> tuple[dict[str, HashRange], bytes]:
+        """The sorted hashes of every group, one behind the other, and where each group's are."""
+        ranges: dict[str, HashRange] = {}
+        content: list[bytes] = []
+        offset = 0
+        for group in self._groups:
+            parts = self._hashes[group.name]
+            hashes = np.concatenate(parts) if parts else np.empty(0, np.uint64)
+            hashes = np.sort(hashes)
+            hashes = distinct(hashes) if group.parent else hashes
+            ranges[group.name] = HashRange(offset, len(hashes))
+            content.append(hashes.astype("<u8").tobytes())
+            offset += len(hashes)
+        return ranges, b"".join(content)
+
+
+def _common(parts: Iterable[MixPart]) -> dict[str, TypedScalar]:
+    """The constraints that all parts have alike, for the details of a rule that fails."""
+    first, *others = parts
+    return {
+        name: value
+        for name, value in first.effective.items()
+        if all(other.effective[name] == value for other in others)
+    }
+
+
+def _together(batches: Sequence[Mapping[str, pa.Table]]) -> dict[str, pa.Table]:
+    if len(batches) == 1:
+        return dict(batches[0])
+    return {
+        table: pa.concat_tables([batch[table] for batch in batches]).combine_chunks()
+        for table in batches[0]
+    }
+
+
+def _report(record: Mapping[str, Any]) -> ShardReport:
+    tables = {
+        name: ShardTable(PartFile(**table["file"]), table["content_hash"], table["made"])
+        for name, table in record["tables"].items()
+    }
+    ranges = {name: HashRange(**found) for name, found in record["hashes"].items()}
+    return ShardReport(**{**record, "tables": tables, "hashes": ranges, "kept": True})

@@ -1,0 +1,47 @@
+"""What a client installation lacks.
+
+Belongs here: turning a missing optional package into an error that says what to install. Does not
+belong here: anything that imports one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from atdm_engine.errors import AtdmError, ErrorCode
+
+if TYPE_CHECKING:
+    from atdm_engine.bundle.registry import Registry
+    from atdm_resources.settings import Settings
+
+_OWN = frozenset({"atdm", "atdm_assets", "atdm_resources", "atdm_engine"})
+
+
+@contextmanager
+def server_part(what: str) -> Iterator[None]:
+    """Around the imports of a command that a client installation cannot run.
+
+    ``what`` says what needs them. Raises AtdmError MISSING_EXTRA.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in _OWN:
+            raise
+        raise AtdmError(
+            ErrorCode.MISSING_EXTRA,
+            f"{what} needs the server part, which is not installed ({error.name} is missing): "
+            "pip install 'atdm[server,embedded]'",
+            {"extra": "server", "module": error.name},
+        ) from error
+
+
+def load_registry(settings: Settings) -> Registry:
+    """The registry of the specification files. Raises SpecError; MISSING_EXTRA in a client."""
+    # The call imports what it needs itself, so it has to be inside, not only the import.
+    with server_part("reading specification files"):
+        from atdm_resources.store import bundle
+
+        return bundle.load_registry(settings)

@@ -1,0 +1,132 @@
+"""The Parquet files of a request, written batch by batch.
+
+Belongs here: writing the tables of one request with what is counted on the way (content hash,
+profile, sample), so that all of it appears or none. Does not belong here: whether it may appear
+(``atdm_services.requests.steps``), how a file is written (``atdm_resources.store.files``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+import pyarrow as pa
+
+from atdm_engine.checks.profile import ColumnProfile
+from atdm_engine.generation.batches import exposed_data
+from atdm_engine.generation.resolve import RequestSpec
+from atdm_engine.hashing.content import ContentHash, combined
+from atdm_engine.random.run_ids import run_id_array
+from atdm_resources.catalog.requests import plain
+from atdm_resources.store.files import ParquetSink, Store
+from atdm_services.requests.load import EXPOSED_COLUMNS, StagedTable
+from atdm_services.requests.work import TableResult
+
+SAMPLE_ROWS: Final = 5
+EXPOSED_FILE: Final = "_exposed.parquet"
+"""With a leading underscore: no table can be called so."""
+
+
+@dataclass
+class _TableFile:
+    sink: ParquetSink
+    content_hash: ContentHash
+    profile: ColumnProfile
+    sample: list[dict[str, Any]] = field(default_factory=list)
+
+
+class RequestFiles:
+    """Writes the tables of a request below ``folder``; a context manager.
+
+    The files appear when the block ends without an exception; otherwise nothing does.
+    """
+
+    def __init__(self, store: Store, folder: str, spec: RequestSpec) -> None:
+        self._store = store
+        self._folder = folder
+        self._spec = spec
+        self._sinks = ExitStack()
+        self._tables: dict[str, _TableFile] = {}
+        moving = any(exposure.row is None for exposure in spec.scenario.exposes)
+        self.exposed = f"{folder}/{EXPOSED_FILE}" if moving else None
+        self._exposed_sink: ParquetSink | None = None
+
+    def __enter__(self) -> Self:
+        self._sinks.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._sinks.__exit__(kind, error, traceback)
+
+    def write(self, batch: Mapping[str, pa.Table]) -> None:
+        """Append a batch: the rows of whole test runs, by table.
+
+        Raises:
+            AtdmError: STORE_FAILED.
+        """
+        for table, rows in batch.items():
+            file = self._tables.get(table) or self._opened(table, rows)
+            file.content_hash.add(rows)
+            file.profile.add(rows)
+            file.sink.write(rows)
+        if self.exposed is not None:
+            self._write_exposed(batch)
+
+    def _opened(self, table: str, rows: pa.Table) -> _TableFile:
+        spec = self._spec
+        path = f"{self._folder}/{table}.parquet"
+        sink = self._sinks.enter_context(ParquetSink(self._store, path, rows.schema))
+        file = _TableFile(
+            sink,
+            ContentHash(spec.domain, table, spec.request_id, spec.number_base),
+            ColumnProfile(spec.domain.tables[table]),
+            [plain(row) for row in rows.slice(0, SAMPLE_ROWS).to_pylist()],
+        )
+        self._tables[table] = file
+        return file
+
+    def _write_exposed(self, batch: Mapping[str, pa.Table]) -> None:
+        numbers, values = exposed_data(self._spec, batch)
+        ids = run_id_array(self._spec.request_id, np.asarray(numbers, dtype=np.int64))
+        data = pa.array([json.dumps(plain(value)) for value in values], pa.string())
+        rows = pa.table([ids, data], names=list(EXPOSED_COLUMNS))
+        if self._exposed_sink is None:
+            assert self.exposed is not None
+            self._exposed_sink = self._sinks.enter_context(
+                ParquetSink(self._store, self.exposed, rows.schema)
+            )
+        self._exposed_sink.write(rows)
+
+    def content_hash(self) -> str:
+        """The hash of everything written, the same for equal data of another request."""
+        return combined(
+            {name: file.content_hash.hexdigest() for name, file in self._tables.items()}
+        )
+
+    def results(self) -> dict[str, TableResult]:
+        """What was written; complete once the block has ended."""
+        return {
+            table: TableResult(
+                table=table,
+                file=StagedTable(
+                    path=file.sink.path,
+                    rows=file.sink.rows,
+                    bytes=file.sink.bytes,
+                    content_hash=file.content_hash.hexdigest(),
+                ),
+                uri=self._store.uri(file.sink.path),
+                profile=file.profile.result(),
+                sample=file.sample,
+            )
+            for table, file in self._tables.items()
+        }

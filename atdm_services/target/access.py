@@ -1,0 +1,72 @@
+"""The target that the settings name, opened; on a fresh home started and initialised first.
+
+Belongs here: the steps between "no database URL given" and an open connection. Does not belong
+here: the embedded server itself, or what initialising does (``atdm_resources``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources.local import postgres_server
+from atdm_resources.postgres import target
+from atdm_resources.postgres.connection import connect
+from atdm_services.extras import load_registry
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from atdm.cli.output import Output
+    from atdm_resources.postgres.target import InitReport
+    from atdm_resources.settings import Settings
+
+
+def database_url(settings: Settings, output: Output) -> str:
+    """The URL of the target; starts the embedded server when none is named and none runs."""
+    if settings.database_url:
+        return settings.database_url
+    url = postgres_server.running_url(settings.home)
+    if url:
+        return url
+    output.note(f"starting PostgreSQL in {settings.home}")
+    with output.working("starting PostgreSQL"):
+        return postgres_server.start(settings.home)
+
+
+def connected(settings: Settings, output: Output) -> psycopg.Connection[Any]:
+    """A connection to the target; a context manager that closes it. Raises TARGET_UNREACHABLE."""
+    return opened(database_url(settings, output))
+
+
+def opened(url: str) -> psycopg.Connection[Any]:
+    """A connection to the target at ``url``. Raises TARGET_UNREACHABLE."""
+    return connect(url)
+
+
+def initialise(
+    settings: Settings,
+    output: Output,
+    connection: psycopg.Connection[Any],
+    *,
+    disposable: str | None = None,
+    rebuild: bool = False,
+) -> InitReport:
+    """Make or bring up to date catalog, tables, reference rows and published scenarios."""
+    with output.working("initialising the target"):
+        registry = load_registry(settings)
+        return target.initialise(connection, registry, disposable, rebuild=rebuild)
+
+
+def initialised_on_first_use(
+    settings: Settings, output: Output, connection: psycopg.Connection[Any], error: AtdmError
+) -> bool:
+    """Initialise the embedded server's own database after TARGET_NOT_INITIALISED.
+
+    A database that somebody named by URL is not ours to fill unasked: False, as for other errors.
+    """
+    if error.code is not ErrorCode.TARGET_NOT_INITIALISED or settings.database_url:
+        return False
+    output.note("first use: making the catalog, the tables and the reference rows")
+    initialise(settings, output, connection)
+    return True
