@@ -4,7 +4,7 @@ A cell's 64 bits follow from (seed, scenario, table, column, run number, row in 
 Batches, processes, neighbouring columns and ids cannot change it, and no state is kept. The key
 of a column comes from BLAKE2b; the counter (run number, row) is mixed with it in three rounds of
 the xor-shift-multiply construction of SplitMix64 and MurmurHash3's finaliser, which pass the
-tests in ``tests/unit/atdm_engine/test_randomness.py``. It is no cryptographic generator.
+tests in ``tests/unit/random/test_randomness.py``. It is no cryptographic generator.
 
 Belongs here: bits, uniform numbers, integers of a range, weighted picks. Does not belong here: what
 values the numbers become (``generators``).

@@ -18,7 +18,7 @@ import yaml
 from atdm.cli.app import app
 from atdm_engine.bundle.registry import Registry, SpecFile
 from atdm_resources.store.bundle import read_bundle, shipped_root
-from tests.architecture.source import ROOT, project_files
+from tests.support.source import ROOT, project_files
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 DECISIONS = ROOT / "docs" / "adr"

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.architecture.source import FLOORS, imported_names, modules
+from tests.support.source import FLOORS, imported_names, modules
 
 HEAVY = (
     "dagster",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 
-from tests.architecture.source import FLOORS, ROOT, modules, project_files, string_literals
+from tests.support.source import FLOORS, ROOT, modules, project_files, string_literals
 
 SQL = re.compile(
     r"\b(insert\s+into|delete\s+from|update\s+\S+\s+set|truncate\s+table|select\s+.+\s+from"

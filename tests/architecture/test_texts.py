@@ -7,14 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.architecture.source import (
-    FLOORS,
-    ROOT,
-    modules,
-    project_files,
-    string_literals,
-    text_files,
-)
+from tests.support.source import FLOORS, ROOT, modules, project_files, string_literals, text_files
 
 EMOJI = re.compile("[\U0001f300-\U0001faff\u2600-\u27bf\U0001f1e6-\U0001f1ff]")
 

@@ -25,7 +25,7 @@ import pytest
 from atdm_engine.bundle.registry import Registry
 from atdm_resources.local import postgres_server
 from tests.conftest import HOME_PREFIX, session_folder
-from tests.integration.made_requests import Made, seeded
+from tests.support.made_requests import Made, seeded
 
 ATDM = Path(sys.executable).with_name("atdm")
 MINUTELY = """description: A few runs, made anew every minute.
