@@ -1,7 +1,6 @@
-"""What people use: the client, the command line, the pytest plugin and the audit report.
+"""The faces of ATDM: client, command line, pytest plugin, web pages.
 
-Belongs here: names that other projects import. Does not belong here: anything that costs time to
-import; the client is loaded when it is first asked for.
+A face reads arguments, calls a service of ``atdm_services`` and shows the answer.
 """
 
 from __future__ import annotations
@@ -9,20 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atdm.client.asyncio import AsyncAtdmClient
-    from atdm.client.sync import AtdmClient, AtdmClientError
+    from atdm.client import AsyncAtdmClient, AtdmClient, AtdmClientError
 
 __all__ = ["AsyncAtdmClient", "AtdmClient", "AtdmClientError"]
 
 
 def __getattr__(name: str) -> Any:
-    # pytest loads this package in every suite of the environment, also in those that never use it.
-    if name == "AsyncAtdmClient":
-        from atdm.client.asyncio import AsyncAtdmClient
-
-        return AsyncAtdmClient
     if name in __all__:
-        from atdm.client import sync
+        from atdm import client
 
-        return getattr(sync, name)
+        return getattr(client, name)
     raise AttributeError(f"module 'atdm' has no attribute {name!r}")

@@ -1,6 +1,5 @@
 """The code location: everything of ATDM that Dagster runs, assembled.
 
-Belongs here: putting definitions together, nothing else. Does not belong here: any definition.
 The code location, the command line and the tests all call ``build_defs``.
 """
 

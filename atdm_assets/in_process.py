@@ -1,8 +1,7 @@
 """Having a request made in this process, in the instance that Dagster's web page shows.
 
-Belongs here: opening what the scenario graph needs and running it once. Does not belong here: the
-graph (``atdm_assets``), leasing. Importing this costs what Dagster and pandas cost: only
-``atdm_services.requests.request`` does, when nothing is ready.
+Importing this costs what Dagster and pandas cost: only ``atdm_services.requests.request`` does,
+when nothing is ready.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What runs by itself and for operators, of every lifecycle, for the code location.
-
-Belongs here: gathering the definitions of the lifecycle modules. Does not belong here: any of them.
-"""
+"""What runs by itself and for operators, of every lifecycle, for the code location."""
 
 from __future__ import annotations
 

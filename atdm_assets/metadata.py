@@ -1,8 +1,4 @@
-"""What a run shows about data: metadata of definitions, materialisations, checks and failures.
-
-Belongs here: turning specifications and results of steps into Dagster's metadata values. Does not
-belong here: computing anything about the data.
-"""
+"""What a run shows about data: metadata of definitions, materialisations, checks and failures."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What things are called in Dagster: asset keys, jobs, steps, groups, tags, partitions.
-
-Belongs here: every name that more than one module of the code location must agree on. Does not
-belong here: names of files, tables or catalog entries.
-"""
+"""What things are called in Dagster: asset keys, jobs, steps, groups, tags, partitions."""
 
 from __future__ import annotations
 

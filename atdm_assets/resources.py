@@ -1,7 +1,6 @@
 """The resources as Dagster configures them.
 
-Belongs here: settings that a person may give in the launchpad, and opening the plain object that
-does the work. Does not belong here: any work. The only module of this package that imports Dagster.
+The only module of this package that imports Dagster.
 """
 
 from collections.abc import Iterator

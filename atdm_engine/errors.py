@@ -1,8 +1,4 @@
-"""Every error that ATDM tells a person about, with its code.
-
-Belongs here: the exception types and the list of codes. Does not belong here: where an error is
-raised, how it is printed, or which exit status a command gives it.
-"""
+"""Every error that ATDM tells a person about, with its code."""
 
 from __future__ import annotations
 

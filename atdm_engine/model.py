@@ -1,9 +1,4 @@
-"""The resolved domain model: what the specification files mean once they are read and checked.
-
-Belongs here: the immutable dataclasses that the registry builds and that generation, validation and
-the asset factories read. Does not belong here: parsing files (``loading``), checking them
-(``registry``), resolving a request (``planning``).
-"""
+"""The resolved domain model: what the specification files mean once they are read and checked."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Things with a connection: the target, its catalog, leases and resets, the store, the settings.
+"""Things with a connection: PostgreSQL, the catalog, the store, local servers, telemetry, settings.
 
-Nothing is imported here: a command that leases pays for what it uses alone. ``configurable`` is the
-only module of this package that imports Dagster.
+No Dagster. Importing a package here loads nothing: a command that leases pays only for what it
+uses.
 """

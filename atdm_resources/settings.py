@@ -1,9 +1,4 @@
-"""What the environment says: where things are and who is asking.
-
-Belongs here: reading, checking and defaulting the ATDM_* variables (docs/operations.md), once,
-into one immutable object. Does not belong here: opening anything that a setting points to, and any
-import that a lease would have to pay for.
-"""
+"""What the environment says: where things are and who is asking."""
 
 from __future__ import annotations
 

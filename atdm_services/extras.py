@@ -1,8 +1,4 @@
-"""What a client installation lacks.
-
-Belongs here: turning a missing optional package into an error that says what to install. Does not
-belong here: anything that imports one.
-"""
+"""What a client installation lacks."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ if TYPE_CHECKING:
     from atdm_engine.bundle.registry import Registry
     from atdm_resources.settings import Settings
 
-_OWN = frozenset({"atdm", "atdm_assets", "atdm_resources", "atdm_engine"})
+_OWN = frozenset({"atdm", "atdm_assets", "atdm_services", "atdm_resources", "atdm_engine"})
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """How long what is kept: defaults, what a person may say instead, and deleting what is older.
 
-Belongs here: the lengths and the deleting in catalog and store. Does not belong here: Dagster's own
-events (``atdm_assets.leases.retention``), when any of it happens. Audit events are never deleted.
+Audit events are never deleted.
 """
 
 from __future__ import annotations

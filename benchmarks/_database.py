@@ -1,7 +1,4 @@
-"""A PostgreSQL server for one benchmark, and how its figures are printed.
-
-Belongs here: what the database benchmarks share. Does not belong here: what they measure.
-"""
+"""A PostgreSQL server for one benchmark, and how its figures are printed."""
 
 from __future__ import annotations
 

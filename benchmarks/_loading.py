@@ -1,7 +1,4 @@
-"""Making runs and bringing them into a target, timed.
-
-Belongs here: what the database benchmarks need to have rows. Does not belong here: comparisons.
-"""
+"""Making runs and bringing them into a target, timed."""
 
 from __future__ import annotations
 

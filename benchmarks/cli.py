@@ -5,8 +5,6 @@ embedded PostgreSQL, asks for a leased and for a materialised run as `atdm reque
 times `atdm --help`, `atdm scenarios`, `python -c pass` and `python -c "import dagster"` in turn
 with them, so that all see the same machine. Targets: 0.3 s to print or lease, 3 s to
 make.
-
-Belongs here: timing processes. Does not belong here: timing functions inside one.
 """
 
 from __future__ import annotations

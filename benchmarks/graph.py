@@ -3,8 +3,6 @@
 Run: ``python benchmarks/graph.py``. Asks for single test runs in this process, in a Dagster
 instance on an embedded PostgreSQL, against three empty steps in the same instance; then loads the
 definitions of 40 scenarios, against ``import dagster`` alone. Target: 0.5 s for a graph.
-
-Belongs here: timing the graph inside one process. Does not belong here: processes (``cli.py``).
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ Run: python benchmarks/webserver.py [--partitions 1000 10000] [--rounds N] [--ou
 home of its own with an embedded PostgreSQL and a webserver, registers ever more requests of one
 scenario as materialised partitions, and opens the same pages in headless Chromium (CHROMIUM_PATH,
 else the one on the path) at each size. The peer is the same page at ten partitions in the same run.
-
-Belongs here: timing pages. Does not belong here: what is on them.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
     python examples/run.py [--only pytest|playwright]
 
-Belongs here: starting what the suites need, counting every row before and after, the verdict. Does
-not belong here: tests. A test that is skipped is a failure here: nothing was shown then.
+A test that is skipped is a failure here: nothing was shown then.
 
 It works in a home of its own with an embedded PostgreSQL, or in the target that ATDM_DATABASE_URL
 names. It needs Chromium (CHROMIUM_PATH, else the one on the path); the Playwright suite needs npm.

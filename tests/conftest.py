@@ -1,8 +1,5 @@
 """PostgreSQL for every test that needs it: one server a session, a database of its own a test.
 
-Belongs here: the server, databases, the shipped registry, and which tests stay on one worker. Does
-not belong here: rows, Dagster instances, expectations.
-
 All pytest-xdist workers share one embedded server, which the controlling process stops at the end.
 ATDM_TEST_DATABASE_URL names another server to use (a database its user may connect to, and the
 right to create databases).

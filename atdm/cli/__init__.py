@@ -1,8 +1,4 @@
-"""The command line: ``atdm``.
-
-Belongs here: the entry point. Does not belong here: the commands (``app`` says what they accept,
-one module each says what they do and is imported when its command runs).
-"""
+"""The command line ``atdm``: one module a noun, loaded when one of its commands runs."""
 
 from __future__ import annotations
 

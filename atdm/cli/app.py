@@ -1,8 +1,7 @@
 """What the commands are called and what they accept.
 
-Belongs here: options, arguments and help texts, and the one place that turns an error into an exit
-status. Does not belong here: what a command does. Its module is imported when it runs, because
-``atdm request`` on a ready run and ``atdm --help`` must not pay for Dagster or pandas.
+Its module is imported when it runs, because ``atdm request`` on a ready run and ``atdm --help``
+must not pay for Dagster or pandas.
 """
 
 from __future__ import annotations

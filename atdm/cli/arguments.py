@@ -1,8 +1,4 @@
-"""Values of options that need reading: constraints, times, labels, lengths of time.
-
-Belongs here: what is wrong with the text itself. Does not belong here: whether a scenario knows a
-constraint; that needs the scenario.
-"""
+"""Values of options that need reading: constraints, times, labels, lengths of time."""
 
 from __future__ import annotations
 

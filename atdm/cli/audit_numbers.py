@@ -1,7 +1,4 @@
-"""The audit summary for people.
-
-Belongs here: its tables. Does not belong here: counting (``atdm_resources.catalog.audit_summary``).
-"""
+"""The audit summary for people."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The commands ``baseline-...``: what they are called and what they accept.
-
-Belongs here: options, arguments and help texts of baselines. Does not belong here: what a command
-does (``baselines``), the commands of everything else (``app``).
-"""
+"""The commands ``baseline-...``: what they are called and what they accept."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""``atdm baseline-...``: what the commands do and print.
-
-Belongs here: the words on the screen. Does not belong here: the work (``atdm_services.baselines.service``), options
-(``baseline_commands``).
-"""
+"""``atdm baseline-...``: what the commands do and print."""
 
 from __future__ import annotations
 

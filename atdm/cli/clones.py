@@ -1,8 +1,4 @@
-"""``atdm baseline-clone`` and ``baseline-clones``: what the commands do and print.
-
-Belongs here: the words on the screen. Does not belong here: the work (``atdm_services.clones.service``), options
-(``baseline_commands``).
-"""
+"""``atdm baseline-clone`` and ``baseline-clones``: what the commands do and print."""
 
 from __future__ import annotations
 

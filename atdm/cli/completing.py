@@ -1,8 +1,4 @@
-"""What a shell offers when a word of a command is half typed.
-
-Belongs here: names that are known without reading a file or opening a connection, since a shell
-asks at each press of a key. Does not belong here: whether what is typed is right.
-"""
+"""What a shell offers when a word of a command is half typed."""
 
 from __future__ import annotations
 

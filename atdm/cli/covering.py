@@ -1,8 +1,4 @@
-"""``atdm coverage``.
-
-Belongs here: what the options mean and what is printed. Does not belong here: what is covered
-(``atdm_services.coverage.report``).
-"""
+"""``atdm coverage``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""``atdm dataset-build``: a version of a dataset, made now.
-
-Belongs here: running the dataset's job in this process and showing what came of it. Does not belong
-here: how a version is made (``atdm_assets``, ``atdm_resources.datasets``).
-"""
+"""``atdm dataset-build``: a version of a dataset, made now."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""``atdm demo``: all of it once, on a real PostgreSQL, with nothing pretended.
-
-Belongs here: the order of the demonstration, what it says, and that it fails when something is not
-as it says. Does not belong here: any way of doing things that a user does not have.
-"""
+"""``atdm demo``: all of it once, on a real PostgreSQL, with nothing pretended."""
 
 from __future__ import annotations
 

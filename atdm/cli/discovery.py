@@ -1,8 +1,4 @@
-"""``atdm scenarios``, ``schema`` and ``vocabulary``: the specification files, without a database.
-
-Belongs here: how scenarios are found by intent and shown. Does not belong here: the ranking
-(``atdm_engine.bundle.registry``).
-"""
+"""``atdm scenarios``, ``schema`` and ``vocabulary``: specification files, without a database."""
 
 from __future__ import annotations
 

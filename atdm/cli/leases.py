@@ -1,8 +1,4 @@
-"""``atdm request``, ``reset`` and ``reset-all``.
-
-Belongs here: what the options mean together and what is printed. Does not belong here: leasing and
-making (``atdm_services.requests.request``).
-"""
+"""``atdm request``, ``reset`` and ``reset-all``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What the commands of the queue and of the sealed trail are called and accept.
-
-Belongs here: options, arguments and help texts, beside those in ``app``. Does not belong here: what
-a command does; its module is imported when it runs.
-"""
+"""What the commands of the queue and of the sealed trail are called and accept."""
 
 from __future__ import annotations
 

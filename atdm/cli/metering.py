@@ -1,8 +1,4 @@
-"""``atdm metrics``: printing once, or serving until told to stop.
-
-Belongs here: what the command prints and when it ends. Does not belong here: the metrics
-(``atdm.cli.metrics_server``).
-"""
+"""``atdm metrics``: printing once, or serving until told to stop."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What the command of the metrics is called and accepts.
-
-Belongs here: options, arguments and help texts, beside those in ``app``. Does not belong here: what
-the command does; its module is imported when it runs.
-"""
+"""What the command of the metrics is called and accepts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The metrics of a target as Prometheus reads them: printed once, or served.
 
-Belongs here: the collector over ``atdm_resources.catalog.counters`` and ``health``, the text, the server.
-Does not belong here: what is counted and how. Needs the server part (prometheus_client).
+Needs the server part (prometheus_client).
 """
 
 from __future__ import annotations

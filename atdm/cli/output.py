@@ -1,8 +1,4 @@
-"""How a command talks: one JSON object or text on stdout, everything else on stderr.
-
-Belongs here: the two output modes, the progress display, how an error is printed and which exit
-status it gives. Does not belong here: what a command has to say.
-"""
+"""How a command talks: one JSON object or text on stdout, everything else on stderr."""
 
 from __future__ import annotations
 

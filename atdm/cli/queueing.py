@@ -1,8 +1,4 @@
-"""``atdm request --enqueue``, ``queue``, ``claim``, ``suite-started`` and ``suite-finished``.
-
-Belongs here: what the options mean, and what is printed. Does not belong here: submitting, waiting
-and leasing (``atdm_services.queue.submit``), the queue (``atdm_resources.catalog.queue``).
-"""
+"""``atdm request --enqueue``, ``queue``, ``claim``, ``suite-started`` and ``suite-finished``."""
 
 from __future__ import annotations
 

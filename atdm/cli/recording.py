@@ -1,8 +1,4 @@
-"""The log line of a command that had something to do.
-
-Belongs here: which of a command's result is logged. Does not belong here: how lines are written
-(``atdm_resources.telemetry.logs``).
-"""
+"""The log line of a command that had something to do."""
 
 from __future__ import annotations
 

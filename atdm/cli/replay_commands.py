@@ -1,8 +1,4 @@
-"""The commands ``replay`` and ``coverage``: what they are called and what they accept.
-
-Belongs here: options, arguments and help texts, beside those in ``app``. Does not belong here: what
-a command does (``replaying``, ``covering``); its module is imported when it runs.
-"""
+"""The commands ``replay`` and ``coverage``: what they are called and what they accept."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""``atdm replay``.
-
-Belongs here: what the options mean together and what is printed. Does not belong here: making a run
-again (``atdm_services.replay.replay``).
-"""
+"""``atdm replay``."""
 
 from __future__ import annotations
 

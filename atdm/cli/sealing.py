@@ -1,7 +1,4 @@
-"""``atdm audit-verify`` and ``atdm audit-seal``.
-
-Belongs here: what the two print. Does not belong here: the chain (``atdm_services.audit.seal``).
-"""
+"""``atdm audit-verify`` and ``atdm audit-seal``."""
 
 from __future__ import annotations
 

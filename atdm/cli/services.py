@@ -1,9 +1,4 @@
-"""``atdm up``, ``down`` and ``status``: what runs on this machine for this home.
-
-Belongs here: starting and stopping the web page and the daemon, and how their health is shown. Does
-not belong here: what is healthy (``atdm_services.health.report``), pid records (``atdm_resources.local.processes``) or the embedded
-PostgreSQL.
-"""
+"""``atdm up``, ``down`` and ``status``: what runs on this machine for this home."""
 
 from __future__ import annotations
 

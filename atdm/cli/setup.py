@@ -1,8 +1,4 @@
-"""``atdm init`` and ``atdm env``.
-
-Belongs here: what the two print. Does not belong here: what initialising does
-(``atdm_resources.postgres.target``).
-"""
+"""``atdm init`` and ``atdm env``."""
 
 from __future__ import annotations
 

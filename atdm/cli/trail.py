@@ -1,8 +1,4 @@
-"""``atdm audit`` and ``atdm catalog``.
-
-Belongs here: printing what the catalog holds, and where the audit page goes. Does not belong here:
-putting a trail together (``atdm_services.audit.report``), the page itself (``atdm.web.audit``), SQL.
-"""
+"""``atdm audit`` and ``atdm catalog``."""
 
 from __future__ import annotations
 

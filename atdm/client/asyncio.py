@@ -1,9 +1,4 @@
-"""The client for asyncio: the same methods, awaited.
-
-Belongs here: leasing and resetting on a connection of asyncio, and handing everything else to
-``AtdmClient`` in a thread. Does not belong here: a second way to do anything; arguments are checked
-and answers shaped where ``AtdmClient`` has it done.
-"""
+"""The client for asyncio: the same methods, awaited."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Who asks, and where: what a client knows before it connects.
-
-Belongs here: the arguments of a client and of a wish, checked and completed from the environment.
-Does not belong here: connections; the clients (``atdm.client.sync``, ``atdm.client.asyncio``) share this.
-"""
+"""Who asks, and where: what a client knows before it connects."""
 
 from __future__ import annotations
 

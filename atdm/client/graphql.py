@@ -1,7 +1,6 @@
 """A Dagster webserver as a client uses it: launch a job, wait for the run, read what it recorded.
 
-Belongs here: GraphQL over HTTP and what its answers mean. Does not belong here: which job does what
-(``atdm.client.remote_runs``). Importing it loads httpx: only a client with a webserver's URL does.
+Importing it loads httpx: only a client with a webserver's URL does.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""What needs a Dagster run, done by the jobs of a webserver somewhere else.
-
-Belongs here: the config of those jobs, and their records in the shape that the same thing has when
-it is done in this process. Does not belong here: HTTP (``atdm.client.graphql``), leasing: no token ever
-enters Dagster.
-"""
+"""What needs a Dagster run, done by the jobs of a webserver somewhere else."""
 
 from __future__ import annotations
 

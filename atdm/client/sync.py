@@ -1,8 +1,6 @@
 """The Python client: scenarios, runs, resets and the audit trail of one target.
 
-Belongs here: the methods that other programs call (requirement A-PYT-07). Does not belong here: how
-a run is found or made (``atdm_services.requests.request``), texts for people (``atdm.cli``). Importing it loads no
-more than the database driver.
+Importing it loads no more than the database driver.
 """
 
 from __future__ import annotations
@@ -414,7 +412,8 @@ class AtdmClient:
         ttl: timedelta | str | None = None,
         reason: str = "",
     ) -> dict[str, Any]:
-        """Make a test run again under its old id and lease it; see ``atdm_services.replay.replay.replay``.
+        """Make a test run again under its old id and lease it; see
+        ``atdm_services.replay.replay.replay``.
 
         ``into`` is the URL of another database, ``spec`` a file that ``atdm replay --print-spec``
         wrote. Returns what a request returns, and ``replay``: database, hashes, rows. Needs the
@@ -445,7 +444,8 @@ class AtdmClient:
 
     @_raising
     def record_outcomes(self, outcomes: Sequence[Mapping[str, object]]) -> int:
-        """Record how tests ended; how many outcomes are new. See ``atdm_resources.catalog.outcomes``.
+        """Record how tests ended; how many outcomes are new. See
+        ``atdm_resources.catalog.outcomes``.
 
         Raises AtdmClientError REQUEST_INVALID naming each wrong one; RUN_NOT_FOUND naming unknown
         runs, after all others were recorded.

@@ -1,5 +1,11 @@
-"""What stands behind the pytest plugin ``atdm.pytest``.
+"""The pytest plugin and what tests import from it.
 
-Belongs here: modules that the plugin's hooks and fixtures call. Does not belong here: hooks and
-fixtures themselves, and anything that programs other than pytest use (``atdm.client.sync``).
+``plugin`` holds hooks and fixtures; the other modules hold what these call. What other programs use
+as well belongs to ``atdm.client``.
 """
+
+from atdm.pytest.data import AtdmData
+from atdm.pytest.marker import CLEANUPS, atdm_scenario
+from atdm.pytest.suite import AtdmResetWarning
+
+__all__ = ["CLEANUPS", "AtdmData", "AtdmResetWarning", "atdm_scenario"]

@@ -1,7 +1,4 @@
-"""What a test is handed: keys, records, token, and where they are.
-
-Belongs here: the object that the fixtures return. Does not belong here: how it was leased.
-"""
+"""What a test is handed: keys, records, token, and where they are."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The end of a session, after the last of its processes.
-
-Belongs here: what the controller of pytest-xdist, or the only process there is, does last. Does not
-belong here: the end of a worker (``suite``).
-"""
+"""The end of a session, after the last of its processes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Making what a session lacks, in a process of its own: ``python -m atdm.pytest.making``.
 
-Belongs here: reading what is wanted from stdin, making it, telling on stdout how it went, one JSON
-object a line. Does not belong here: deciding what is wanted (``supply``). A process of its own, so
-that no test runs in one that has loaded Dagster; it ends when it is done, so that nothing stays.
+A process of its own, so that no test runs in one that has loaded Dagster; it ends when it is done,
+so that nothing stays.
 """
 
 from __future__ import annotations

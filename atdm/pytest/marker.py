@@ -1,8 +1,6 @@
 """The marker: what a test says about the data it needs.
 
-Belongs here: the marker's arguments, checked, and what two tests must agree in to be served alike.
-Does not belong here: leasing. Loaded by every pytest of the environment: the standard library and
-pytest alone.
+Loaded by every pytest of the environment: the standard library and pytest alone.
 """
 
 from __future__ import annotations

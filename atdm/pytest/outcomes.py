@@ -1,8 +1,4 @@
-"""How the tests that used data ended, told to the target in batches.
-
-Belongs here: making one outcome of a test's phases, and when to send. Does not belong here: the
-record itself (``atdm_resources.catalog.outcomes``).
-"""
+"""How the tests that used data ended, told to the target in batches."""
 
 from __future__ import annotations
 

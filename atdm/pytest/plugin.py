@@ -1,8 +1,7 @@
 """The pytest plugin: a test says which data it needs, gets it, and it is gone afterwards.
 
-Belongs here: hooks, options and fixtures, and which of them hands what to which. Does not belong
-here: what they do (``atdm.pytest``), leasing and making (``atdm.client.sync``). Loaded by every
-pytest of the environment, so nothing is imported or connected before a test asks for data.
+Loaded by every pytest of the environment, so nothing is imported or connected before a test asks
+for data.
 
 ::
 

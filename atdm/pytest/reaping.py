@@ -1,8 +1,4 @@
-"""Giving back what processes left that are gone: workers that died, sessions that were killed.
-
-Belongs here: reading their journals and acting on them. Does not belong here: the files
-(``session_files``), the end of a process that is still there (``suite``).
-"""
+"""Giving back what processes left that are gone: workers that died, sessions that were killed."""
 
 from __future__ import annotations
 

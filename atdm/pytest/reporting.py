@@ -1,7 +1,4 @@
-"""What a person reads: how a failing test's data is made again, what was kept, how long it took.
-
-Belongs here: texts in reports and at the end of a session. Does not belong here: hooks.
-"""
+"""What a person reads: how a failing test's data is made again, what was kept, how long it took."""
 
 from __future__ import annotations
 

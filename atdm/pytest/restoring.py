@@ -1,7 +1,4 @@
-"""A baseline restored once a session, whoever of its processes asks first.
-
-Belongs here: who restores, who waits. Does not belong here: the restore (``atdm.client.sync``).
-"""
+"""A baseline restored once a session, whoever of its processes asks first."""
 
 from __future__ import annotations
 

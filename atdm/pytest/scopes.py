@@ -1,8 +1,4 @@
-"""Leases that last as long as a test, a class, a module or the session; and how many there will be.
-
-Belongs here: who shares a lease with whom. Does not belong here: leasing itself (``suite``), the
-fixtures (``atdm.pytest``).
-"""
+"""Leases that last for a test, a class, a module or the session, and how many a suite needs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """Files that the processes of one test session share, and that outlive them when they are killed.
 
-Belongs here: the session's folder in ATDM_HOME, its locks, the journal of each process and what is
-in stock for all of them. Does not belong here: what is done about the journals of dead sessions
-(``reaping``), databases. All files are readable by their user alone: they hold secrets.
+All files are readable by their user alone: they hold secrets.
 
 A journal is locked by its process for as long as it lives; the kernel lets go of the lock when the
 process dies, however it dies. So a journal that is not locked belongs to nobody any more.

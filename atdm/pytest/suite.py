@@ -1,9 +1,4 @@
-"""The data of one test session, as one process of it leases it and gives it back.
-
-Belongs here: a lease from beginning to end, what is kept, the end of the process. Does not belong
-here: which test wants what (``marker``), hooks and fixtures (``atdm.pytest``), how the target is
-reached (``target``).
-"""
+"""The data of one test session, as one process of it leases it and gives it back."""
 
 from __future__ import annotations
 

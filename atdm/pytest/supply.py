@@ -1,9 +1,5 @@
 """What a session's tests will lease, and having made what is missing, once for all its processes.
 
-Belongs here: counting, asking for what is missing (a process that makes it, else the queue), and
-what is done when a lease still finds nothing. Does not belong here: leasing (``suite``), making
-(``making``).
-
 Every worker of pytest-xdist collects the same tests, so the first one that has collected asks for
 all of them while the others wait for its lock; a worker that dies lets go of the lock, and the next
 one asks for what is missing then.

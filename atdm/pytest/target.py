@@ -1,8 +1,6 @@
 """The database that a session leases from, as one process of it sees it.
 
-Belongs here: the connection, who the process is to the target, and each thing it asks of it. Does
-not belong here: what is asked when (``suite``, ``supply``), SQL (``atdm_resources``). Imports the
-database driver: only a process that leases imports this.
+Imports the database driver: only a process that leases imports this.
 """
 
 from __future__ import annotations

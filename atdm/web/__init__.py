@@ -1,0 +1,1 @@
+"""Pages for people: audit, coverage, and the server that delivers them."""

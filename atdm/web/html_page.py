@@ -1,7 +1,6 @@
 """What pages that are written to one file share: their template, their style, its hash.
 
-Belongs here: HTML that asks nothing of the network and runs nothing. Does not belong here: what a
-page says. Needs jinja2, of the extra ``server``.
+Needs jinja2, of the extra ``server``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """Audit pages over HTTP, made when they are asked for: what links in Dagster lead to (ADR 0071).
 
-Belongs here: ``GET /NAME`` and its answers. Does not belong here: the page (``atdm.web.audit``).
 It only reads, keeps nothing, and asks nobody who they are: it answers on this machine alone unless
 told otherwise, and then belongs behind the proxy that Dagster's web page is behind.
 """

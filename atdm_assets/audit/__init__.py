@@ -1,0 +1,1 @@
+"""The sensor that seals, counts and exports audit events."""

@@ -1,9 +1,4 @@
-"""The audit trail in Dagster: the sensor that seals, counts, shows and exports it.
-
-Belongs here: observations, and the order of a tick. Does not belong here: sealing
-(``atdm_services.audit.seal``), counting (``metrics``), files (``audit_export``), which events are
-shown (``outside_events``).
-"""
+"""The audit trail in Dagster: the sensor that seals, counts, shows and exports it."""
 
 # No postponed annotations here: Dagster reads those of resources as classes.
 

@@ -1,0 +1,1 @@
+"""Assets, checks, jobs and schedules of baselines."""

@@ -1,8 +1,4 @@
-"""Baselines in Dagster: asset ``<domain>/baseline``, its checks, jobs that capture and restore.
-
-Belongs here: forms, partitions, and what a run shows of a baseline. Does not belong here: how one
-is captured, restored and compared (``atdm_resources.baselines``).
-"""
+"""Baselines in Dagster: asset ``<domain>/baseline``, its checks, jobs that capture and restore."""
 
 # No postponed annotations here: Dagster reads those of configs and steps as classes.
 

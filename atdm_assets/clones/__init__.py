@@ -1,0 +1,1 @@
+"""Sensor and job that fill the pools of clones."""

@@ -1,8 +1,5 @@
 """Pools of clones: the sensor that watches them and the job that fills one.
 
-Belongs here: deciding at each tick who fills what, in Dagster's terms. Does not belong here:
-counting, draining and copying (``atdm_services.clones.pool``).
-
 A template may take minutes, a tick must not: so a tick drops at most a few databases, and launches.
 """
 

@@ -1,0 +1,1 @@
+"""Assets and job of datasets."""

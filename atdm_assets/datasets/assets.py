@@ -1,9 +1,4 @@
-"""The assets of a dataset: one a table, partitioned by version, made by one step.
-
-Belongs here: the factory that turns a dataset into Dagster definitions, and what a materialised
-version shows. Does not belong here: making shards (``atdm_resources.datasets``), when a version is
-made (``dataset_job``).
-"""
+"""The assets of a dataset: one a table, partitioned by version, made by one step."""
 
 # No postponed annotations here: Dagster compares those of steps as classes, not as text.
 

@@ -1,9 +1,4 @@
-"""Job ``refresh_dataset``: the next version of a dataset, and what follows from it.
-
-Belongs here: registering a version's partition, running the dataset's job on it, deleting old
-versions, restoring the new one when that is asked for, and the schedules that do it by the clock.
-Does not belong here: what a version is made of (``dataset_assets``).
-"""
+"""Job ``refresh_dataset``: the next version of a dataset, and what follows from it."""
 
 # No postponed annotations here: Dagster compares those of steps as classes, not as text.
 

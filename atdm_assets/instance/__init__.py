@@ -1,0 +1,1 @@
+"""What Dagster needs to run: instance, storage, run coordinator, ticks, liveness of runs."""

@@ -1,8 +1,4 @@
-"""The environment in which plain Dagster commands work on the same instance and target.
-
-Belongs here: which variables those are. Does not belong here: starting anything but the database
-that they name.
-"""
+"""The environment in which plain Dagster commands work on the same instance and target."""
 
 from __future__ import annotations
 

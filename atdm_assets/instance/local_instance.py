@@ -1,8 +1,4 @@
-"""The Dagster instance: its home folder and opening it.
-
-Belongs here: what ``atdm`` needs to run Dagster on the instance that ``dagster`` and ``dg`` use.
-Does not belong here: starting servers or processes.
-"""
+"""The Dagster instance: its home folder and opening it."""
 
 from __future__ import annotations
 

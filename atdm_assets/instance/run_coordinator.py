@@ -1,8 +1,4 @@
-"""Who launched a run, where a proxy before the webserver says so.
-
-Belongs here: reading the proxy's header when a run is submitted. Does not belong here: checking who
-somebody is, which is the proxy's.
-"""
+"""Who launched a run, where a proxy before the webserver says so."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Runs that a process executes itself, without a launcher that would notice its death.
-
-Belongs here: showing that such a run is alive, and reporting those that are not. Does not belong
-here: runs of requests, which their request's own lock vouches for (``request_job``).
-"""
+"""Runs that a process executes itself, without a launcher that would notice its death."""
 
 from __future__ import annotations
 

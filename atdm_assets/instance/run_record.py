@@ -1,7 +1,6 @@
 """What Dagster recorded of a run: materialisations and check evaluations.
 
-Belongs here: reading the events of one run into plain values. Does not belong here: the catalog's
-events, and anything printed. Importing it loads Dagster.
+Importing it loads Dagster.
 """
 
 from __future__ import annotations

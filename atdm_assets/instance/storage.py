@@ -1,8 +1,5 @@
 """Dagster's own tables in PostgreSQL, over one connection pool a process.
 
-Belongs here: the storage classes that ``dagster.yaml`` names. Does not belong here: opening an
-instance (``atdm_assets.instance.local_instance``) or anything about the target database.
-
 dagster-postgres opens a connection for every operation, some 250 for one request, and took half of
 its time so. These classes take its SQL unchanged and give it a pooled engine.
 """

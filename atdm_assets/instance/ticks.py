@@ -1,7 +1,4 @@
-"""What the ticks of all sensors share: the target, and what they do when it cannot be used.
-
-Belongs here: opening the target for a tick. Does not belong here: what any sensor does.
-"""
+"""What the ticks of all sensors share: the target, and what they do when it cannot be used."""
 
 from __future__ import annotations
 

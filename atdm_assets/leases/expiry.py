@@ -1,8 +1,4 @@
-"""Expiry: the sensor that takes back what is overdue and clears up after requests that are over.
-
-Belongs here: the order of a tick, and Dagster's side of it: partition keys, runs of dead requests.
-Does not belong here: what is overdue or over (``atdm_services.leases.reclaim``, ``expiry``).
-"""
+"""Expiry: the sensor that takes back what is overdue and clears up after requests that are over."""
 
 # No postponed annotations here: Dagster reads those of resources as classes.
 

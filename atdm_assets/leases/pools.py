@@ -1,8 +1,4 @@
-"""Pools: the sensor that keeps them between half full and full, and drains what is too old.
-
-Belongs here: deciding at each tick who makes how many, in Dagster's terms. Does not belong here:
-counting and claiming (``atdm_resources.catalog.pools``), taking back (``giving_back``).
-"""
+"""Pools: the sensor that keeps them between half full and full, and drains what is too old."""
 
 # No postponed annotations here: Dagster reads those of resources as classes.
 

@@ -1,8 +1,5 @@
 """Resets for operators: jobs ``reset_run`` and ``reset_all``, and the check ``zero_residue``.
 
-Belongs here: their forms, and what a run shows of a reset. Does not belong here: the deleting
-(``atdm_services.leases.reclaim``, ``leasing``), looking for what is left (``residue``).
-
 An operator gives a reason and a confirmation instead of a token, which never enters Dagster.
 """
 

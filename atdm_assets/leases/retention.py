@@ -1,8 +1,7 @@
 """Retention: the job and its schedule that delete what has been kept long enough.
 
-Belongs here: the job, the schedule, and Dagster's own events. Does not belong here: catalog and
-store (``atdm_services.retention``). A Dagster run is never deleted: that would take the
-materialisations and checks along which the trail refers to.
+A Dagster run is never deleted: that would take the materialisations and checks along which the
+trail refers to.
 """
 
 # No postponed annotations here: Dagster reads those of configs and steps as classes.

@@ -1,8 +1,4 @@
-"""The queue: the sensor that turns submissions into requests and answers them.
-
-Belongs here: the order of a tick, and what is launched. Does not belong here: rows of the queue
-(``atdm_resources.catalog.queue``), files (``inbox``), leasing what was made.
-"""
+"""The queue: the sensor that turns submissions into requests and answers them."""
 
 # No postponed annotations here: Dagster reads those of resources as classes.
 

@@ -1,8 +1,4 @@
-"""The reference tables of a domain as assets, upstream of every table that refers to them.
-
-Belongs here: one unpartitioned asset a table with reference rows. Does not belong here: loading the
-rows, which ``atdm init`` does.
-"""
+"""The reference tables of a domain as assets, upstream of every table that refers to them."""
 
 # No postponed annotations here: Dagster compares those of steps as classes, not as text.
 

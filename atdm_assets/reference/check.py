@@ -1,8 +1,4 @@
-"""Comparing reference rows in the target with the domain's files.
-
-Belongs here: the comparison behind the reference assets, without Dagster. Does not belong here:
-loading reference rows (``atdm_services.target.init``).
-"""
+"""Comparing reference rows in the target with the domain's files."""
 
 from __future__ import annotations
 

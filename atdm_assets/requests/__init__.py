@@ -1,0 +1,1 @@
+"""A scenario's asset graph, and the job that runs it for a request."""

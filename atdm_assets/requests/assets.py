@@ -1,9 +1,4 @@
-"""The asset graph of one scenario: request, tables with their checks, seeded.
-
-Belongs here: the factory that turns a scenario into Dagster definitions; each step's body is a call
-into ``atdm_services.requests.steps`` and the report of its result. Does not belong here: planning,
-generating, checking or loading data, or anything that names one domain or scenario.
-"""
+"""The asset graph of one scenario: request, tables with their checks, seeded."""
 
 # No postponed annotations here: Dagster compares those of steps as classes, not as text.
 

@@ -1,8 +1,5 @@
 """The typed forms of Dagster's launchpad, built from constraints.
 
-Belongs here: Dagster config schemas and reading back what a person entered. Does not belong here:
-judging the values (``atdm_engine.generation.resolve``).
-
 Raw schemas instead of ``dg.Config`` classes: those know neither an optional choice nor a mapping of
 constraints, and every scenario has fields of its own.
 """

@@ -1,8 +1,4 @@
-"""When a Dagster run fails or is cancelled: its request is rolled back, whoever waits is told.
-
-Belongs here: the two sensors, for runs of every code location of the instance. Does not belong
-here: rolling back (``atdm_services.requests.sweep``).
-"""
+"""When a Dagster run fails or is cancelled: its request is rolled back, whoever waits is told."""
 
 # No postponed annotations here: Dagster reads those of resources as classes.
 

@@ -1,8 +1,4 @@
-"""The check ``idempotent_seed`` of a domain's test runs: a request, materialised twice.
-
-Belongs here: doing it twice and comparing what is in the target. Does not belong here: the steps of
-a request (``execution``), restoring a baseline twice (the check of that name in ``baselines``).
-"""
+"""The check ``idempotent_seed`` of a domain's test runs: a request, materialised twice."""
 
 # No postponed annotations here: Dagster reads those of configs and resources as classes.
 

@@ -1,9 +1,4 @@
-"""Job ``request_data``: data by a scenario's bare name.
-
-Belongs here: minting and registering a request's partition, running the scenario's job on it, and
-telling how it ended; the command line calls the same function. Does not belong here: what the
-scenario's steps do.
-"""
+"""Job ``request_data``: data by a scenario's bare name."""
 
 # No postponed annotations here: Dagster compares those of steps as classes, not as text.
 

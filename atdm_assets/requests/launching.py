@@ -1,8 +1,4 @@
-"""Launching a scenario's job from a sensor, for the queue and the pools.
-
-Belongs here: a request's Dagster run with its partition, tags and config. Does not belong here:
-what is asked for, and why.
-"""
+"""Launching a scenario's job from a sensor, for the queue and the pools."""
 
 from __future__ import annotations
 

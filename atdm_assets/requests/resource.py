@@ -1,8 +1,4 @@
-"""The Dagster resource that executes requests: one a run, shared by its steps.
-
-Belongs here: tying a run's resources (target, store) to the work on its request, and letting go of
-it when the run ends. Does not belong here: what that work does (``request_work``, ``execution``).
-"""
+"""The Dagster resource that executes requests: one a run, shared by its steps."""
 
 # No postponed annotations here: Dagster reads those of a resource's fields.
 

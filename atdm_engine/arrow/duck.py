@@ -1,9 +1,4 @@
-"""Guarded DuckDB: the one way in which SQL of specification files is read and run.
-
-Belongs here: opening a connection that reaches nothing outside the process, reading a query's text
-for what it uses, and the few statements that checks run over Arrow tables. Does not belong here:
-what a rule, a row check or a generated column means (``rules``, ``table_schemas``, ``rows_sql``).
-"""
+"""Guarded DuckDB: the one way in which SQL of specification files is read and run."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Arrow text columns from bytes, and bytes from Arrow text columns, without a loop over rows.
-
-Belongs here: the few places that touch the layout of Arrow string buffers. Does not belong here:
-what the texts mean.
-"""
+"""Arrow text columns from bytes, and bytes from Arrow text columns, without a loop over rows."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Hashing Arrow text columns by content, eight bytes at a time over all rows at once.
 
-A text's hash depends on its bytes and length alone: not on Python's or a library's own hash, nor
-on the machine. Belongs here: texts. Does not belong here: rows and tables (``content_hash``).
+A text's hash depends on its bytes and length alone: not on Python's or a library's own hash, nor on
+the machine.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""Column types: what ``type: numeric(10,2)`` means in Arrow, pandas and Python.
-
-Belongs here: the one mapping from the type names of table files, and the conversion of scalars that
-people write (YAML, CSV, command lines) to values of a type. Does not belong here: checking values
-against a column's other rules (``validation``), SQL types (``atdm_resources``).
-"""
+"""Column types: what ``type: numeric(10,2)`` means in Arrow, pandas and Python."""
 
 from __future__ import annotations
 

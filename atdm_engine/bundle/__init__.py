@@ -1,0 +1,3 @@
+"""Specification files become a checked model: registry, domains, scenarios, datasets, versions,
+search.
+"""

@@ -1,7 +1,6 @@
 """A scenario's card: what a person must know to find it and to ask for it.
 
-Belongs here: cards, made of scenarios, written to JSON and read back. Does not belong here: what a
-scenario makes (``model``), the ranking (``search``). Light: no file needs to be parsed for a card.
+Light: no file needs to be parsed for a card.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""A dataset file and its domain to a resolved ``Dataset``.
-
-Belongs here: the parts of the mix (which test runs get which constraints), the unique numbers they
-take, the version. Does not belong here: reading files (``loading``), making rows (``datasets``).
-"""
+"""A dataset file and its domain to a resolved ``Dataset``."""
 
 from __future__ import annotations
 

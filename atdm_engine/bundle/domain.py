@@ -1,8 +1,4 @@
-"""The files of one domain to a ``Domain``.
-
-Belongs here: the order in which a domain's files are read and checked against each other. Does not
-belong here: the checks themselves (``table_checks``, ``rule_files``, ``scenario_building``).
-"""
+"""The files of one domain to a ``Domain``."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""The ``generate:`` clause of a column, checked at its line.
-
-Belongs here: whether a generator fits its column and names things that exist, in a table file or in
-a scenario's ``set``. Does not belong here: whether it can make rows under a request's constraints
-(``generator_checks``), making them (``generators``).
-"""
+"""The ``generate:`` clause of a column, checked at its line."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""JSON Schema of the specification files, for editors.
-
-Belongs here: turning the models into a schema that an editor completes from. Does not belong here:
-checking a file (``loading``), which says more than a JSON Schema can.
-"""
+"""JSON Schema of the specification files, for editors."""
 
 from __future__ import annotations
 

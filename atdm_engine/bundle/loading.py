@@ -1,8 +1,4 @@
-"""YAML text to a specification model, with every problem at its line.
-
-Belongs here: running a pydantic model over a document and saying in plain words what is wrong and
-where. Does not belong here: checks that need a second file (``registry``).
-"""
+"""YAML text to a specification model, with every problem at its line."""
 
 from __future__ import annotations
 

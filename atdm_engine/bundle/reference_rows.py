@@ -1,8 +1,4 @@
-"""Reference rows: a CSV file to an Arrow table typed by its table file.
-
-Belongs here: reading the CSV text strictly. Does not belong here: whether the rows are valid beyond
-their types (``validation`` judges them with the schema of the table).
-"""
+"""Reference rows: a CSV file to an Arrow table typed by its table file."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""The registry: every specification file of a bundle, read, checked and resolved.
-
-Belongs here: which file means what by its place, and the look-up of domains and scenarios. Does not
-belong here: reading directories (``atdm_resources.store.bundle``), what is checked inside a file
-(``loading``, ``table_checks``, ``rule_files``, ``scenario_building``).
-"""
+"""The registry: every specification file of a bundle, read, checked and resolved."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""A rule file: its description, what it judges, and whether its query can run.
-
-Belongs here: reading and binding the SQL of a rule (requirement A-VAL-05: a rule that does not
-exist or cannot run is found when the files are loaded). Does not belong here: running it
-(``rules``).
-"""
+"""A rule file: its description, what it judges, and whether its query can run."""
 
 from __future__ import annotations
 

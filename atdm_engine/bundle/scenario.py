@@ -1,9 +1,4 @@
-"""A scenario file and its domain to a resolved ``Scenario``.
-
-Belongs here: row groups, the constraints a scenario offers and their defaults, what a lease
-exposes, which rules run. Does not belong here: reading files (``loading``), checking tables
-(``table_checks``), the version (``scenario_version``), resolving a request (``planning``).
-"""
+"""A scenario file and its domain to a resolved ``Scenario``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Finding scenarios by intent: words and constraints to a ranked list.
-
-Belongs here: the ranking. Does not belong here: looking a scenario up by its name (``registry``).
-"""
+"""Finding scenarios by intent: words and constraints to a ranked list."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""What makes a table file consistent with itself and with the other tables of its domain.
-
-Belongs here: checks of columns, bounds, generators, constraints and row checks, and the insert
-order of tables. Does not belong here: reading files (``loading``), scenarios
-(``scenario_building``), and judging data (``validation``).
-"""
+"""What makes a table file consistent with itself and with the other tables of its domain."""
 
 from __future__ import annotations
 

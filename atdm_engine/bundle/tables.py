@@ -1,7 +1,4 @@
-"""The tables of one domain while its files are checked against each other.
-
-Belongs here: looking them up, and binding SQL against them. Does not belong here: the checks.
-"""
+"""The tables of one domain while its files are checked against each other."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What shapes a scenario's data: its version, the parts of it, and which of them changed.
-
-Belongs here: what counts, the digests, and naming a difference. Does not belong here: resolving a
-scenario (``scenario_building``), the versions of datasets.
-"""
+"""What shapes a scenario's data: its version, the parts of it, and which of them changed."""
 
 from __future__ import annotations
 

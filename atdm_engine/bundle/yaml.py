@@ -1,8 +1,4 @@
-"""YAML text to plain data, with the line of every key and item.
-
-Belongs here: reading one YAML document strictly and telling every place it stands at. Does not
-belong here: what the data means (``loading``).
-"""
+"""YAML text to plain data, with the line of every key and item."""
 
 from __future__ import annotations
 

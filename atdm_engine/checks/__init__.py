@@ -1,0 +1,1 @@
+"""Checks of generated tables: pandera schemas, columns, rules, references, profiles."""

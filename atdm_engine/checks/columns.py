@@ -3,9 +3,6 @@
 Every check answers for each value true, false or NULL; NULL passes, as in an SQL CHECK. The
 verdicts are PostgreSQL's: lengths count characters, text compares by code point, NaN is the
 greatest number, the calendar ends where PostgreSQL's does.
-
-Belongs here: the checks of one column. Does not belong here: pandera (``table_schemas``), checks
-over rows or between tables (``validation``), the same rules as DDL (``atdm_resources.postgres.ddl``).
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""What is checked of a dataset, shard by shard and over all shards together.
-
-Belongs here: the list of checks and the adding up of their outcomes, and the 64-bit hashes by which
-keys and references are compared over shards without holding the rows. Does not belong here: judging
-rows (``validation``), where hashes are kept.
-"""
+"""What is checked of a dataset, shard by shard and over all shards together."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""A table file as a pandera schema over Arrow-backed pandas columns.
-
-Belongs here: translating a table's specification into pandera columns and checks, and reading
-pandera's report back as row masks. Does not belong here: what a single value must satisfy
-(``column_checks``), running over batches (``validation``).
-"""
+"""A table file as a pandera schema over Arrow-backed pandas columns."""
 
 from __future__ import annotations
 

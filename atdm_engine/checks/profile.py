@@ -1,7 +1,4 @@
-"""What a table's columns hold, for people who look at a materialisation.
-
-Belongs here: counting. Does not belong here: judging (``validation``), showing it.
-"""
+"""What a table's columns hold, for people who look at a materialisation."""
 
 from __future__ import annotations
 

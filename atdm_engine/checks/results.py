@@ -1,9 +1,4 @@
-"""What is checked of a scenario's data, and what came of it.
-
-Belongs here: the one grouping from which both the declared checks and their results are made, and
-the verdict over them. Does not belong here: running a check (``validation``), Dagster's check
-types.
-"""
+"""What is checked of a scenario's data, and what came of it."""
 
 from __future__ import annotations
 

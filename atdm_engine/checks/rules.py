@@ -2,9 +2,6 @@
 
 A rule sees one batch at a time, which always holds whole test runs, with the reference rows beside
 it.
-
-Belongs here: preparing and running rule queries. Does not belong here: reading rule files
-(``rule_files``), which rules a scenario runs (``scenario_building``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Values that must not repeat across batches.
-
-Belongs here: remembering, in bounded memory, what unique columns held. Does not belong here:
-uniqueness within a batch (``table_schemas``).
-"""
+"""Values that must not repeat across batches."""
 
 from __future__ import annotations
 

@@ -1,9 +1,5 @@
 """Validation of generated data: every check of a scenario over every batch, before anything is
 written.
-
-Belongs here: accumulating outcomes over batches, references between tables, and the rows to put in
-quarantine. Does not belong here: what a check demands (``column_checks``, ``table_schemas``,
-``rules``) and what follows from the outcome (the graph's blocking checks).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Rows by column: resolved requests, plans, layouts, batches."""

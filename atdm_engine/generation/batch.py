@@ -1,9 +1,4 @@
-"""The rows of one batch: every column made on demand, once, in whatever order they need each other.
-
-Belongs here: finding rows by position (parents, references, children), the memory of made
-columns, the detection of circles. Does not belong here: single generators, the choice of
-generators (``generation_plan``), SQL expressions (``rows_sql``).
-"""
+"""The rows of one batch: each column made once, on demand, in the order of their dependencies."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Making a request's rows, batch by batch.
-
-Belongs here: the way in for whoever needs rows. Does not belong here: where rows go, whether they
-are valid (``validation``).
-"""
+"""Making a request's rows, batch by batch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How many rows a row group makes: of one owner at most, and for each owner of a batch.
-
-Belongs here: the count distributions. Does not belong here: laying rows out (``row_layout``).
-"""
+"""How many rows a row group makes: of one owner at most, and for each owner of a batch."""
 
 from __future__ import annotations
 

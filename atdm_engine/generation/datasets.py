@@ -3,9 +3,6 @@
 A shard is a pure function of the dataset, its clock and the shard's number: shard 0 holds the
 reference rows, shard k the test runs from ``(k - 1) * runs_per_shard + 1`` on. The rows belong to
 no test run; their keys bear an identity that follows from the dataset's name alone.
-
-Belongs here: which runs a shard holds and making them. Does not belong here: judging them
-(``dataset_checks``), writing them, resolving the mix (``dataset_building``).
 """
 
 from __future__ import annotations

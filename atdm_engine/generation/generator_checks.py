@@ -1,8 +1,4 @@
-"""What can be said of a generator before a row is made: does it fit, do its names exist.
-
-Belongs here: static checks, each a ValueError that says what is allowed. Does not belong here:
-checks of one file's form (``spec``), making values (``generators``).
-"""
+"""What can be said of a generator before a row is made: does it fit, do its names exist."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Where the rows of a batch are: which run, which row of the run, made for which other row.
 
-Belongs here: positions. Does not belong here: cells. Everything is an array over the rows of a
-group or a table; ``None`` stands for the identity, which is the usual case of one row a run.
+Everything is an array over the rows of a group or a table; ``None`` stands for the identity, which
+is the usual case of one row a run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""References that no parent settles: a row of the same run, else a shared reference row.
-
-Belongs here: picking rows by position with uniform, zipf and round-robin distributions. Does not
-belong here: parents (``batch``), keys.
-"""
+"""References that no parent settles: a row of the same run, else a shared reference row."""
 
 from __future__ import annotations
 

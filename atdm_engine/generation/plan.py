@@ -1,8 +1,4 @@
-"""Which generator makes each column of each row group, once constraints and overrides are applied.
-
-Belongs here: the static decisions about a request's columns, and every mistake that can be found
-without making a row. Does not belong here: rows (``batch``).
-"""
+"""The generator of each column of each row group, after constraints and overrides."""
 
 from __future__ import annotations
 

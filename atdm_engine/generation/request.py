@@ -1,8 +1,4 @@
-"""A resolved request: everything that its rows follow from.
-
-Belongs here: the value that planning makes and generation reads. Does not belong here: how it is
-resolved (``planning``).
-"""
+"""A resolved request: everything that its rows follow from."""
 
 from __future__ import annotations
 

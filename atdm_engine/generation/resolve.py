@@ -1,8 +1,4 @@
-"""From what a caller asks for to a resolved request.
-
-Belongs here: constraints, seed, clock and numbers of one request, with every mistake reported at
-once. Does not belong here: rows (``generation``), the catalog that reserves numbers.
-"""
+"""From what a caller asks for to a resolved request."""
 
 from __future__ import annotations
 

@@ -4,9 +4,6 @@ Columns of the row are bare names; ``<table>.<column>`` is a column of the row i
 ``parent.<column>`` of the row it was made for; rows that refer to it stand in subqueries under
 the names of their tables. Those columns are handed over by position, as columns of the row:
 DuckDB joins nothing but what a subquery itself joins.
-
-Belongs here: turning an expression into a query over Arrow tables, and its result into a column.
-Does not belong here: what SQL is allowed (``duck``).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Hashes of rows and of the content of a run."""

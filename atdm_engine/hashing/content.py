@@ -9,8 +9,6 @@ from unique columns follows from them and is left out). Rows read back from a da
 the rows that were generated.
 
 It detects change and difference; it is no defence against somebody who forges rows on purpose.
-
-Belongs here: the hash of a table and of a request. Does not belong here: reading rows back.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """The hash of a table's rows as they are, keys and ids included, whatever their order.
 
 A 128-bit multiset hash like ``content_hash``, from which it differs in that nothing is taken out:
-two tables have one hash exactly if they hold the same rows. Belongs here: hashing Arrow batches of
-any table. Does not belong here: reading them, and the hash in which requests are alike
-(``content_hash``). It detects accidents, not forgery.
+two tables have one hash exactly if they hold the same rows. It detects accidents, not forgery.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Regular expressions that can be generated: parser, nodes, values that are forbidden."""

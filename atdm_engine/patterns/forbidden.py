@@ -1,7 +1,4 @@
-"""Patterns that no text may contain, found fast in columns of millions of texts.
-
-Belongs here: the search. Does not belong here: which patterns are forbidden where (a domain file).
-"""
+"""Patterns that no text may contain, found fast in columns of millions of texts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The parts of a pattern, and how each counts, numbers and writes its texts.
 
-Texts are rows of a byte matrix padded with NUL, which no pattern can match. Belongs here: the
-tree of ``atdm_engine.patterns.parser``. Does not belong here: reading a pattern.
+Texts are rows of a byte matrix padded with NUL, which no pattern can match.
 """
 
 from __future__ import annotations

@@ -5,9 +5,6 @@ A pattern always matches the whole text. It is made of literal ASCII characters,
 with alternatives (``(AB|CD)``) and the quantifiers ``?``, ``{n}``, ``{m,n}``, ``*``, ``+``.
 Within this subset Python and PostgreSQL agree, which they do not for ``$`` before a newline or
 ``\\d`` and Arabic digits; so each engine gets its own text, compiled from the same tree.
-
-Belongs here: reading a pattern, its two renderings, counting its texts and numbering them (the n-th
-text, the number of a text). Does not belong here: random numbers, Luhn digits.
 """
 
 from __future__ import annotations

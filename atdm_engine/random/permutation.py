@@ -3,8 +3,6 @@
 Numbers 0, 1, 2, ... become values that look random and cannot collide; the inverse tells which
 number a value was. A Feistel network over the smallest even number of bits that holds the
 capacity, walked until the value falls inside (cycle walking: less than four rounds on average).
-
-Belongs here: the bijection. Does not belong here: where numbers come from (``planning``).
 """
 
 from __future__ import annotations

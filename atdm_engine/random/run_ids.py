@@ -5,9 +5,7 @@ A request id is a ULID (26 Crockford base 32 characters) whose last six are zero
 k of a table has the key ``<prefix>-<run id>`` (k = 0) or ``<prefix>-<run id>-<k>`` (requirement
 A-ID-03).
 
-Belongs here: minting, taking apart, and building whole Arrow columns of ids at once. Does not
-belong here: who owns an id, and anything about time zones or databases. The scalar functions need
-the standard library alone, so that a lease does not pay for numpy.
+The scalar functions need the standard library alone, so that a lease does not pay for numpy.
 """
 
 from __future__ import annotations

@@ -5,9 +5,6 @@ Batches, processes, neighbouring columns and ids cannot change it, and no state 
 of a column comes from BLAKE2b; the counter (run number, row) is mixed with it in three rounds of
 the xor-shift-multiply construction of SplitMix64 and MurmurHash3's finaliser, which pass the
 tests in ``tests/unit/random/test_randomness.py``. It is no cryptographic generator.
-
-Belongs here: bits, uniform numbers, integers of a range, weighted picks. Does not belong here: what
-values the numbers become (``generators``).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""What a recorded run was, and whether a run made again equals it."""

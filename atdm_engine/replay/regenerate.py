@@ -1,8 +1,4 @@
-"""A test run made again from its specification, and whether it is what it was.
-
-Belongs here: what changed since, the rows and their hash, the proof over the whole request. Does
-not belong here: where the specification comes from, where the rows go.
-"""
+"""A test run made again from its specification, and whether it is what it was."""
 
 from __future__ import annotations
 

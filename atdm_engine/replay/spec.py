@@ -1,8 +1,4 @@
-"""What a test run can be made again from: the request as it was recorded, in one value.
-
-Belongs here: the model, its JSON, and what of it must fit together. Does not belong here: where it
-was recorded, making the run.
-"""
+"""What a test run can be made again from: the request as it was recorded, in one value."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What all specification models share.
-
-Belongs here: the strict base model and the small value types (names, durations, time expressions)
-that several files use. Does not belong here: anything that knows one kind of file.
-"""
+"""What all specification models share."""
 
 from __future__ import annotations
 

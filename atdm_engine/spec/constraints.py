@@ -1,8 +1,6 @@
 """Constraints and their values: typed, named knobs, read from text and written as text.
 
-Belongs here: what a value of each type looks like and which values a constraint allows. Does not
-belong here: where constraints come from (``registry``). Light: a shell that completes a word and a
-command that only lists scenarios import it.
+Light: a shell that completes a word and a command that only lists scenarios import it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Cron expressions: five fields, as Dagster's schedules take them.
-
-Belongs here: whether an expression is one, and what is wrong with it. Does not belong here: when it
-fires next, which is the scheduler's.
-"""
+"""Cron expressions: five fields, as Dagster's schedules take them."""
 
 from __future__ import annotations
 

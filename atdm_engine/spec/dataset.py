@@ -1,8 +1,4 @@
-"""A dataset file: ``scenarios/<domain>/datasets/<name>.yaml``. A mix of scenarios, made as one.
-
-Belongs here: the model of the file. Does not belong here: resolving the mix against its scenarios
-(``atdm_engine.bundle.dataset``).
-"""
+"""A dataset file: ``scenarios/<domain>/datasets/<name>.yaml``. A mix of scenarios, made as one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A domain file (``scenarios/<domain>/domain.yaml``) and the bundle's ``atdm.yaml``.
-
-Belongs here: what holds for all tables of a domain. Does not belong here: tables and scenarios.
-"""
+"""A domain file (``scenarios/<domain>/domain.yaml``) and the bundle's ``atdm.yaml``."""
 
 from __future__ import annotations
 

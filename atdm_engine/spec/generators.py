@@ -1,8 +1,4 @@
-"""The ``generate:`` part of a column: how its cells are made.
-
-Belongs here: one model a generator, as it is written in YAML, and the union that tells them apart
-by their keyword. Does not belong here: making values (``atdm_engine.generation.generators``).
-"""
+"""The ``generate:`` part of a column: how its cells are made."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""A scenario file: ``scenarios/<domain>/<scenario>.yaml``. Which rows, which constraints.
-
-Belongs here: the model of a scenario and of its row groups. Does not belong here: resolving a
-request against it (``atdm_engine.generation.resolve``).
-"""
+"""A scenario file: ``scenarios/<domain>/<scenario>.yaml``. Which rows, which constraints."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""A table file: ``scenarios/<domain>/tables/<table>.yaml``. What is valid, and how it is made.
-
-Belongs here: the models of columns, constraints and table files and what can be checked within one
-file. Does not belong here: checks that need other files (``atdm_engine.bundle.registry``).
-"""
+"""A table file: ``scenarios/<domain>/tables/<table>.yaml``. What is valid, and how it is made."""
 
 from __future__ import annotations
 

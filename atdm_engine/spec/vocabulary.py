@@ -4,10 +4,6 @@ A file is a header line ``# sha256: <hex digest of everything below>`` and then 
 Words are frozen because a Faker release may reorder or change its lists, and a seed must give the
 same data for ever; a file changed by hand without its digest is refused. To extend one, append at
 its end.
-
-Belongs here: reading and writing the files' text, looking up a pool, drawing a new one from
-Faker. Does not belong here: file access (``atdm_resources.store.bundle``), picking words
-(``generators.texts``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """The audit trail in numbers: what was asked, made, leased, taken back and refused, and how fast.
 
-Belongs here: counting. Does not belong here: single requests (``reports``), how it is printed.
 Light: psycopg and the standard library alone.
 """
 

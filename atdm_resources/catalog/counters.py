@@ -1,8 +1,5 @@
 """Counters over the audit trail: kept in the target, brought up to date, read (ADR 0073).
 
-Belongs here: what each counter counts, and the queries. Does not belong here: how they are exposed
-(``atdm.cli.metrics_server``), and the state of the lifecycle that is not counted (``health``).
-
 Audit events are never deleted, so a counter is a sum over them. The sums are kept in
 ``atdm.metric_count`` together with the snapshot that saw the events they cover: what is to be added
 is what that snapshot does not see, whichever transactions have been slow. Whoever may write there

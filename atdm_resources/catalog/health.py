@@ -1,8 +1,6 @@
 """What is going on in a target, in the store and in Dagster, for ``atdm status`` and the gauges.
 
-Belongs here: reading, quickly and without changing anything. Does not belong here: judging what is
-wrong and what to do about it (``atdm_services.health.report``), what is counted (``metrics``). Light: psycopg and
-the standard library; the store's libraries are loaded by ``probe_store`` alone.
+Light: psycopg and the standard library; the store's libraries are loaded by ``probe_store`` alone.
 """
 
 from __future__ import annotations

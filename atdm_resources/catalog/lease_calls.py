@@ -1,10 +1,4 @@
-"""What a lease and a reset say to the database, whoever says it.
-
-Belongs here: the calls, what is tried again, and the shape of the answers, as generators that yield
-what is to be done next and are sent what came of it. Does not belong here: connections, which are
-driven in ``leasing`` and ``async_leasing`` so that both do the same; what the functions of the
-database do, which is SQL (``migrations/sql``).
-"""
+"""What a lease and a reset say to the database, whoever says it."""
 
 from __future__ import annotations
 

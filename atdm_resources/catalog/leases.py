@@ -1,8 +1,6 @@
 """Leasing test runs and giving them back.
 
-Belongs here: connections that block, and their errors as AtdmError. Does not belong here: what is
-said to the database (``lease_steps``) and done there (``migrations/sql``). Light: psycopg and the
-standard library alone, because a lease must take milliseconds as a process.
+Light: psycopg and the standard library alone, because a lease must take milliseconds as a process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Leasing test runs and giving them back, on connections of asyncio.
 
-Belongs here: driving ``lease_steps`` on such a connection. Does not belong here: what is said to
-the database; ``leasing`` says the same on connections that block. Light, as that is.
+Light, as that is.
 """
 
 from __future__ import annotations

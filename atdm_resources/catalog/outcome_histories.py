@@ -1,7 +1,6 @@
 """How tests ended with the data of scenarios, gathered from their outcomes.
 
-Belongs here: reading outcomes test by test. Does not belong here: recording them (``outcomes``),
-what they say about requirements (the floor above). Light: psycopg and the standard library alone.
+Light: psycopg and the standard library alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Outcomes of tests: which test used which run, and how it ended.
 
-Belongs here: recording outcomes. Does not belong here: gathering them (``outcome_histories``), what
-they say about requirements (the floor above), how long they are kept (``retention``). Light:
-psycopg and the standard library alone, because every test session records.
+Light: psycopg and the standard library alone, because every test session records.
 """
 
 from __future__ import annotations

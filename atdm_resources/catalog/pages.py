@@ -1,7 +1,6 @@
 """Requests and test runs page by page, the newest first.
 
-Belongs here: filters, the order, the cursor. Does not belong here: how a page is printed. Light:
-psycopg and the standard library alone.
+Light: psycopg and the standard library alone.
 
 A page goes on after the last id of the page before it, so that what is added meanwhile, which has
 greater ids, neither repeats a row nor hides one. Ids sort by time: bounds in time are bounds of

@@ -1,9 +1,4 @@
-"""Pools that are kept full: how many runs are missing, who makes them, which are too old.
-
-Belongs here: counting, the claim that makes sure that one request at a time fills a pool, and
-finding what to drain. Does not belong here: making runs, launching (the sensor above), taking them
-back (``giving_back``).
-"""
+"""Pools that are kept full: how many runs are missing, who makes them, which are too old."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """The queue: submissions, which of them become one request, and their answers.
 
-Belongs here: every read and write of ``atdm.submission``. Does not belong here: files in the inbox
-and the outbox (``inbox``), launching (the sensor above), leasing what was made (``leasing.claim``).
 Light: psycopg and the standard library, because asking must not cost more than a lease.
 """
 

@@ -1,8 +1,5 @@
 """Requests that are ready and are made again: how that is known, and how it ends badly.
 
-Belongs here: what tells a replay that is under way, and ending one that failed. Does not belong
-here: requests that never were ready (``catalog``), finding dead processes (``sweep``).
-
 A ready request that was started after it had finished is being made again (see
 ``catalog.reopen_request``). It keeps its rows and its files until its replay replaces them.
 """

@@ -1,9 +1,5 @@
 """Requests and test runs in schema ``atdm``: recording what is asked, and how it ended.
 
-Belongs here: every write to ``atdm.request``, with the audit events that belong to it in the same
-transaction, and reading requests and runs back. Does not belong here: the seeding transaction
-(``seeding``), leases and resets (``leasing``), the set-up (``target``), other reads (``reports``).
-
 Every function takes an open connection. Where the connection is in autocommit mode (the default of
 ``target.connect``), a function is one transaction; inside a transaction of the caller's it is part
 of that.

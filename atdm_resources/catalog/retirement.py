@@ -1,8 +1,4 @@
-"""Requests that are over: retired, and what is kept of them outside the catalog removed.
-
-Belongs here: which requests are over and what of them goes. Does not belong here: taking runs back
-(``giving_back``), dead requests (``sweep``), Dagster's partitions, which the caller removes.
-"""
+"""Requests that are over: retired, and what is kept of them outside the catalog removed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """What the catalog knows, for people: scenarios, requests, runs, trails, a summary.
 
-Belongs here: reading schema ``atdm`` without changing it. Does not belong here: writing
-(``catalog``), and how any of it is printed. Light: psycopg and the standard library alone.
+Light: psycopg and the standard library alone.
 """
 
 from __future__ import annotations

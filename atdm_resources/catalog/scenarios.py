@@ -1,9 +1,4 @@
-"""Publishing scenarios in the catalog, so that a lease needs nothing but names.
-
-Belongs here: a scenario as a row of ``atdm.scenario``, and writing those rows. Does not belong
-here: the tables of domains (``ddl``), what a lease does with the row (the migrations' SQL
-functions).
-"""
+"""Publishing scenarios in the catalog, so that a lease needs nothing but names."""
 
 from __future__ import annotations
 

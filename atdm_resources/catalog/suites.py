@@ -1,8 +1,6 @@
 """What a test suite asks of the catalog besides leases: what is ready, what nobody came for, rows.
 
-Belongs here: questions of a test session, also of one that may call the functions of role
-``atdm_client`` and nothing else. Does not belong here: leases and resets (``leasing``), pools
-(``pools``). Light: psycopg and the standard library alone.
+Light: psycopg and the standard library alone.
 """
 
 from __future__ import annotations

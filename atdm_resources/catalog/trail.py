@@ -1,7 +1,6 @@
 """Everything the catalog can tell of one request or test run, in bounded amounts.
 
-Belongs here: the reads behind the audit page. Does not belong here: how it is shown, and the trail
-as JSON, which is complete (``reports.events``). Light: psycopg and the standard library alone.
+Light: psycopg and the standard library alone.
 
 A request may have a hundred thousand runs and half a million events, so every list has a limit and
 comes with the count of what there is.

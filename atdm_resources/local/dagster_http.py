@@ -1,8 +1,4 @@
-"""What the running Dagster webserver answers, over plain HTTP on this machine.
-
-Belongs here: questions to the webserver that need no Dagster in this process. Does not belong here:
-starting or stopping it (``atdm.cli.services``).
-"""
+"""What the running Dagster webserver answers, over plain HTTP on this machine."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """The PostgreSQL server that ATDM brings along: found, started and stopped in ATDM_HOME.
 
-Belongs here: the life of that one server and the URLs of its two databases. Does not belong here:
-what is in the databases (``target``). Finding a running server imports nothing heavy, because every
-command does it.
+Finding a running server imports nothing heavy, because every command does it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""Background processes of one ATDM home: started, recorded, recognised again, stopped.
-
-Belongs here: pid records under ``ATDM_HOME/run`` and the certainty that a pid is still the process
-that was recorded. Does not belong here: what is started (``atdm.cli.services``) or the embedded
-PostgreSQL, which keeps its own record.
-"""
+"""Background processes of one ATDM home: started, recorded, recognised again, stopped."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How Alembic runs the versions: on the connection that ``migrations.upgrade`` hands over.
-
-Belongs here: that one hand-over. Does not belong here: configuration files and URLs.
-"""
+"""How Alembic runs the versions: on the connection that ``migrations.upgrade`` hands over."""
 
 from alembic import context
 

@@ -1,0 +1,1 @@
+"""PostgreSQL itself: connections, errors, locks, introspection, DDL, COPY."""

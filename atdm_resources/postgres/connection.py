@@ -1,7 +1,6 @@
 """Opening connections to PostgreSQL, with errors that say what to do.
 
-Belongs here: how every connection of ATDM to a target is made and what a failure to connect means.
-Does not belong here: anything done with a connection. Light: a lease imports this.
+Light: a lease imports this.
 """
 
 from __future__ import annotations

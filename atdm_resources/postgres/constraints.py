@@ -1,8 +1,5 @@
 """Taking keys, indexes, references and triggers off tables, and putting them back as they were.
 
-Belongs here: what stands in the way of emptying and filling tables as a whole, inside one
-transaction. Does not belong here: the rows, and when this is done (``restore``).
-
 What cannot be put back exactly stays where it is: an index that something depends on (a view that
 groups by a primary key), that bears a comment, clusters its table or is its replica identity, that
 belongs to a partitioned table, or has storage settings. It costs time, never the result.

@@ -1,9 +1,5 @@
 """Arrow rows as the binary form of COPY, which the server takes in a third faster than text.
 
-Belongs here: which columns have a binary form that needs no knowledge of PostgreSQL's inner types,
-and making it for all rows of a batch at once. Does not belong here: the text form
-(``atdm_resources.postgres.copy_csv``), sending (``rows``).
-
 A row is the number of its columns, then for each the number of its bytes (-1: NULL) and the bytes;
 all numbers have their highest byte first.
 """

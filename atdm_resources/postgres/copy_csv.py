@@ -1,7 +1,4 @@
-"""Arrow record batches as the CSV that PostgreSQL's COPY reads, vectorised.
-
-Belongs here: the text form of every column type. Does not belong here: sending it (``ownership``).
-"""
+"""Arrow record batches as the CSV that PostgreSQL's COPY reads, vectorised."""
 
 from __future__ import annotations
 

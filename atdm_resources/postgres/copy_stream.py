@@ -4,9 +4,7 @@ The server puts every row into a message of its own, and the driver hands out on
 costs three times as much as everything else about it. Here the messages of one COPY are read from
 the connection's socket as they come, and their headers are taken out of a whole piece at once.
 
-Belongs here: that one exchange with the server (PostgreSQL's frontend/backend protocol 3: simple
-query, COPY out). Does not belong here: what the text means (``rows``). Encrypted connections go
-through the driver.
+Encrypted connections go through the driver.
 """
 
 from __future__ import annotations

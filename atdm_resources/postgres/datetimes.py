@@ -1,8 +1,5 @@
 """Dates and instants between PostgreSQL's text and Arrow, to the ends of PostgreSQL's calendar.
 
-Belongs here: what Arrow's own conversions leave out: infinity, years before Christ and years of
-more than four digits. Does not belong here: which columns stand as dates (``rows``).
-
 In Arrow a moment is PostgreSQL's own number, counted from 1970 instead of 2000. Moving the last of
 them there wraps around, to numbers that no other moment has: nothing is lost.
 Texts are those of ``DateStyle = 'ISO, YMD'`` and ``TimeZone = 'UTC'``.

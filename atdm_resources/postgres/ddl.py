@@ -1,9 +1,4 @@
-"""A domain's PostgreSQL tables, built from its table files.
-
-Belongs here: column types, constraints and indexes as SQLAlchemy objects, and their names. Does not
-belong here: running them (``target``), comparing them with what is there (``drift``), and the same
-rules for data in memory (``atdm_engine.checks.validator``), which give the same verdict on every value.
-"""
+"""A domain's PostgreSQL tables, built from its table files."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Where the tables in the target differ from the table files.
-
-Belongs here: reading what PostgreSQL knows about two schemas and naming the differences. Does not
-belong here: making tables (``ddl``) and deciding what to do about drift (``target``).
-"""
+"""Where the tables in the target differ from the table files."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """The tables of a domain's schema as PostgreSQL describes them: what a baseline copies.
 
-Belongs here: reading columns, keys, references, sequences and definitions from the system catalogs,
-the order of tables, and naming where tables differ from those of a baseline. Does not belong here:
-rows. Everything is discovered; nothing is assumed from the specification files.
+Everything is discovered; nothing is assumed from the specification files.
 """
 
 from __future__ import annotations

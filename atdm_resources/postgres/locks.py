@@ -1,8 +1,4 @@
-"""The lock on a request that whoever executes it holds.
-
-Belongs here: taking it and letting go. Does not belong here: what becomes of requests whose holder
-is gone (``sweep``).
-"""
+"""The lock on a request that whoever executes it holds."""
 
 from __future__ import annotations
 

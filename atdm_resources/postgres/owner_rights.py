@@ -1,8 +1,4 @@
-"""What reading the catalog needs, and what is said to whoever lacks it.
-
-Belongs here: turning a missing right, table or column of schema ``atdm`` into an AtdmError. Does
-not belong here: what clients may do without reading anything (``leasing``).
-"""
+"""What reading the catalog needs, and what is said to whoever lacks it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """Whose row is it: writing the rows of runs into a table, and deleting them again.
 
-Belongs here: the interface that loading and deleting go through, and its implementation for tables
-whose rows bear ``test_run_id``. Tables that the application manages itself will be another one.
-Does not belong here: the transaction around it (``seeding``, ``leasing``).
+Tables that the application manages itself will be another one.
 """
 
 from __future__ import annotations

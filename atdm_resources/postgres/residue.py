@@ -1,8 +1,4 @@
-"""What resets left behind, which should be nothing: the evidence of ``zero_residue``.
-
-Belongs here: finding rows that bear the id of a run that is over, and rows that refer to keys that
-are gone. Does not belong here: deleting any.
-"""
+"""What resets left behind, which should be nothing: the evidence of ``zero_residue``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""How a process shows that it is still executing a Dagster run: by a lock in the target.
-
-Belongs here: the lock's name, whether anybody holds it, and which target it is in. Does not belong
-here: what becomes of runs whose process is gone (the code location).
-"""
+"""How a process shows that it is still executing a Dagster run: by a lock in the target."""
 
 from __future__ import annotations
 

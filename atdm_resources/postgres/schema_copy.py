@@ -1,8 +1,5 @@
 """The structure of a target in an empty database, for baselines that hold the application's tables.
 
-Belongs here: finding pg_dump and running it. Does not belong here: rows, and what ATDM itself makes
-from table files (``initialising``).
-
 A manifest names columns, types, constraints and indexes, but a table of the application's may need
 more: types, functions, triggers, views, sequences, tables of other schemas. Only the target has
 them, so its own structure is copied, without a single row.

@@ -1,9 +1,5 @@
 """Do the rows that the server has stored equal those that were sent? Asked without reading them.
 
-Belongs here: one number over all cells of all rows, which the server adds up from its own hash
-functions and which is computed here from the rows as they were sent. Does not belong here: the hash
-that a manifest bears (``atdm_engine.hashing.rows``), and what follows from a difference (``restore``).
-
 A row's number is the exclusive or of its cells' 64-bit hashes, each column with a seed of its own;
 a table's is the sum. PostgreSQL hashes bytes with Bob Jenkins' lookup3, since hash partitioning
 came; ``server_agrees`` asks the server at hand before its numbers are relied on.

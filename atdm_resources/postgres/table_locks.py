@@ -1,8 +1,4 @@
-"""Locking tables exclusively without making everybody wait behind.
-
-Belongs here: trying, and naming who stands in the way. Does not belong here: advisory locks on a
-domain (``leasing.alone_in_domain``).
-"""
+"""Locking tables exclusively without making everybody wait behind."""
 
 from __future__ import annotations
 

@@ -1,12 +1,9 @@
 """Rows between PostgreSQL and Arrow, without loss for any type.
 
-Belongs here: how a baseline's columns stand in Arrow, reading a table into it and writing it back.
-Does not belong here: which tables (``structure``), files (``part_files``), transactions.
-
 A column stands as PostgreSQL writes it itself: the text of its output function under fixed
 settings, which its input function reads back to the same value. Integers, booleans, dates and
-instants stand as such. Columns of generated data stand as ``atdm_engine.arrow.types`` has them. NULL and
-the empty text differ throughout.
+instants stand as such. Columns of generated data stand as ``atdm_engine.arrow.types`` has them.
+NULL and the empty text differ throughout.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """The target and whether it may be written to.
 
-Belongs here: opening the target that the settings name, and the rules of safety: only a database
-that is marked disposable, under the very name it was marked with, is ever written to or reset.
-Does not belong here: setting one up (``initialising``). Light: every command imports this.
+Light: every command imports this.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Reading specification files from disk into the registry.
-
-Belongs here: which folders are read, which files in them count, and what they are called. Does not
-belong here: what the files mean (``atdm_engine.bundle.registry``).
-"""
+"""Reading specification files from disk into the registry."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The store: files under one URL, on disk (``file://``) or in an object store (``s3://``).
-
-Belongs here: opening, writing atomically and deleting files by their path below the URL, and
-writing Parquet. Does not belong here: what the files mean and how they are called.
-"""
+"""The store: files under one URL, on disk (``file://``) or in an object store (``s3://``)."""
 
 from __future__ import annotations
 

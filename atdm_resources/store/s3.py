@@ -1,7 +1,6 @@
 """How an object store is reached: the options of its protocol, and what its libraries raise.
 
-Belongs here: turning settings into options of s3fs. Does not belong here: files (``store``). Light:
-s3fs itself is imported when a store is opened.
+Light: s3fs itself is imported when a store is opened.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""The cards of all scenarios, kept beside the home so that looking one up parses no file.
-
-Belongs here: when the kept cards still hold. Does not belong here: what a card says
-(``atdm_engine.bundle.cards``), reading specification files (``bundle``).
-"""
+"""The cards of all scenarios, kept beside the home so that looking one up parses no file."""
 
 from __future__ import annotations
 

@@ -2,9 +2,6 @@
 
 A file on disk is written beside its name and then renamed. A process that is killed leaves such a
 file behind; its name tells later ones whether the process is still there.
-
-Belongs here: making such names and judging them. Does not belong here: writing and deleting
-(``store``).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Logs, traces, and the redaction of secrets in both."""

@@ -1,8 +1,5 @@
 """What ATDM itself logs: one line an operation, JSON or for people, on stderr (ADR 0074).
 
-Belongs here: structlog's configuration and the one way to write a line. Does not belong here: what
-Dagster logs of its runs (``context.log``), results on stdout, recognising secrets (``masking``).
-
 Nothing is logged until a process says ``configure``: a test suite that asks for data is not told
 what its data cost. structlog is imported there and not before.
 """

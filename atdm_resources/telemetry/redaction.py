@@ -1,7 +1,6 @@
 """Passwords and tokens as ``***``, in whatever they have got into.
 
-Belongs here: recognising secrets in texts and values. Does not belong here: deciding where texts
-go. Light: the standard library alone.
+Light: the standard library alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Traces of requests for OpenTelemetry (OTLP over HTTP), off unless the environment asks for them.
 
-Belongs here: starting and ending spans, and the provider that sends them. Does not belong here:
-which steps a request has. Off, nothing is imported and a span is an object that does nothing
-(ADR 0075). On: OTEL_EXPORTER_OTLP_ENDPOINT or ATDM_OTEL=1, and the extra ``otel``.
+Off, nothing is imported and a span is an object that does nothing (ADR 0075). On:
+OTEL_EXPORTER_OTLP_ENDPOINT or ATDM_OTEL=1, and the extra ``otel``.
 
 A trace's id is the id of the Dagster run, without its dashes: whoever has one has the other.
 """

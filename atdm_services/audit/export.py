@@ -1,7 +1,5 @@
 """The sealed trail as Parquet in the store: ``audit/dt=YYYY-MM-DD/``, a day an event (A-AUD-18).
 
-Belongs here: which events are exported when, and the files. Does not belong here: sealing.
-
 A range of seals is recorded before its files are written and again after: cut off in between, the
 same range is written once more, over the same names. A file holds each event's canonical text and
 hash, so that a copy of the folder can be verified without the database.

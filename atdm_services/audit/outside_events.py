@@ -1,8 +1,4 @@
-"""Audit events that no Dagster run has recorded, gathered for reporting to Dagster.
-
-Belongs here: which events those are and how they are put together. Does not belong here: Dagster's
-types, and which asset an observation is about.
-"""
+"""Audit events that no Dagster run has recorded, gathered for reporting to Dagster."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""The audit trail of a run: who asked, what was made and checked, and that it is gone again.
-
-Belongs here: merging the catalog's events with what Dagster recorded into one trail (requirements
-A-AUD-10, A-AUD-16), and its form for people. Does not belong here: writing events; the code that
-does a thing writes them, in the same transaction.
-"""
+"""The audit trail of a run: who asked, what was made and checked, and that it is gone again."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """The sealed audit trail: a hash chain over events, and checking it again.
 
-Belongs here: sealing events (ADR 0033) and verifying what is sealed. Does not belong here:
-writing events, exporting them (``audit_export``).
-
 An event is sealed once every transaction that could still write one before it has ended, in the
 order of (transaction, event). Each hash is sha256 over the hash before it and the event's canonical
 text. The chain is computed here and not by the database, so that whoever can change functions there

@@ -1,8 +1,4 @@
-"""Checking exported files of the audit trail against the chain of seals.
-
-Belongs here: reading the files again and naming those that are missing or changed. Does not belong
-here: writing them (``audit_export``), the chain itself (``sealing``).
-"""
+"""Checking exported files of the audit trail against the chain of seals."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """Capturing a baseline: one consistent state of a domain's schema, into the store.
 
-Belongs here: locks, the exported snapshot, copying the tables in parallel, publishing. Does not
-belong here: how rows are read (``rows``), what the tables are (``structure``).
-
 The order of locks is what makes it consistent: the domain's shared lock is
 taken on another connection, because taking it here would fix the snapshot before the tables are
 locked; the tables are locked before the snapshot is exported, because a snapshot sees a table empty
@@ -32,7 +29,7 @@ from atdm_resources.postgres.locks import RequestLock
 from atdm_resources.postgres.table_rows import arrow_schema, fix_text_form, read_rows, typed
 from atdm_resources.postgres.target import ensure_disposable
 from atdm_resources.store.files import Store
-from atdm_services.baselines import records, test_runs
+from atdm_services.baselines import contained_runs, records
 from atdm_services.baselines.manifest import (
     BaselineColumn,
     BaselineFiles,

@@ -1,7 +1,5 @@
 """Comparing two baselines, or one with the database: rows added, removed and changed.
 
-Belongs here: the differences and how they are counted. Does not belong here: printing them.
-
 Tables with equal hashes are not read. Of the others every row is hashed, which takes 16 bytes a row
 and side; rows with one key on both sides and different contents are read once more, to tell which
 columns changed.

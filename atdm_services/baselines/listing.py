@@ -1,8 +1,4 @@
-"""What baselines there are: listed, verified, deleted.
-
-Belongs here: reading manifests, and letting a baseline go. Does not belong here: making and
-restoring them.
-"""
+"""What baselines there are: listed, verified, deleted."""
 
 from __future__ import annotations
 

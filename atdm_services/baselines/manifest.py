@@ -1,8 +1,5 @@
 """The manifest of a baseline: what it holds, and where its files are.
 
-Belongs here: the model, its file, and the layout of a baseline in the store. Does not belong here:
-making the files (``capture``, datasets) and what is done with them.
-
 Layout, below the store's URL::
 
     baselines/<domain>/<baseline id>/<table>/part-00000.parquet   one or more parts a table
@@ -64,8 +61,9 @@ class BaselineColumn(_Model):
 
     ``type`` is what ``format_type`` says. ``generated`` columns (``stored`` or ``virtual``) are in
     no file: they follow from the others by ``expression``; for other columns that is the default.
-    ``spec_type`` is set when the file holds the column as ``atdm_engine.arrow.types`` does (generated
-    data, and dates and instants that were captured); otherwise the file holds PostgreSQL's own
+    ``spec_type`` is set when the file holds the column as ``atdm_engine.arrow.types`` does
+    (generated data, and dates and instants that were captured); otherwise the file holds
+    PostgreSQL's own
     text, or an integer or a boolean as such.
     """
 
@@ -82,8 +80,8 @@ class BaselineColumn(_Model):
 class BaselineTable(_Model):
     """One table: its columns in order, its rows and the files that hold them.
 
-    ``key`` are the columns of the primary key. ``content_hash`` is ``atdm_engine.hashing.rows`` over
-    every column in a file, keys included.
+    ``key`` are the columns of the primary key. ``content_hash`` is ``atdm_engine.hashing.rows``
+    over every column in a file, keys included.
     """
 
     name: str

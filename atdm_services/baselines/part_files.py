@@ -1,7 +1,4 @@
-"""The Parquet files of a baseline: written with their checksum, read back in bounded batches.
-
-Belongs here: one file at a time. Does not belong here: which rows are in it, the manifest.
-"""
+"""The Parquet files of a baseline: written with their checksum, read back in bounded batches."""
 
 from __future__ import annotations
 

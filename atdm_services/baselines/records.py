@@ -1,9 +1,4 @@
-"""What the target records of its baselines: rows of ``atdm.baseline`` and audit events.
-
-Belongs here: every write to that table, with the event that belongs to it in the same transaction
-(requirement A-AUD-09). Does not belong here: the runs and requests that a baseline contains
-(``contained_runs``).
-"""
+"""What the target records of its baselines: rows of ``atdm.baseline`` and audit events."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """Taking the files of a baseline out of the store, so that a removal that is cut short is finished.
 
-Belongs here: the order of a removal, and finding those that nobody finished. Does not belong here:
-which baseline may go (``listing``, ``datasets.versions``), what is recorded of it (``records``).
-
 First a mark, then the manifest (from then on there is no baseline), then everything else, the mark
 last. A folder with a mark is being removed: whoever finds one may go on with it, at any time and
 beside others.

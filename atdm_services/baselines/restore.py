@@ -1,8 +1,5 @@
 """Restoring a baseline: verify everything, then replace the domain's rows in one transaction.
 
-Belongs here: the order of a restore. Does not belong here: rows (``rows``), keys and triggers
-(``dismantling``), the catalog of runs (``contained_runs``).
-
 Until the commit the target is what it was, whenever the process or the server dies: TRUNCATE, COPY,
 every change of a definition and the positions of sequences are undone with the transaction.
 """
@@ -30,7 +27,7 @@ from atdm_resources.postgres.stored_hash import expression, server_agrees, store
 from atdm_resources.postgres.table_rows import arrow_schema, fix_text_form, read_rows, send_rows
 from atdm_resources.postgres.target import ensure_disposable
 from atdm_resources.store.files import Store
-from atdm_services.baselines import records, test_runs
+from atdm_services.baselines import contained_runs, records
 from atdm_services.baselines.listing import file_problems, latest
 from atdm_services.baselines.manifest import (
     BaselineFiles,

@@ -1,9 +1,5 @@
 """Making the rows of a baseline ready for COPY, beside the process that sends them.
 
-Belongs here: from files to what is sent, with the hashes of it on the way; and doing that in
-another process. Does not belong here: sending (``rows``), and what is made of the hashes
-(``restore``).
-
 The server takes rows faster than one Python process can make them ready and send them: the thread
 that sends would wait for the one that computes. The other process is a plain program that knows
 nothing but the store: it is told what to do through its input and answers through its output, and

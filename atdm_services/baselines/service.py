@@ -1,8 +1,4 @@
-"""Baselines for the command line and the client, without a Dagster run around them.
-
-Belongs here: opening target and store, choosing the domain, and showing in Dagster what was done.
-Does not belong here: the doing (``atdm_resources.baselines``), printing (``atdm.cli.baselines``).
-"""
+"""Baselines for the command line and the client, without a Dagster run around them."""
 
 from __future__ import annotations
 

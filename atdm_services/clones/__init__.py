@@ -1,0 +1,1 @@
+"""Clones: a database per test, copied from a baseline or from a pool."""

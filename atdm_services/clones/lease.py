@@ -1,9 +1,5 @@
 """Clones: leasing a database of one's own, and giving it back.
 
-Belongs here: what a lease of a clone is, taking one out of the pool, the list of them. Does not
-belong here: making templates and copies (``cloning``), dropping databases (``clone_endings``),
-keeping a pool full (``clone_pool``).
-
 Light: a lease from the pool is one statement, so it must not pay for what a cold one needs.
 """
 

@@ -1,8 +1,4 @@
-"""Pools of clones: how many are missing, which are out of date, and filling them.
-
-Belongs here: counting, draining, and the lock that lets one at a time fill a pool. Does not belong
-here: copying (``cloning``), leasing (``clones``), when a pool is filled (the sensor above).
-"""
+"""Pools of clones: how many are missing, which are out of date, and filling them."""
 
 from __future__ import annotations
 

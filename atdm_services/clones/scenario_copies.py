@@ -1,7 +1,5 @@
 """Databases for single tests: copies of a database that holds one test run.
 
-Belongs here: copying such a template. Does not belong here: making it (a leased clone, in which a
-run is made), baselines' own templates (``cloning``), the end of a copy (``clones.drop_clone``).
 Light: psycopg and the standard library alone, because each test pays for it.
 """
 

@@ -1,8 +1,6 @@
 """Databases of one's own, for the command line and the client.
 
-Belongs here: opening the target and filling in what the caller left out. Does not belong here: the
-doing (``atdm_services.clones.lease``), printing (``atdm.cli.clones``). A lease from the pool
-loads none of the server part.
+A lease from the pool loads none of the server part.
 """
 
 from __future__ import annotations

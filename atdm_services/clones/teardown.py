@@ -1,7 +1,6 @@
 """How databases that were made for cloning end: given back, past their time, left by the dead.
 
-Belongs here: the lock on a database's name, dropping, and the sweep that finds what to drop. Does
-not belong here: making them (``cloning``), who may give one back (``clones``). Light.
+Light.
 
 Whoever makes or drops a database holds the lock on its name, in an open transaction of a connection
 of its own: databases are not made and dropped inside one (ADR 0006). A row that says ``making`` or

@@ -1,8 +1,5 @@
 """Making databases from a baseline: one for each test that wants a whole database.
 
-Belongs here: templates and copies of them. Does not belong here: leases of clones (``clones``),
-their end (``clone_endings``), filling a database with a baseline (``restore``).
-
 A baseline gets a template database, made once: catalog, tables, rows, the mark. Nobody may connect
 to it, so that PostgreSQL can copy it at any time. A clone is a copy with a mark of its own, in
 which leases and resets work as in the target. A clone is always a new database, never the target.

@@ -1,0 +1,1 @@
+"""Requirements against scenarios against outcomes of tests."""

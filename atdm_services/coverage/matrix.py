@@ -1,8 +1,5 @@
 """Requirements against scenarios against outcomes of tests: what is exercised, and what holds.
 
-Belongs here: the judgement, as a pure function of what is published and how tests ended. Does not
-belong here: reading either (``atdm_resources.catalog.outcome_histories``), showing it (``atdm_services.coverage.report``).
-
 Rules: the last outcome of a test decides. A requirement is failing when a test of it failed, else
 passing when one passed, else never exercised: a skipped test exercises nothing. What counts are the
 requirement ids that the scenario had when the outcome was recorded.

@@ -1,8 +1,4 @@
-"""Requirement coverage: read from the target, as JSON, as tables, as a page.
-
-Belongs here: putting published scenarios and outcomes together, and their forms. Does not belong
-here: the judgement (``atdm_services.coverage.matrix``), the page itself (``atdm.web.coverage``).
-"""
+"""Requirement coverage: read from the target, as JSON, as tables, as a page."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Datasets: generated baselines, made in shards and published as one version."""

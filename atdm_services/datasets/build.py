@@ -3,9 +3,6 @@
 The manifest is written last, so a version is there as a whole or not at all. What a killed build
 has finished is kept and taken up by the next one; equal inputs give equal bytes whatever the order
 of shards and the number of processes.
-
-Belongs here: the order of these things. Does not belong here: one shard (``shards``), where shards
-are made (``runners``), keeping and deleting versions (``versions``).
 """
 
 from __future__ import annotations

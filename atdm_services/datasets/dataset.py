@@ -3,8 +3,6 @@
 Keys and references are compared by 64-bit hashes, range by range: each shard's hashes are sorted,
 so that one range of all shards fits into memory however many there are. Two keys that share a hash
 by accident (one pair in 4 * 10**10 rows or so) are told apart by reading them.
-
-Belongs here: the checks that no shard can make alone. Does not belong here: those that it can.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Where shards are made: in this process, or in several beside it.
-
-Belongs here: the interface that a cluster engine would implement as well, and the two that need
-nothing but this machine. Does not belong here: making a shard (``shards``).
-"""
+"""Where shards are made: in this process, or in several beside it."""
 
 from __future__ import annotations
 

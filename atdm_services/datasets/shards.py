@@ -3,9 +3,6 @@
 A finished shard has Parquet files (part k of each table), a file with the hashes of its keys, and a
 record with the checksums of all of them that is written last. A shard without a valid record is
 made again; what an earlier attempt left is overwritten with the same bytes.
-
-Belongs here: making one shard. Does not belong here: which shards are made where (``runners``),
-what is checked over all of them (``whole``).
 """
 
 from __future__ import annotations

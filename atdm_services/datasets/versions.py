@@ -1,8 +1,4 @@
-"""The versions of a dataset in the store: which there are, and which have to go.
-
-Belongs here: retention. Does not belong here: making a version (``building``), the commands over
-baselines of any kind.
-"""
+"""The versions of a dataset in the store: which there are, and which have to go."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The state of an installation, what is wrong with it and what to do."""

@@ -1,8 +1,7 @@
 """The health of an installation: what is there, what is wrong, and what to do about it.
 
-Belongs here: putting together what ``atdm status`` reports, and the judgement on it. Does not
-belong here: reading (``atdm_resources.catalog.health``), printing (``atdm.cli.services``). It works with
-whatever parts there are: each that cannot be read says so and the others are still reported.
+It works with whatever parts there are: each that cannot be read says so and the others are still
+reported.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Leases: answers, fixture files, giving runs back."""

@@ -1,8 +1,4 @@
-"""The answer to a request, as every way in gives it: the command line, the client, the plugin.
-
-Belongs here: the shape of the contract and text that does not show in logs. Does not belong here:
-how runs are found or made.
-"""
+"""The answer to a request, as every way in gives it: the command line, the client, the plugin."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Fixture files: a leased run as a file that a Playwright or pytest suite reads.
 
-Belongs here: the two file formats and their writing (requirements A-FIX-01 to A-FIX-03). Does not
-belong here: leasing, or the plugin. The files hold the plaintext cleanup token by design
-(A-FIX-04): they are readable by their owner alone and must never be served.
+The files hold the plaintext cleanup token by design (A-FIX-04): they are readable by their owner
+alone and must never be served.
 """
 
 from __future__ import annotations

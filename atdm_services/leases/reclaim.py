@@ -1,8 +1,6 @@
 """Taking test runs back without their tokens: for operators, pools, expiry, the end of a suite.
 
-Belongs here: which runs go, one function a reason, each on top of the SQL function
-``atdm.give_back``. Does not belong here: resets by token (``leasing``), when any of it happens
-(the sensors and jobs above). Every function is for the owner of the catalog.
+Every function is for the owner of the catalog.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Resetting everything, domain by domain.
-
-Belongs here: doing for every domain what ``leasing.reset_all`` does for one. Does not belong here:
-the deleting.
-"""
+"""Resetting everything, domain by domain."""
 
 from __future__ import annotations
 

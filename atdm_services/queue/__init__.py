@@ -1,0 +1,1 @@
+"""Submissions: put into the queue, read from the inbox, leased when they are made."""

@@ -1,8 +1,7 @@
 """Files as a way into the queue: ``inbox/*.json`` in, ``outbox/<name>.json`` out.
 
-Belongs here: turning files into rows of the queue and answers into files. Does not belong here:
-what a row means (``queueing``). A file is never worked on: it becomes a row, or is put aside under
-``inbox/rejected/`` with the reason.
+A file is never worked on: it becomes a row, or is put aside under ``inbox/rejected/`` with the
+reason.
 
 Whoever drops a file writes it under another name first (a leading dot, ``.tmp`` or ``.part``) and
 renames it: what is called ``*.json`` is taken to be complete.

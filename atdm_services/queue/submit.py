@@ -1,7 +1,6 @@
 """Asking through the queue: submitting a wish, waiting for its answer, leasing what was made.
 
-Belongs here: a wish as a submission, and what comes back. Does not belong here: the queue itself
-(``atdm_resources.catalog.queue``), printing (``atdm.cli.queueing``). Light: psycopg alone.
+Light: psycopg alone.
 """
 
 from __future__ import annotations

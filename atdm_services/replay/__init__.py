@@ -1,0 +1,1 @@
+"""Making a recorded test run again."""

@@ -1,9 +1,4 @@
-"""A test run made again: what the catalog recorded of it, and bringing its rows back.
-
-Belongs here: the reading, and the one transaction that brings a run's rows, its lease and the trail
-of it into a database. Does not belong here: making the rows and what changed since
-(``atdm_engine.replay.regenerate``), setting the database up (``initialising``).
-"""
+"""A test run made again: what the catalog recorded of it, and bringing its rows back."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """Making a test run again under its old id: here, in another database, or from a file.
 
-Belongs here: the order of it, for every way in. Does not belong here: what changed and the rows
-(``atdm_engine.replay.regenerate``), the transaction (``atdm_services.replay.load``), what is printed
-(``atdm.cli.replaying``). Light: what makes data is imported when it runs.
+Light: what makes data is imported when it runs.
 """
 
 from __future__ import annotations
@@ -75,28 +73,28 @@ def replay(settings: Settings, output: Output, wish: ReplayWish) -> dict[str, An
     TARGET_DRIFT, TARGET_UNREACHABLE for the database that it goes into; SEED_FAILED; BUSY.
     """
     with server_part("making a test run again"):
-        from atdm_engine.replay import regenerate as replaying
-        from atdm_services.replay import load as transaction
+        from atdm_engine.replay import regenerate
+        from atdm_services.replay import load
 
     original, origin = _original(settings, output, wish)
     registry = load_registry(settings)
-    request = load.recorded_request(registry, original)
+    request = regenerate.recorded_request(registry, original)
     with output.working(f"making {original.test_run_id} again") as step:
         if original.rejected:
-            return _rejected_again(original, request, load.judge_request(request, step))
+            return _rejected_again(original, request, regenerate.judge_request(request, step))
         url = wish.into or access.database_url(settings, output)
         into = replace(settings, database_url=url)
         with closing(_opened(into, output, given=wish.into is not None)) as connection:
-            transaction.refuse_while_there(connection, original.test_run_id)
+            load.refuse_while_there(connection, original.test_run_id)
             proved = _proved(original, request, wish.prove, step)
-            made = load.make_again(request, original.run_number)
-            _refuse_rejected(made, load.judge(made))
+            made = regenerate.make_again(request, original.run_number)
+            _refuse_rejected(made, regenerate.judge(made))
             with RequestLock(url, original.domain, original.request_id):
-                done = transaction.replay(
+                done = load.replay(
                     connection,
                     original,
                     made,
-                    transaction.Replay(
+                    load.Replay(
                         owner=wish.owner or settings.invoker,
                         invoker=settings.invoker,
                         source=wish.source,
@@ -186,7 +184,7 @@ def _proved(original: ReplaySpec, spec: RequestSpec, prove: bool | None, step: S
 
     wanted = original.runs <= PROVED_RUNS if prove is None else prove
     if wanted:
-        load.prove(original, spec, step)
+        regenerate.prove(original, spec, step)
     return wanted
 
 

@@ -1,0 +1,1 @@
+"""Requests: resolve, generate, check, stage, load, lease."""

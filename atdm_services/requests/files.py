@@ -1,9 +1,4 @@
-"""The Parquet files of a request, written batch by batch.
-
-Belongs here: writing the tables of one request with what is counted on the way (content hash,
-profile, sample), so that all of it appears or none. Does not belong here: whether it may appear
-(``atdm_services.requests.steps``), how a file is written (``atdm_resources.store.files``).
-"""
+"""The Parquet files of a request, written batch by batch."""
 
 from __future__ import annotations
 

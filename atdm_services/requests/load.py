@@ -1,9 +1,4 @@
-"""The seeding transaction: rows into the target, runs, status, audit events; all or nothing.
-
-Belongs here: what happens in that one transaction and in which order. Does not belong here: how
-rows get into a table (``ownership``), how they were made, and what follows when it fails
-(``catalog.rollback_request``).
-"""
+"""The seeding transaction: rows into the target, runs, status, audit events; all or nothing."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Rows of runs as PostgreSQL holds them, typed as the generator made them.
-
-Belongs here: reading a table of a domain into Arrow, so that what is in the target can be hashed
-and compared. Does not belong here: the hash itself (``atdm_engine.hashing.content``).
-"""
+"""Rows of runs as PostgreSQL holds them, typed as the generator made them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Getting test runs: lease ready ones, else have them made and lease those.
-
-Belongs here: the order of the two and what decides between them, for every way in. Does not belong
-here: SQL (``atdm_resources.catalog.leases``), making data (``atdm_assets.in_process``, imported only when
-nothing is ready), option texts (``atdm.cli``).
-"""
+"""Getting test runs: lease ready ones, else have them made and lease those."""
 
 from __future__ import annotations
 

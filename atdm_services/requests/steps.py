@@ -1,9 +1,4 @@
-"""What the steps of a scenario do, without Dagster: plan, generate and check, seed.
-
-Belongs here: the order of things within a request and the results that the steps report. Does not
-belong here: how values are made and judged (``atdm_engine``), SQL and files (``atdm_resources``),
-what holds a request together over its steps (``request_work``), Dagster's types (``metadata``).
-"""
+"""What the steps of a scenario do, without Dagster: plan, generate and check, seed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Requests whose process is gone: found, rolled back, their files deleted.
-
-Belongs here: telling the dead from the living and clearing up after them. Does not belong here:
-reporting their Dagster runs as failed, which the caller does with what this returns.
-"""
+"""Requests whose process is gone: found, rolled back, their files deleted."""
 
 from __future__ import annotations
 

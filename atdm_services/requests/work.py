@@ -1,8 +1,4 @@
-"""What holds one request together over its steps: lock, connection, results so far.
-
-Belongs here: the state of a request while it is executed, and undoing it when a step fails. Does
-not belong here: what the steps do (``atdm_services.requests.steps``).
-"""
+"""What holds one request together over its steps: lock, connection, results so far."""
 
 from __future__ import annotations
 

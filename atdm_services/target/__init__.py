@@ -1,0 +1,1 @@
+"""The target database: opening, initialising, what is published in it."""

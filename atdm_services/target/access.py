@@ -1,8 +1,4 @@
-"""The target that the settings name, opened; on a fresh home started and initialised first.
-
-Belongs here: the steps between "no database URL given" and an open connection. Does not belong
-here: the embedded server itself, or what initialising does (``atdm_resources``).
-"""
+"""The target that the settings name, opened; on a fresh home started and initialised first."""
 
 from __future__ import annotations
 

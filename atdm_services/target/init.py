@@ -1,9 +1,4 @@
-"""Bringing schema ``atdm`` and the domains into a target: what ``atdm init`` does.
-
-Belongs here: the order of the set-up and what each part of it changes. Does not belong here:
-whether a database may be written to at all (``target``), what the tables look like (``ddl``), what
-differs (``drift``), which scenarios are published how (``publication``).
-"""
+"""Bringing schema ``atdm`` and the domains into a target: what ``atdm init`` does."""
 
 from __future__ import annotations
 

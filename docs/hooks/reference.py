@@ -1,8 +1,4 @@
-"""Pages of the site that are made from the code: the command line, the files, the domains.
-
-Belongs here: what MkDocs calls while it builds. Does not belong here: any text that the code holds
-itself.
-"""
+"""Pages of the site that are made from the code: the command line, the files, the domains."""
 
 from __future__ import annotations
 

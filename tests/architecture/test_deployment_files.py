@@ -1,6 +1,7 @@
 """The files of a deployment agree with their schemas, with the code and with each other.
 
-No container runs here: ``tests/e2e/instance/test_deployment.py`` runs the services' commands as processes.
+No container runs here: ``tests/e2e/instance/test_deployment.py`` runs the services' commands as
+processes.
 """
 
 from __future__ import annotations

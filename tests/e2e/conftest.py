@@ -1,8 +1,4 @@
-"""The command line as its users run it: processes against a real PostgreSQL.
-
-Belongs here: homes with an embedded server and a way to run ``atdm`` in them. Does not belong here:
-expectations.
-"""
+"""The command line as its users run it: processes against a real PostgreSQL."""
 
 from __future__ import annotations
 

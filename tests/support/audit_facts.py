@@ -1,7 +1,4 @@
-"""Facts as the audit page gets them, made up: a denied claim, leased, tested and reset.
-
-Belongs here: one complete story and how to change parts of it. Does not belong here: expectations.
-"""
+"""Facts as the audit page gets them, made up: a denied claim, leased, tested and reset."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A schema with every kind of column and dependency that a baseline must survive.
-
-Belongs here: making it, and reading it back exactly. Does not belong here: expectations.
-"""
+"""A schema with every kind of column and dependency that a baseline must survive."""
 
 from __future__ import annotations
 

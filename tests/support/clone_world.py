@@ -1,7 +1,4 @@
-"""Databases that tests have cloned: which there are, and leaving none behind.
-
-Belongs here: looking and clearing up. Does not belong here: making them, expectations.
-"""
+"""Databases that tests have cloned: which there are, and leaving none behind."""
 
 from __future__ import annotations
 

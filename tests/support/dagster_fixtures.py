@@ -1,6 +1,5 @@
 """Fixtures of the Dagster tests: instances over new databases, and a world to ask in.
 
-Belongs here: what is made before a test and dropped after it. Does not belong here: expectations.
 A plugin (``pytest_plugins``) and not a conftest: only the Dagster tests pay for loading Dagster.
 """
 

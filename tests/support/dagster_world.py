@@ -1,8 +1,4 @@
-"""A whole world to ask in: target, store, Dagster instance, definitions.
-
-Belongs here: asking, and looking at what is there afterwards. Does not belong here: making the
-databases (``dagster_fixtures``), expectations.
-"""
+"""A whole world to ask in: target, store, Dagster instance, definitions."""
 
 from __future__ import annotations
 

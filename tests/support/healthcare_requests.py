@@ -1,8 +1,4 @@
-"""Healthcare requests for tests: resolved, generated and judged without a database.
-
-Belongs here: what several test modules ask of the shipped healthcare domain. Does not belong here:
-tests.
-"""
+"""Healthcare requests for tests: resolved, generated and judged without a database."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Reading the audit page as a browser would: only what may be in it, every element closed.
-
-Belongs here: the page's elements and text. Does not belong here: expectations of one page.
-"""
+"""Reading the audit page as a browser would: only what may be in it, every element closed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Requests made and loaded without Dagster, for tests of what happens to their runs.
-
-Belongs here: the shortest way from a scenario to ready runs. Does not belong here: expectations.
-"""
+"""Requests made and loaded without Dagster, for tests of what happens to their runs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What happens to a submission, step by step: asked for, ticked, executed, looked up.
-
-Belongs here: the steps that tests of the queue share. Does not belong here: expectations.
-"""
+"""What happens to a submission, step by step: asked for, ticked, executed, looked up."""
 
 from __future__ import annotations
 

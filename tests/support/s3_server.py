@@ -1,8 +1,4 @@
-"""An object store on loopback, and a way to it that fails on demand.
-
-Belongs here: a server that speaks the S3 protocol, and a proxy in front of it that answers with
-errors, cuts connections and stalls as a test tells it. Does not belong here: expectations.
-"""
+"""An object store on loopback, and a way to it that fails on demand."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FLOORS = ("atdm_engine", "atdm_resources", "atdm_assets", "atdm")
+FLOORS = ("atdm_engine", "atdm_resources", "atdm_services", "atdm_assets", "atdm")
 
 
 @cache

@@ -1,8 +1,4 @@
-"""Processes that run one operation and can be killed anywhere in it.
-
-Belongs here: starting them quickly (forked off a process that has loaded everything and done
-nothing), their environment, their output. Does not belong here: what they do (``operations``).
-"""
+"""Processes that run one operation and can be killed anywhere in it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """What a process does that is one of many: over and over, until its time is up.
 
-Belongs here: the loops of those who lease, ask, capture and restore, and what they note down. Does
-not belong here: starting them, judging (``concurrency``).
-
 A refusal (BUSY, nothing ready, a lease that a restore took away) is an answer, and is counted.
 Anything else that goes wrong is noted word for word.
 """

@@ -1,9 +1,5 @@
 """Where the phases of an operation begin, seen from inside the process that is to be killed.
 
-Belongs here: watching the statements a process sends and the public functions it calls, telling
-the parent of each phase, and standing still at the end of the one in which it is to die. Does not
-belong here: which operations and phases there are (``operations``), killing (``kill_phases``).
-
 A phase begins at its mark and lasts until the next mark, so the phases of an operation have no gap
 between them. Nothing in the product knows of any of this.
 """

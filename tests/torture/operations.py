@@ -1,8 +1,4 @@
-"""The operations that are killed: what each does, its phases, and what must hold afterwards.
-
-Belongs here: one class an operation. Does not belong here: what holds always (``reader``), killing
-(``kill_phases``).
-"""
+"""The operations that are killed: what each does, its phases, and what must hold afterwards."""
 
 from __future__ import annotations
 

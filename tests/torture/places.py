@@ -1,7 +1,4 @@
-"""Where these tests happen: databases, a store, an environment for processes.
-
-Belongs here: making a world and taking it down. Does not belong here: what is done in it.
-"""
+"""Where these tests happen: databases, a store, an environment for processes."""
 
 from __future__ import annotations
 
@@ -27,8 +24,8 @@ def own_world(runs: int, rng: random.Random | None = None) -> Iterator[World]:
         home = folder / "home"
         url = postgres_server.start(home)
         try:
-            with world_on(folder, url, postgres_server.start(home, postgres_server.DAGSTER_DATABASE), runs, rng,
-                          own_server=True) as world:  # fmt: skip
+            dagster = postgres_server.start(home, postgres_server.DAGSTER_DATABASE)
+            with world_on(folder, url, dagster, runs, rng, own_server=True) as world:
                 yield world
         finally:
             postgres_server.stop(home)

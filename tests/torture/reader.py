@@ -1,8 +1,4 @@
-"""A judge of its own: looks at target, store and server with no function of ATDM.
-
-Belongs here: SQL, checksums and file names written from the documents, not from the code, so that
-a mistake in the code does not hide itself. Does not belong here: doing anything to the target.
-"""
+"""A judge of its own: looks at target, store and server with no function of ATDM."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The five questions of an auditor and their answers, at the top of the audit page.
-
-Belongs here: judging facts as a whole: who, what, valid, gone, trustworthy. Does not belong here:
-the sections below, which show where the answers come from (``view``).
-"""
+"""The five questions of an auditor and their answers, at the top of the audit page."""
 
 from __future__ import annotations
 

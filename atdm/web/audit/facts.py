@@ -1,8 +1,4 @@
-"""What the audit page is made from, read at one moment.
-
-Belongs here: collecting what catalog and Dagster know. Does not belong here: SQL
-(``atdm_resources.catalog.trail``), and what is said of it (``view``).
-"""
+"""What the audit page is made from, read at one moment."""
 
 from __future__ import annotations
 

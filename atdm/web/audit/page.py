@@ -1,7 +1,6 @@
 """The audit page as HTML: one file that asks nothing of the network and runs no script.
 
-Belongs here: template, style and the promise that a page stays small. Does not belong here: what is
-said (``view``). Needs jinja2, of the extra ``server``.
+Needs jinja2, of the extra ``server``.
 """
 
 from __future__ import annotations

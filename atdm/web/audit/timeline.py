@@ -1,7 +1,4 @@
-"""The timeline of the audit page: what took how long.
-
-Belongs here: the phases, and where their bars begin and end. Does not belong here: drawing them.
-"""
+"""The timeline of the audit page: what took how long."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What the audit page says: facts as texts, in bounded amounts.
-
-Belongs here: which facts are shown in which words and how many of them. Does not belong here:
-reading them (``facts``), HTML (``page``).
-"""
+"""What the audit page says: facts as texts, in bounded amounts."""
 
 from __future__ import annotations
 

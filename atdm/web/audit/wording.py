@@ -1,8 +1,4 @@
-"""Values as people read them on the audit page: texts, times, lengths, counts.
-
-Belongs here: turning one value into one text. Does not belong here: escaping for HTML, which the
-template does with everything.
-"""
+"""Values as people read them on the audit page: texts, times, lengths, counts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The coverage page as HTML: one file that asks nothing of the network and runs no script.
 
-Belongs here: template, style, and what of a coverage the page shows. Does not belong here: what is
-covered. Needs jinja2, of the extra ``server``.
+Needs jinja2, of the extra ``server``.
 """
 
 from __future__ import annotations
@@ -23,7 +22,9 @@ _OUTCOMES = {"passed": "ok", "failed": "bad", "error": "bad", "skipped": "plain"
 
 
 def page_of(found: Mapping[str, Any]) -> str:
-    """The page of what ``atdm_services.coverage.report.coverage`` returns; equal input gives an equal page."""
+    """The page of what ``atdm_services.coverage.report.coverage`` returns; equal input gives an
+    equal page.
+    """
     template, style, digest = page_parts(Path(__file__).parent)
     tests = found["tests"]
     # Only the style sheet is not escaped; the page allows it by its hash and nothing else.

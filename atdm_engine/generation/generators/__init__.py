@@ -1,8 +1,7 @@
-"""Generators: from a ``generate:`` entry and cells to an Arrow array, without a loop over rows.
+"""Generators: a ``generate:`` entry and cells become an Arrow array, without a loop over rows.
 
-Belongs here: the one function that makes any generator's cells, with the modifiers ``prefix`` and
-``null_fraction``, and ``case``, which is made of other generators. Does not belong here: single
-families (one module each), unique columns (``generators.unique``).
+``make`` serves any generator, with the modifiers ``prefix`` and ``null_fraction``, and ``case``,
+which is made of other generators. Each family has a module; unique columns are in ``unique``.
 """
 
 from __future__ import annotations

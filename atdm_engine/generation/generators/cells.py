@@ -1,8 +1,4 @@
-"""What a generator is given: which cells to make, their random bits, and the rows around them.
-
-Belongs here: the interface between generators and the batch they fill. Does not belong here: any
-one generator, or how a batch finds its rows (``atdm_engine.generation.batch``).
-"""
+"""What a generator is given: which cells to make, their random bits, and the rows around them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Generators of JSON objects and of arrays, made of other generators.
-
-Belongs here: assembling cells of cells. Does not belong here: the inner values
-(``generators.make``).
-"""
+"""Generators of JSON objects and of arrays, made of other generators."""
 
 from __future__ import annotations
 

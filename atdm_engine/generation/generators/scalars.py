@@ -1,8 +1,4 @@
-"""Generators of numbers, booleans, UUIDs and picks from a list.
-
-Belongs here: generators that need nothing but random bits. Does not belong here: texts, times,
-references, and the modifiers (``generators.make``).
-"""
+"""Generators of numbers, booleans, UUIDs and picks from a list."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Generators of texts: vocabulary words, patterns, running text.
-
-Belongs here: generators whose cells are made of characters. Does not belong here: where words
-come from (``vocabulary``), what a pattern is (``patterns``).
-"""
+"""Generators of texts: vocabulary words, patterns, running text."""
 
 from __future__ import annotations
 

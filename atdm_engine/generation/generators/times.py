@@ -1,8 +1,4 @@
-"""Generators of dates and timestamps. The only clock is the request's ``as_of``; the only zone UTC.
-
-Belongs here: time expressions, ranges, offsets from another column. Does not belong here: finding
-that other column (``Surroundings``).
-"""
+"""Generators of dates and timestamps; the only clock is the request's ``as_of``, the only zone UTC."""
 
 from __future__ import annotations
 

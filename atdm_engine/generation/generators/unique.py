@@ -4,9 +4,6 @@ A request reserves a block of numbers; row k of run n has number ``base + (n - 1
 The permutation depends on the column alone, never on the seed, so two requests cannot collide.
 The inverse serves the content hash, in which a unique value stands as its number within the
 request.
-
-Belongs here: which generators can be unique, how a number becomes a value and back. Does not belong
-here: reserving numbers (``planning``, and the catalog).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Pages and API of the claims desk.
 
-Belongs here: routes and what they answer. Does not belong here: SQL. Run it with
-``uvicorn claims_app.app:app``.
+Run it with ``uvicorn claims_app.app:app``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the application reads and writes.
 
-Belongs here: its queries. Does not belong here: pages. Members, providers and claims are tables it
-shares with others; notes, appeals and their history are its own (schema ``claims_app``).
+Members, providers and claims are tables it shares with others; notes, appeals and their history are
+its own (schema ``claims_app``).
 """
 
 from __future__ import annotations

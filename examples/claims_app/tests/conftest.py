@@ -1,7 +1,6 @@
 """What the claims desk's tests need: its address, a browser.
 
-Belongs here: fixtures. Does not belong here: data; a test names its scenario. ``examples/run``
-starts the application and says in CLAIMS_APP_URL where it is.
+``examples/run`` starts the application and says in CLAIMS_APP_URL where it is.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""The healthcare domain, generated and checked: every scenario, several seeds, many runs.
-
-Belongs here: what must be true of the rows a tester gets. Does not belong here: how cells are made
-(``tests/unit/atdm_engine``), what is refused (``test_healthcare_checks``), loading into a database.
-"""
+"""The healthcare domain, generated and checked: every scenario, several seeds, many runs."""
 
 from __future__ import annotations
 

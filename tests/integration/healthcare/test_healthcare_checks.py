@@ -1,8 +1,4 @@
-"""What the healthcare domain refuses: bad constraints, contradictions, tampered rows.
-
-Belongs here: requests and rows that must not get through. Does not belong here: good rows
-(``test_healthcare``), the rules' meaning case by case (``tests/unit/scenarios``).
-"""
+"""What the healthcare domain refuses: bad constraints, contradictions, tampered rows."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """The content of every healthcare scenario, pinned: equal spec and seed, equal data, for ever.
 
-Belongs here: the golden file's comparison. Does not belong here: what the hash is made of
-(``tests/unit/atdm_engine``).
-
 A difference means that seeds which people have written down now give other data. Where that is
 meant, raise ``ENGINE_VERSION`` or note the change of the domain, and write the file anew with
 ``ATDM_UPDATE_GOLDEN=1 python -m pytest tests/integration/healthcare/test_healthcare_hashes.py``.

@@ -28,7 +28,7 @@ from atdm_resources.postgres.locks import RequestLock
 from atdm_resources.postgres.residue import residue_of_domain
 from atdm_resources.settings import Settings
 from atdm_resources.store.files import Store
-from atdm_services.baselines import test_runs
+from atdm_services.baselines import contained_runs
 from atdm_services.baselines.manifest import BaselineFiles
 from atdm_services.leases import reclaim
 from atdm_services.replay.load import read_back_hashes

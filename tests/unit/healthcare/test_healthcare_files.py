@@ -1,8 +1,4 @@
-"""The healthcare files say what the requirements say: columns, values, keys, defaults, rules.
-
-Belongs here: what can be read off the files alone. Does not belong here: generated rows
-(``tests/integration/healthcare/test_healthcare.py``), rules on rows (``test_healthcare_rules``).
-"""
+"""The healthcare files say what the requirements say: columns, values, keys, defaults, rules."""
 
 from __future__ import annotations
 

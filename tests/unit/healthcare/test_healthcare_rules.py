@@ -1,8 +1,4 @@
-"""The healthcare rules on rows made by hand: each holds where it should, and fails where it should.
-
-Belongs here: one case a row of a rule's meaning (requirements A-VAL-01 to A-VAL-04, A-VAL-13).
-Does not belong here: how rules are run and reported (``tests/unit/atdm_engine``).
-"""
+"""Each healthcare rule holds and fails as it should, on rows made by hand."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The test runs whose rows are in a baseline: written with it, and brought in line after a restore.
-
-Belongs here: the catalog's side of a capture and a restore. Does not belong here: rows of the
-domain's own tables, baselines as such (``records``).
-"""
+"""Test runs whose rows are in a baseline: recorded with it, reconciled after a restore."""
 
 from __future__ import annotations
 
