@@ -51,7 +51,7 @@ import json, sys
 from atdm_services.baselines.capture import capture
 from atdm_services.baselines.records import Actor
 from atdm_services.baselines.restore import restore
-from atdm_resources.store import Store
+from atdm_resources.store.files import Store
 what, url, store, domain, name = sys.argv[1:]
 actor = Actor("human:benchmark", "benchmark")
 if what == "capture":

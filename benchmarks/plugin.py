@@ -121,10 +121,10 @@ def cloned(reader):
 
 @pytest.fixture
 def bare(reader):
-    from atdm_resources import leasing
-    lease = leasing.lease(reader, None, "active_member_clean", owner="bench")
+    from atdm_resources.catalog import leases
+    lease = leases.lease(reader, None, "active_member_clean", owner="bench")
     yield lease
-    leasing.reset_run(reader, lease["test_run_id"], lease["token"])
+    leases.reset_run(reader, lease["test_run_id"], lease["token"])
 
 def test_bare(bare, reader, turn):
     read(reader, bare["data"]["member_id"])

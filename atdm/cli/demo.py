@@ -302,7 +302,7 @@ class Demonstration:
 
 def _example() -> Path:
     """The example suite: of a checkout, else of the installed package."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     for folder in (package.parent / "examples" / "demo", package / "demo_suite"):
         if (folder / EXAMPLE).is_file():
             return folder / EXAMPLE

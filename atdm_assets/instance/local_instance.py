@@ -20,7 +20,7 @@ DATABASE_VARIABLE = "ATDM_DAGSTER_DATABASE_URL"
 
 def shipped_config() -> str:
     """The text of ``dagster.yaml``: of the checkout, else of the installed package."""
-    checkout = Path(__file__).resolve().parents[1] / CONFIG_FILE
+    checkout = Path(__file__).resolve().parents[2] / CONFIG_FILE
     if checkout.is_file():
         return checkout.read_text(encoding="utf-8")
     return resources.files("atdm_resources").joinpath(CONFIG_FILE).read_text(encoding="utf-8")

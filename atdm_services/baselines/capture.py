@@ -341,7 +341,7 @@ class _Capture:
             tables=tuple(ordered),
             definitions=definitions(conn, domain),
             sequences=sequences(conn, domain),
-            runs=test_runs.written(conn, self._store, self._files, self._attempt),
+            runs=contained_runs.written(conn, self._store, self._files, self._attempt),
             next_number=row[1],
             content_hash=content_hash_of(ordered),
         )

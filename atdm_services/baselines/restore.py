@@ -28,6 +28,7 @@ from atdm_resources.postgres.table_rows import arrow_schema, fix_text_form, read
 from atdm_resources.postgres.target import ensure_disposable
 from atdm_resources.store.files import Store
 from atdm_services.baselines import contained_runs, records
+from atdm_services.baselines.contained_runs import RunsInLine
 from atdm_services.baselines.listing import file_problems, latest
 from atdm_services.baselines.manifest import (
     BaselineFiles,
@@ -45,7 +46,6 @@ from atdm_services.baselines.row_encoder import (
     Summary,
     sent_as_binary,
 )
-from atdm_services.baselines.test_runs import RunsInLine
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many rows of it are done, and of how many."""
@@ -190,7 +190,7 @@ def _feeder(store: Store, manifest: Manifest) -> Here | Beside:
 def _refuse_leases(
     conn: psycopg.Connection[Any], domain: str, *, revoke: bool
 ) -> list[dict[str, Any]]:
-    holders = test_runs.leases(conn, domain)
+    holders = contained_runs.leases(conn, domain)
     if holders and not revoke:
         named = ", ".join(str(holder["owner"]) for holder in holders)
         raise AtdmError(
@@ -286,7 +286,7 @@ class _Restore:
             live, outside = self._locked()
             self._replace(live)
             self._set_sequences()
-            runs = test_runs.bring_in_line(conn, self._store, manifest)
+            runs = contained_runs.bring_in_line(conn, self._store, manifest)
             records.restored(conn, self._store, manifest, self._actor)
             result = Restored(
                 baseline_id=manifest.baseline_id,

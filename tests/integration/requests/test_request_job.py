@@ -171,7 +171,7 @@ SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
 import dagster as dg
-from atdm_resources import seeding
+from atdm_services.requests import load
 from atdm_resources.store.bundle import read_bundle, shipped_root
 from atdm_engine.bundle.registry import Registry
 from tests.support.dagster_world import World
@@ -181,7 +181,7 @@ target, store, home = sys.argv[1:]
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
-seeding._record = die  # the end of the loading transaction
+load._record = die  # the end of the loading transaction
 with dg.DagsterInstance.from_config(home) as instance:
     registry = Registry.build(read_bundle([shipped_root()]))
     world = World(target, Path(store), instance, registry)

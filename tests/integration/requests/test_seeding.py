@@ -240,11 +240,11 @@ def test_a_process_that_is_killed_while_it_loads_leaves_nothing(
         import sys
         from pathlib import Path
         from atdm_engine.bundle.registry import Registry
-        from atdm_resources import seeding
+        from atdm_services.requests import load
         from atdm_resources.store.bundle import read_bundle, shipped_root
         from atdm_resources.postgres.connection import connect
         from atdm_resources.postgres.locks import RequestLock
-        from atdm_resources.store import Store
+        from atdm_resources.store.files import Store
         from tests.support.made_requests import recorded, staged
 
         registry = Registry.build(read_bundle([shipped_root()]))
@@ -253,7 +253,7 @@ def test_a_process_that_is_killed_while_it_loads_leaves_nothing(
             spec, record = recorded(conn, registry, runs=20_000)
             with RequestLock(sys.argv[1], "healthcare", record.request_id):
                 files, _, content_hash = staged(store, spec)
-                seeding.seed(conn, store, record, spec.domain, spec.scenario, files,
+                load.seed(conn, store, record, spec.domain, spec.scenario, files,
                     content_hash=content_hash, progress=lambda *step: print(*step, flush=True))
     """
     process = subprocess.Popen(

@@ -156,7 +156,7 @@ def test_a_disk_that_fills_up_while_rows_are_written(tmp_path: Path) -> None:
         import resource, signal, sys
         import pyarrow as pa
         from atdm_engine.errors import AtdmError
-        from atdm_resources.store import ParquetSink, Store
+        from atdm_resources.store.files import ParquetSink, Store
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))

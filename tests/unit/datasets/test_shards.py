@@ -220,7 +220,7 @@ def test_of_two_who_build_at_once_both_have_it(
 KILLED = """
     import os, signal, sys
     from datetime import UTC, datetime
-    from atdm_resources.datasets import shards
+    from atdm_services.datasets import shards
     from tests.unit.datasets.test_shards import TEXT, CLOCK, build, work_in
     from pathlib import Path
     from atdm_engine.bundle.registry import Registry, SpecFile

@@ -11,7 +11,7 @@ pytest_plugins = ["pytester"]
 FAKE = """
 import pytest
 from atdm.client import AtdmClientError
-from atdm.response import leased
+from atdm_services.leases.answer import leased
 from atdm_engine.errors import ErrorCode
 
 CALLS = []

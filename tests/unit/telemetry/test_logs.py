@@ -168,7 +168,7 @@ def test_the_client_loads_no_structlog_and_no_opentelemetry() -> None:
         "import sys, atdm.client, atdm.cli.app, atdm.pytest, atdm_resources.telemetry.logs,"
         " atdm_resources.telemetry.tracing as t\n"
         "with t.span('a', t.begin('b', None)): pass\n"
-        "from atdm_resources import logs\n"
+        "from atdm_resources.telemetry import logs\n"
         "with logs.operation('x'): pass\n"
         "print(sorted({'structlog', 'opentelemetry', 'prometheus_client'} & set(sys.modules)))"
     )
