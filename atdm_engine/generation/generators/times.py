@@ -1,4 +1,4 @@
-"""Generators of dates and timestamps; the only clock is the request's ``as_of``, the only zone UTC."""
+"""Generators of dates and timestamps. The only clock is the ``as_of`` of the request, in UTC."""
 
 from __future__ import annotations
 
