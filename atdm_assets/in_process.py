@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
     from atdm.cli.output import Output, Step
     from atdm_resources.settings import Settings
-    from atdm_services.requests.request import Wish
+    from atdm_services.requests.request import LeaseRequest
 
 
 def materialise(
-    settings: Settings, output: Output, connection: psycopg.Connection[Any], wish: Wish
+    settings: Settings, output: Output, connection: psycopg.Connection[Any], wish: LeaseRequest
 ) -> Outcome:
     """Make the runs of a wish. The outcome's status is ready, or rejected as its scenario says.
 
@@ -64,7 +64,7 @@ def materialise(
     return outcome
 
 
-def _made(settings: Settings, wish: Wish, step: Step, log_level: str) -> Outcome:
+def _made(settings: Settings, wish: LeaseRequest, step: Step, log_level: str) -> Outcome:
     os.environ.update(audit_pages(settings.home))
     registry = load_registry(settings)
     target = TargetResource(database_url=settings.database_url)

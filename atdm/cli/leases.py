@@ -58,7 +58,7 @@ def request(
             ErrorCode.REQUEST_INVALID,
             "--no-lease leaves the runs for others: there is no token to write into a fixture file",
         )
-    wish = requesting.Wish(
+    wish = requesting.LeaseRequest(
         scenario=scenario,
         constraints=constraints_of(constraints),
         runs=runs,

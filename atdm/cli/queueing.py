@@ -23,7 +23,7 @@ SOURCE = "cli"
 
 def enqueue(
     output: Output,
-    wish: request.Wish,
+    wish: request.LeaseRequest,
     *,
     key: str | None,
     priority: int,

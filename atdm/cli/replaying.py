@@ -48,7 +48,7 @@ def replay(
             found = replays.replay_spec(connection, run)
         write_line(sys.stdout, found.model_dump_json(indent=2))
         return 0
-    wish = replays.ReplayWish(
+    wish = replays.ReplayRequest(
         run=run,
         spec=spec,
         into=into or None,

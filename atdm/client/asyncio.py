@@ -20,7 +20,7 @@ from atdm_resources.settings import Settings
 if TYPE_CHECKING:
     import psycopg
 
-    from atdm_services.requests.request import Wish
+    from atdm_services.requests.request import LeaseRequest
 
 __all__ = ["AsyncAtdmClient"]
 
@@ -176,7 +176,7 @@ class AsyncAtdmClient:
     record_outcomes = _in_thread(AtdmClient.record_outcomes)
     coverage = _in_thread(AtdmClient.coverage)
 
-    async def _from_pool(self, wish: Wish) -> dict[str, Any]:
+    async def _from_pool(self, wish: LeaseRequest) -> dict[str, Any]:
         from atdm_services.requests.request import answer_to, pool_call
 
         names, options = pool_call(self._caller.settings, wish)

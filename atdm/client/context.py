@@ -18,7 +18,7 @@ from atdm_services.target import access
 
 if TYPE_CHECKING:
     from atdm.client.remote_runs import RemoteRuns
-    from atdm_services.requests.request import Wish
+    from atdm_services.requests.request import LeaseRequest
 
 _WEB = ("http://", "https://")
 
@@ -140,9 +140,9 @@ class Caller:
         ttl: timedelta | str | None = None,
         reason: str | None = None,
         lease: bool = True,
-    ) -> Wish:
+    ) -> LeaseRequest:
         """What somebody asks for. Raises AtdmError REQUEST_INVALID."""
-        from atdm_services.requests.request import Wish
+        from atdm_services.requests.request import LeaseRequest
 
         if not isinstance(scenario, str) or not scenario.strip():
             raise _refused(f"scenario {scenario!r}: the name of one, or domain/name")
@@ -150,7 +150,7 @@ class Caller:
             raise _refused(f"constraints {constraints!r}: a mapping of names to values")
         if isinstance(runs, bool) or not isinstance(runs, int) or runs < 1:
             raise _refused(f"runs {runs!r}: a whole number, 1 or more")
-        return Wish(
+        return LeaseRequest(
             scenario=scenario.strip(),
             constraints=constraints or {},
             runs=runs,

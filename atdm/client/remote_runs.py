@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from atdm_resources.settings import Settings
-    from atdm_services.requests.request import Wish
+    from atdm_services.requests.request import LeaseRequest
 
 # Names of the code location, which a client that has no Dagster cannot import.
 REQUEST_ID_TAG = "atdm/request_id"
@@ -60,7 +60,10 @@ class RemoteRuns:
         self.webserver.close()
 
     def request(
-        self, settings: Settings, connection: Callable[[], psycopg.Connection[Any]], wish: Wish
+        self,
+        settings: Settings,
+        connection: Callable[[], psycopg.Connection[Any]],
+        wish: LeaseRequest,
     ) -> dict[str, Any]:
         """Ready runs leased, or new ones made by ``request_data`` and leased.
 
@@ -182,7 +185,7 @@ class RemoteRuns:
             },
         }
 
-    def _made(self, wish: Wish) -> Made:
+    def _made(self, wish: LeaseRequest) -> Made:
         config = {
             "scenario": wish.scenario,
             "constraints": {name: json_value(value) for name, value in wish.constraints.items()},

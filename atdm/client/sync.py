@@ -422,14 +422,14 @@ class AtdmClient:
         """
         from pathlib import Path
 
-        from atdm_services.replay.replay import ReplayWish, replay
+        from atdm_services.replay.replay import ReplayRequest, replay
 
         if run is None and spec is None:
             raise AtdmError(ErrorCode.REQUEST_INVALID, "name a test run, or a file with its spec")
         return replay(
             replace(self._settings, database_url=self._caller.target_url()),
             self._caller.output,
-            ReplayWish(
+            ReplayRequest(
                 run=run,
                 spec=None if spec is None else Path(spec),
                 into=into,

@@ -21,7 +21,7 @@ from atdm_resources.catalog import leases
 from atdm_resources.settings import Settings
 from atdm_services.clones import lease, scenario_copies
 from atdm_services.extras import load_registry
-from atdm_services.requests.request import Wish
+from atdm_services.requests.request import LeaseRequest
 from atdm_services.target import access
 
 _OUTPUT = Output(quiet=True)
@@ -54,7 +54,7 @@ def main() -> int:
 def _made(settings: Settings, asked: Mapping[str, Any]) -> dict[str, Any]:
     # Known from the files alone: a misspelt name need not wait for Dagster to load.
     scenario = load_registry(settings).scenario(asked["scenario"])
-    wish = Wish(
+    wish = LeaseRequest(
         scenario=scenario.key,
         constraints=asked["constraints"],
         runs=asked["runs"],
@@ -73,7 +73,7 @@ def _made(settings: Settings, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _template(
-    settings: Settings, wish: Wish, domain: str, asked: Mapping[str, Any]
+    settings: Settings, wish: LeaseRequest, domain: str, asked: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A database that holds one leased run, closed so that it can be copied."""
     url = access.database_url(settings, _OUTPUT)
@@ -96,7 +96,7 @@ def _template(
     return told
 
 
-def _materialised(settings: Settings, conn: Any, wish: Wish) -> Any:
+def _materialised(settings: Settings, conn: Any, wish: LeaseRequest) -> Any:
     from atdm_assets import in_process
 
     return in_process.materialise(settings, _OUTPUT, conn, wish)

@@ -24,7 +24,7 @@ from atdm.pytest import reporting
 from atdm.pytest.data import AtdmData
 from atdm.pytest.marker import CLEANUPS, MARKER_HELP, Wanted, atdm_scenario, wanted_by
 from atdm.pytest.scopes import Leases, fixture_name, needs_of
-from atdm.pytest.suite import AtdmResetWarning, Held, Place, Suite
+from atdm.pytest.suite import ActiveLease, AtdmResetWarning, Place, Suite
 from atdm_engine.errors import AtdmError, ErrorCode
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _SUITE = pytest.StashKey[Suite]()
-_HELD = pytest.StashKey[list[Held]]()
+_HELD = pytest.StashKey[list[ActiveLease]]()
 _STOPPED = pytest.StashKey[str]()
 _SESSION_ID = pytest.StashKey[str]()
 _WORKERS = pytest.StashKey[list[dict[str, Any]]]()

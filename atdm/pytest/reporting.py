@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from atdm.pytest.suite import Held
+from atdm.pytest.suite import ActiveLease
 
 SECTION = "atdm"
 
 
-def how_to_repeat(held: Held) -> str:
+def how_to_repeat(held: ActiveLease) -> str:
     """Which data a test had, and the command that makes the same again."""
     data, wanted = held.data, held.wanted
     constraints = " ".join(f"{name}={value}" for name, value in wanted.constraints.items())
@@ -28,7 +28,7 @@ def how_to_repeat(held: Held) -> str:
     return "\n".join(lines)
 
 
-def _again(held: Held) -> str:
+def _again(held: ActiveLease) -> str:
     data = held.data
     if held.database is None:
         return shlex.join(["atdm", "replay", data.test_run_id])
@@ -39,7 +39,7 @@ def _again(held: Held) -> str:
     return shlex.join([*words, "--seed", str(data.seed), "--as-of", str(data["as_of"])])
 
 
-def properties(held: Held) -> list[tuple[str, object]]:
+def properties(held: ActiveLease) -> list[tuple[str, object]]:
     """What a JUnit report says of a test's data; never a token."""
     data = held.data
     return [

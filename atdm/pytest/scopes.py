@@ -11,7 +11,7 @@ import pytest
 from atdm.pytest.marker import MARKER, Wanted, wanted_by
 
 if TYPE_CHECKING:
-    from atdm.pytest.suite import Held, Suite
+    from atdm.pytest.suite import ActiveLease, Suite
     from atdm.pytest.supply import Need
 
 _TOGETHER = ("loadscope", "loadfile")
@@ -28,8 +28,8 @@ class Leases:
 
     def __init__(self, suite: Suite) -> None:
         self._suite = suite
-        self._held: list[Held] = []
-        self._shared: dict[str, Held] = {}
+        self._held: list[ActiveLease] = []
+        self._shared: dict[str, ActiveLease] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -44,7 +44,7 @@ class Leases:
             if held.wanted.cleanup == "after_test":
                 self._suite.give_back(held)
 
-    def lease(self, wanted: Wanted, nodeid: str, *, again: bool = False) -> Held:
+    def lease(self, wanted: Wanted, nodeid: str, *, again: bool = False) -> ActiveLease:
         """The lease that tests of this scope share; ``again``: another one each time.
 
         A test that failed with it and runs again gets a fresh one. Raises AtdmError.

@@ -29,7 +29,7 @@ class AtdmResetWarning(pytest.PytestWarning):
     """A run's rows could not be deleted after its test; names the run."""
 
 
-class Asked(Protocol):
+class LeaseClient(Protocol):
     """What the plugin calls of a client that is none of ATDM's own: a fake in somebody's tests."""
 
     def request_scenario(self, scenario: str, constraints: Any, **options: Any) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Place:
 
 
 @dataclass(eq=False, slots=True)
-class Held:
+class ActiveLease:
     """A lease of this process. ``failed_in`` names a failed test that used it."""
 
     data: AtdmData
@@ -97,13 +97,13 @@ class Suite:
         self.seconds: list[float] = []
         self.kept: list[dict[str, Any]] = []
         self.problems: list[str] = []
-        self.at_the_end: list[Held] = []
+        self.at_the_end: list[ActiveLease] = []
         self._out = 0
         self._restored: dict[str, dict[str, Any]] = {}
         self._say = say
         self._needs: Sequence[Need] = ()
         self._prepared = False
-        self._client: Asked | None = None
+        self._client: LeaseClient | None = None
         self._target: Target | None = None
         self._supply: Supply | None = None
         self._holder: Holder | None = None
@@ -163,7 +163,7 @@ class Suite:
                 self._supply.prepare(self._needs)
         self._prepared = True
 
-    def lease(self, wanted: Wanted, why: str) -> Held:
+    def lease(self, wanted: Wanted, why: str) -> ActiveLease:
         """Lease what is wanted. Raises AtdmError; ``why`` is the test's id."""
         started = time.perf_counter()
         if self._target is None or self._supply is None:
@@ -186,7 +186,7 @@ class Suite:
             self.at_the_end.append(held)
         return held
 
-    def _asked(self, wanted: Wanted, why: str) -> Held:
+    def _asked(self, wanted: Wanted, why: str) -> ActiveLease:
         assert self._client is not None
         if wanted.isolation == "database":
             raise AtdmError(
@@ -203,9 +203,9 @@ class Suite:
                 f"scenario {wanted.scenario} is made to be {answer['status']}: there is no data",
                 {"told": True},
             )
-        return Held(AtdmData(answer), wanted, time.perf_counter() - started)
+        return ActiveLease(AtdmData(answer), wanted, time.perf_counter() - started)
 
-    def _found(self, wanted: Wanted) -> Held | None:
+    def _found(self, wanted: Wanted) -> ActiveLease | None:
         """A lease of what is ready or put by, None when there is none."""
         target, supply, holder = self._target, self._supply, self._holder
         assert target is not None
@@ -238,7 +238,7 @@ class Suite:
                     raise
         return None
 
-    def _leased(self, lease: Mapping[str, Any], wanted: Wanted) -> Held:
+    def _leased(self, lease: Mapping[str, Any], wanted: Wanted) -> ActiveLease:
         from atdm_services.leases.answer import leased
 
         assert self._target is not None
@@ -248,9 +248,9 @@ class Suite:
         if selective and wanted.cleanup != "leave":
             self._journal.write(leased=run, token=lease["token"])
         records = self._target.records(lease["domain"], run)
-        return Held(AtdmData(leased(lease), records), wanted, 0.0)
+        return ActiveLease(AtdmData(leased(lease), records), wanted, 0.0)
 
-    def _copied(self, wanted: Wanted, template: Mapping[str, Any]) -> Held:
+    def _copied(self, wanted: Wanted, template: Mapping[str, Any]) -> ActiveLease:
         """A database of the test's own; the run in it was leased when the template was made."""
         from atdm_services.leases.answer import Secret, leased
 
@@ -265,9 +265,9 @@ class Suite:
         answer["expires_at"] = copy.expires_at.isoformat()
         answer["database_url"] = Secret(copy.url)
         records = target.records_in(copy.url, lease["domain"], lease["test_run_id"])
-        return Held(AtdmData(answer, records), wanted, 0.0, copy.database, copy.token)
+        return ActiveLease(AtdmData(answer, records), wanted, 0.0, copy.database, copy.token)
 
-    def give_back(self, held: Held) -> None:
+    def give_back(self, held: ActiveLease) -> None:
         """Reset a lease, or keep it where its test failed and that was asked for.
 
         A reset that fails is an AtdmResetWarning.
@@ -301,7 +301,7 @@ class Suite:
             elif self.place.keep_failed or (self._holder is not None and self._holder.shared):
                 self._journal.write(reset=run)
 
-    def _reset(self, held: Held) -> None:
+    def _reset(self, held: ActiveLease) -> None:
         run, token = held.data.test_run_id, str.__str__(held.data.token)
         if self._target is None:
             assert self._client is not None
@@ -311,7 +311,7 @@ class Suite:
         else:
             self._target.reset(run, token)
 
-    def _keep(self, held: Held) -> None:
+    def _keep(self, held: ActiveLease) -> None:
         data = held.data
         told = {
             "kept": data.test_run_id,
@@ -329,7 +329,7 @@ class Suite:
         if self._journal is not None:
             self._journal.write(**told)
 
-    def _tables_of(self, held: Held) -> list[str]:
+    def _tables_of(self, held: ActiveLease) -> list[str]:
         """The tables in which a run has rows, as far as this user may look."""
         try:
             return sorted(held.data.records)
@@ -352,7 +352,7 @@ class Suite:
             return self._restored[baseline]
         return once(self._folder, baseline, restore, patient=not self._out)
 
-    def note_outcome(self, report: pytest.TestReport, used: Sequence[Held]) -> None:
+    def note_outcome(self, report: pytest.TestReport, used: Sequence[ActiveLease]) -> None:
         """How a phase of a test that used these leases ended."""
         if self._outcomes is not None:
             self._outcomes.add(report, [held.told for held in used])

@@ -15,7 +15,7 @@ from atdm_engine.bundle.registry import Registry
 from atdm_engine.checks.results import CheckId, check_ids
 from atdm_engine.model import Domain, Scenario
 from atdm_services.requests import steps
-from atdm_services.requests.work import Asked, Planned
+from atdm_services.requests.work import Planned, RunConfig
 
 
 def scenario_assets(registry: Registry, scenario: Scenario) -> list[dg.AssetsDefinition]:
@@ -86,9 +86,9 @@ def _run_tags(planned: Planned) -> dict[str, str]:
     return {names.REQUEST_ID_TAG: planned.request_id, **asked}
 
 
-def _asked(context: dg.AssetExecutionContext, config: Mapping[str, Any]) -> Asked:
+def _asked(context: dg.AssetExecutionContext, config: Mapping[str, Any]) -> RunConfig:
     tags = context.run.tags
-    return Asked(
+    return RunConfig(
         partition_key=context.partition_key,
         constraints=dict(config.get("constraints") or {}),
         runs=config.get("runs"),

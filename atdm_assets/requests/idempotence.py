@@ -21,7 +21,7 @@ from atdm_resources.catalog import requests as catalog
 from atdm_resources.settings import Settings
 from atdm_services.leases import reclaim
 from atdm_services.requests import read_back, steps
-from atdm_services.requests.work import Asked
+from atdm_services.requests.work import RunConfig
 
 CHECK = "idempotent_seed"
 SOURCE = "check"
@@ -176,7 +176,7 @@ def _materialise(
         new = work.recorded(request_id) is None
         steps.plan(
             work,
-            Asked(
+            RunConfig(
                 request_id,
                 runs=RUNS if new else None,
                 pooled=False if new else None,

@@ -86,7 +86,7 @@ class Clone:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class CloneRequest:
     """Who wants a clone of what, for how long. ``baseline`` None: the newest."""
 
     domain: str
@@ -147,7 +147,7 @@ def lease_clone(
         )
     if database is not None:
         _check_name(conn, database)
-    wish = Wish(
+    wish = CloneRequest(
         domain=domain_of(conn, domain),
         baseline=None if baseline == LATEST else baseline,
         database=database,
@@ -289,13 +289,15 @@ def _check_name(conn: psycopg.Connection[Any], database: str) -> None:
         raise taken(database)
 
 
-def _from_pool(conn: psycopg.Connection[Any], server_url: str, wish: Wish) -> CloneLease | None:
+def _from_pool(
+    conn: psycopg.Connection[Any], server_url: str, wish: CloneRequest
+) -> CloneLease | None:
     """Take a ready clone, None when there is none that is what is wished for."""
     return hand_out(conn, server_url, wish, _OF_POOL, "pool")
 
 
 def hand_out_made(
-    conn: psycopg.Connection[Any], server_url: str, wish: Wish, made: str, how: Source
+    conn: psycopg.Connection[Any], server_url: str, wish: CloneRequest, made: str, how: Source
 ) -> CloneLease | None:
     """Lease a clone that this process has just made; None when it is not there any more."""
     return hand_out(conn, server_url, wish, _JUST_MADE, how, made)
@@ -304,7 +306,7 @@ def hand_out_made(
 def hand_out(
     conn: psycopg.Connection[Any],
     server_url: str,
-    wish: Wish,
+    wish: CloneRequest,
     picked: str,
     how: Source,
     made: str | None = None,

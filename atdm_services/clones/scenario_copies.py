@@ -52,7 +52,7 @@ def copy_of(
         AtdmError: CLONE_FAILED, without the right to make databases above all.
     """
     name = f"{teardown.CLONE_PREFIX}{secrets.token_hex(6)}"
-    wish = lease.Wish(
+    wish = lease.CloneRequest(
         domain=domain,
         baseline=None,
         database=None,

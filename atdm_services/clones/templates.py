@@ -41,8 +41,8 @@ from atdm_services.clones.lease import (
     EMPTY,
     LATEST,
     CloneLease,
+    CloneRequest,
     Source,
-    Wish,
     hand_out_made,
     make_it_its_own,
     may_not,
@@ -87,7 +87,10 @@ class Template:
 
 
 def leased_copy(
-    conn: psycopg.Connection[Any], server_url: str, wish: Wish, settings: Settings | None = None
+    conn: psycopg.Connection[Any],
+    server_url: str,
+    wish: CloneRequest,
+    settings: Settings | None = None,
 ) -> CloneLease:
     """Make a clone for one who found none in the pool; see ``clones.lease_clone``."""
     materials = Materials.of(settings)

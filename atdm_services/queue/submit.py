@@ -20,14 +20,14 @@ from atdm_services.leases import answer
 if TYPE_CHECKING:
     import psycopg
 
-    from atdm_services.requests.request import Wish
+    from atdm_services.requests.request import LeaseRequest
 
 _POLL_SECONDS = 0.5
 
 
 def submit(
     connection: psycopg.Connection[Any],
-    wish: Wish,
+    wish: LeaseRequest,
     *,
     invoker: str,
     key: str | None = None,

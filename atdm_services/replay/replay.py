@@ -37,7 +37,7 @@ _MOST_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayWish:
+class ReplayRequest:
     """Which run is wanted again.
 
     ``run`` is its id (or the request of a single run), ``spec`` a file that ``--print-spec`` wrote,
@@ -63,7 +63,7 @@ def replay_spec(connection: psycopg.Connection[Any], run: str) -> ReplaySpec:
     return load.recorded(connection, run)
 
 
-def replay(settings: Settings, output: Output, wish: ReplayWish) -> dict[str, Any]:
+def replay(settings: Settings, output: Output, wish: ReplayRequest) -> dict[str, Any]:
     """Make a run again; the answer to a request, and ``replay``, which says what was compared.
 
     A scenario that is made to be rejected answers as it did: rejected, and no rows.
@@ -119,7 +119,7 @@ def replay(settings: Settings, output: Output, wish: ReplayWish) -> dict[str, An
     return answer
 
 
-def _original(settings: Settings, output: Output, wish: ReplayWish) -> tuple[ReplaySpec, str]:
+def _original(settings: Settings, output: Output, wish: ReplayRequest) -> tuple[ReplaySpec, str]:
     """The specification, and where it was found."""
     from atdm_engine.replay.spec import read_replay_spec
 

@@ -26,7 +26,7 @@ published."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class LeaseRequest:
     """What somebody asks for. ``constraints`` may be text: the scenario types them.
 
     ``lease`` False makes the runs and leaves them ready for others. ``owner`` None means the
@@ -53,7 +53,7 @@ class Wish:
 
 
 def request(
-    settings: Settings, output: Output, connection: psycopg.Connection[Any], wish: Wish
+    settings: Settings, output: Output, connection: psycopg.Connection[Any], wish: LeaseRequest
 ) -> dict[str, Any]:
     """The answer to a wish, in the shape of the contract.
 
@@ -97,7 +97,7 @@ def request(
 
 
 def from_pool(
-    settings: Settings, connection: psycopg.Connection[Any], wish: Wish
+    settings: Settings, connection: psycopg.Connection[Any], wish: LeaseRequest
 ) -> dict[str, Any]:
     """As many ready runs as were asked for, or none of them and NONE_READY."""
     names, options = pool_call(settings, wish)
@@ -106,14 +106,14 @@ def from_pool(
     return answer_to(wish, leases)
 
 
-def pool_call(settings: Settings, wish: Wish) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def pool_call(settings: Settings, wish: LeaseRequest) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What ``lease`` is called with for one of the runs."""
     domain, _, name = wish.scenario.rpartition("/")
     return (domain or None, name, wish.constraints), _lease_options(settings, wish)
 
 
 def of_request(
-    settings: Settings, connection: psycopg.Connection[Any], request_id: str, wish: Wish
+    settings: Settings, connection: psycopg.Connection[Any], request_id: str, wish: LeaseRequest
 ) -> dict[str, Any]:
     """The runs that a request made for this wish, leased."""
     options = _lease_options(settings, wish)
@@ -122,7 +122,7 @@ def of_request(
     )
 
 
-def _lease_options(settings: Settings, wish: Wish) -> dict[str, Any]:
+def _lease_options(settings: Settings, wish: LeaseRequest) -> dict[str, Any]:
     return {
         "owner": wish.owner or settings.invoker,
         "ttl": wish.ttl,
@@ -132,13 +132,13 @@ def _lease_options(settings: Settings, wish: Wish) -> dict[str, Any]:
     }
 
 
-def answer_to(wish: Wish, leases: list[leasing.Lease]) -> dict[str, Any]:
+def answer_to(wish: LeaseRequest, leases: list[leasing.Lease]) -> dict[str, Any]:
     """What was leased, in the shape of the contract."""
     runs = [response.leased(lease) for lease in leases]
     return runs[0] if wish.runs == 1 else response.several(runs)
 
 
-def _ensure_known(settings: Settings, wish: Wish, refused: AtdmError) -> None:
+def _ensure_known(settings: Settings, wish: LeaseRequest, refused: AtdmError) -> None:
     """Look a scenario that is not published up in the files, before Dagster is loaded for it."""
     if refused.code is ErrorCode.SCENARIO_NOT_FOUND:
         load_registry(settings).scenario(wish.scenario)

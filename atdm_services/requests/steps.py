@@ -25,7 +25,14 @@ from atdm_resources.store.files import ParquetSink
 from atdm_resources.telemetry import tracing
 from atdm_services.requests import load
 from atdm_services.requests.sweep import REASON
-from atdm_services.requests.work import Asked, Checked, Planned, RequestWork, Seeded, TableResult
+from atdm_services.requests.work import (
+    Checked,
+    Planned,
+    RequestWork,
+    RunConfig,
+    Seeded,
+    TableResult,
+)
 
 if TYPE_CHECKING:
     from atdm_engine.checks.validator import Validator
@@ -62,7 +69,7 @@ def mint_request_id() -> str:
     return run_ids.new_request_id(datetime.now(UTC), secrets.token_bytes(run_ids.ENTROPY_BYTES))
 
 
-def plan(work: RequestWork, asked: Asked) -> Planned:
+def plan(work: RequestWork, asked: RunConfig) -> Planned:
     """Resolve what is asked and record it, or take up the request that the partition names.
 
     From here to the end of the run, this process holds the request's lock.
@@ -88,7 +95,7 @@ def plan(work: RequestWork, asked: Asked) -> Planned:
     return planned
 
 
-def _new(work: RequestWork, asked: Asked) -> Planned:
+def _new(work: RequestWork, asked: RunConfig) -> Planned:
     key = asked.partition_key
     request_id = key if run_ids.is_request_id(key) else mint_request_id()
     spec = resolve(
@@ -120,7 +127,7 @@ def _new(work: RequestWork, asked: Asked) -> Planned:
     return Planned(reserved, record, False, record.invoker, record.source)
 
 
-def _replayed(work: RequestWork, asked: Asked, recorded: RequestRecord) -> Planned:
+def _replayed(work: RequestWork, asked: RunConfig, recorded: RequestRecord) -> Planned:
     spec = _recorded_spec(work, recorded)
     _refuse_differences(work, asked, recorded)
     work.hold(recorded.request_id)
@@ -178,7 +185,7 @@ def _recorded_spec(work: RequestWork, recorded: RequestRecord) -> RequestSpec:
     )
 
 
-def _refuse_differences(work: RequestWork, asked: Asked, recorded: RequestRecord) -> None:
+def _refuse_differences(work: RequestWork, asked: RunConfig, recorded: RequestRecord) -> None:
     """A value left out means the recorded one; another value is refused by name."""
     wanted: dict[str, tuple[Any, Any]] = {}
     for name, value in asked.constraints.items():
@@ -292,7 +299,7 @@ def _taken_up(work: RequestWork, partition_key: str, dagster_run_id: str | None)
             "materialise it with its request and seeded assets",
             {"partition_key": partition_key},
         )
-    return plan(work, Asked(partition_key=partition_key, dagster_run_id=dagster_run_id))
+    return plan(work, RunConfig(partition_key=partition_key, dagster_run_id=dagster_run_id))
 
 
 def _batches(spec: RequestSpec) -> Iterator[tuple[int, dict[str, pa.Table]]]:

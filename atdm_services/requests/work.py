@@ -36,7 +36,7 @@ LISTED_CASES: Final = 3
 
 
 @dataclass(frozen=True)
-class Asked:
+class RunConfig:
     """What a run asks of a partition; None: the recorded value, else the default."""
 
     partition_key: str
@@ -221,7 +221,7 @@ class RequestWork:
             self.scenario.domain, self.scenario.name, self.planned.request_id
         )
 
-    def begin_trace(self, asked: Asked) -> None:
+    def begin_trace(self, asked: RunConfig) -> None:
         """From here on, ``traced`` steps are spans of the request, if anybody wants traces."""
         if not tracing.wanted():
             return

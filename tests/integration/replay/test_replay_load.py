@@ -32,7 +32,7 @@ from atdm_services.baselines import contained_runs
 from atdm_services.baselines.manifest import BaselineFiles
 from atdm_services.leases import reclaim
 from atdm_services.replay.load import read_back_hashes
-from atdm_services.replay.replay import ReplayWish, replay, replay_spec
+from atdm_services.replay.replay import ReplayRequest, replay, replay_spec
 from atdm_services.requests.read_back import rows_of_run
 from atdm_services.retention import Retention
 from tests.support.made_requests import Made, recorded, rows_left, seeded
@@ -78,7 +78,7 @@ def again(settings: Settings) -> Again:
     """Makes a run again."""
 
     def call(run: str | None, **options: Any) -> dict[str, Any]:
-        return replay(settings, Output(quiet=True), ReplayWish(run=run, **options))
+        return replay(settings, Output(quiet=True), ReplayRequest(run=run, **options))
 
     return call
 
@@ -254,7 +254,7 @@ def test_from_a_file_when_the_source_is_gone(
     nowhere = dataclasses.replace(settings, database_url="postgresql://x@127.0.0.1:1/none")
 
     answer = replay(
-        nowhere, Output(quiet=True), ReplayWish(spec=file, into=empty_database, prove=False)
+        nowhere, Output(quiet=True), ReplayRequest(spec=file, into=empty_database, prove=False)
     )
 
     assert answer["test_run_id"] == made.run(2)

@@ -17,7 +17,7 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.settings import Settings
 from atdm_services.extras import server_part
 from atdm_services.requests import request
-from atdm_services.requests.request import Wish
+from atdm_services.requests.request import LeaseRequest
 
 REQUEST_ID = "01K7ZQ0000ABCDEFGHJK000000"
 
@@ -69,12 +69,12 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[Wish]:
+def made(monkeypatch: pytest.MonkeyPatch) -> list[LeaseRequest]:
     """Wishes that were made instead of leased."""
-    wishes: list[Wish] = []
+    wishes: list[LeaseRequest] = []
     module = ModuleType("atdm_assets.in_process")
 
-    def materialise(settings: Settings, output: Output, connection: Any, wish: Wish) -> Any:
+    def materialise(settings: Settings, output: Output, connection: Any, wish: LeaseRequest) -> Any:
         wishes.append(wish)
         spec = SimpleNamespace(violates=["x.y"])
         scenario = SimpleNamespace(name=wish.scenario, domain="d", spec=spec)
@@ -93,11 +93,11 @@ def asked(
     monkeypatch.setattr(request, "leasing", leasing)
     connection: Any = Connection()
     wish.setdefault("scenario", "s")
-    return request.request(settings, Output(quiet=True), connection, Wish(**wish))
+    return request.request(settings, Output(quiet=True), connection, LeaseRequest(**wish))
 
 
 def test_a_ready_run_is_leased(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, made: list[Wish]
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, made: list[LeaseRequest]
 ) -> None:
     leasing = Leasing(ready=1)
     answer = asked(monkeypatch, settings, leasing, scenario="d/s", constraints={"a": "1"})
@@ -107,7 +107,7 @@ def test_a_ready_run_is_leased(
 
 
 def test_nothing_ready_is_made_and_that_request_leased(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, made: list[Wish]
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, made: list[LeaseRequest]
 ) -> None:
     leasing = Leasing()
     answer = asked(monkeypatch, settings, leasing, owner="ci")
@@ -118,7 +118,10 @@ def test_nothing_ready_is_made_and_that_request_leased(
 
 @pytest.mark.parametrize("pinned", [{"seed": 1}, {"label": "x"}, {"as_of": object()}])
 def test_pinned_data_never_comes_from_a_pool(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, made: list[Wish], pinned: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings,
+    made: list[LeaseRequest],
+    pinned: dict[str, Any],
 ) -> None:
     leasing = Leasing(ready=5)
     asked(monkeypatch, settings, leasing, **pinned)
@@ -127,7 +130,7 @@ def test_pinned_data_never_comes_from_a_pool(
 
 
 def test_several_runs_come_from_the_pool_all_or_none(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, made: list[Wish]
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, made: list[LeaseRequest]
 ) -> None:
     assert len(asked(monkeypatch, settings, Leasing(ready=3), runs=3)["runs"]) == 3
     assert made == []
@@ -139,7 +142,7 @@ def test_several_runs_come_from_the_pool_all_or_none(
 
 
 def test_runs_may_be_left_for_others(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, made: list[Wish]
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, made: list[LeaseRequest]
 ) -> None:
     leasing = Leasing(ready=1)
     answer = asked(monkeypatch, settings, leasing, lease=False, runs=40)
@@ -150,7 +153,7 @@ def test_runs_may_be_left_for_others(
 
 
 def test_an_expected_rejection_is_an_answer(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, made: list[Wish]
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, made: list[LeaseRequest]
 ) -> None:
     answer = asked(monkeypatch, settings, Leasing(), scenario="negative")
     assert (answer["status"], answer["violates"]) == ("rejected", ["x.y"])
@@ -159,7 +162,7 @@ def test_an_expected_rejection_is_an_answer(
 
 @pytest.mark.parametrize("code", [ErrorCode.BUSY, ErrorCode.CONSTRAINT_INVALID])
 def test_other_refusals_are_not_answered_by_making(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, made: list[Wish], code: ErrorCode
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, made: list[LeaseRequest], code: ErrorCode
 ) -> None:
     with pytest.raises(AtdmError) as caught:
         asked(monkeypatch, settings, Leasing(refusal=code))
@@ -168,7 +171,7 @@ def test_other_refusals_are_not_answered_by_making(
 
 
 def test_a_target_named_by_url_is_not_initialised_unasked(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made: list[Wish]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made: list[LeaseRequest]
 ) -> None:
     named = Settings.from_environment(
         {"ATDM_HOME": str(tmp_path), "ATDM_DATABASE_URL": "postgresql://db/x"}
@@ -195,7 +198,7 @@ def test_a_client_installation_says_what_making_would_need(
 
 
 def test_a_language_model_is_refused_before_anything_else(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made: list[Wish]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made: list[LeaseRequest]
 ) -> None:
     leasing = Leasing(ready=1)
     told = Settings.from_environment({"ATDM_HOME": str(tmp_path), "ATDM_PLANNER": "llm"})
@@ -231,4 +234,4 @@ def test_the_client_refuses_times_that_are_none() -> None:
 
 
 def test_a_wish_does_not_show_its_secret() -> None:
-    assert "s3cret" not in repr(Wish(scenario="s", owner_secret="s3cret"))
+    assert "s3cret" not in repr(LeaseRequest(scenario="s", owner_secret="s3cret"))
