@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
 
-import typer.main
 import yaml
 
-from atdm.cli.app import app
 from atdm_engine.bundle.registry import Registry, SpecFile
 from atdm_resources.store.bundle import read_bundle, shipped_root
+from tests.support.commands import command_options, commands
 from tests.support.source import ROOT, project_files
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
@@ -147,25 +144,6 @@ def test_options_that_the_documents_name_exist() -> None:
     assert missing == []
 
 
-def commands() -> dict[str, Any]:
-    """Every command by name; the empty name stands for what comes before a command."""
-    found: dict[str, Any] = {}
-    waiting: list[tuple[str, Any]] = [("", typer.main.get_command(app))]
-    while waiting:
-        name, command = waiting.pop()
-        found[name] = command
-        for child, nested in getattr(command, "commands", {}).items():
-            waiting.append((f"{name} {child}".strip(), nested))
-    return found
-
-
-def command_options() -> dict[str, set[str]]:
-    return {
-        name: {text for one in command.params for text in (*one.opts, *one.secondary_opts)}
-        for name, command in commands().items()
-    }
-
-
 def command_help() -> dict[str, str]:
     """The help texts of the commands that do something."""
     return {
@@ -183,21 +161,3 @@ def test_every_command_has_an_example_that_works() -> None:
         for example in examples:
             options = set(re.findall(r"(?<= )--?[a-z][a-z-]*", example))
             assert options <= known[name] | known[""], example
-
-
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", tmp_path],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-    )
-    assert (built.returncode, built.stdout, built.stderr) == (0, "", "")
-    made = (tmp_path / "reference" / "cli.html").read_text(encoding="utf-8")
-    assert all(f"atdm {name}" in made for name in command_options() if name)
-    assert "claim_denial_active_member" in (tmp_path / "reference" / "healthcare.html").read_text()
-    pages = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html")]
-    foreign = re.compile(r"<(?:script|link|img)[^>]+(?:src|href)=\"?https?://(?!docs\.)")
-    assert [page[:80] for page in pages if foreign.search(page)] == []

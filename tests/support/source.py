@@ -38,7 +38,12 @@ def modules(*packages: str) -> Iterator[tuple[Path, ast.Module]]:
     """Path and syntax tree of every Python module in the named packages."""
     for path in project_files():
         if path.suffix == ".py" and path.parts[0] in packages:
-            yield path, ast.parse((ROOT / path).read_text(encoding="utf-8"), filename=str(path))
+            yield path, _parsed(path)
+
+
+@cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"), filename=str(path))
 
 
 def imported_names(tree: ast.AST) -> Iterator[str]:

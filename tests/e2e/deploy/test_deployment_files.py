@@ -19,7 +19,8 @@ import yaml
 from dagster._config import validate_config
 from dagster_k8s.launcher import K8sRunLauncher
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.source import FLOORS, ROOT
+
 DEPLOY = ROOT / "deploy"
 KUBERNETES_VERSION = "1.34"
 OWN_SERVICES = ("init", "code", "webserver", "daemon", "metrics")
@@ -66,7 +67,7 @@ def pins(lock: Path) -> dict[str, str]:
 def read_variables() -> set[str]:
     """Every ATDM_ variable that the code or the shipped configuration reads."""
     sources = [ROOT / "dagster.yaml", DEPLOY / "compose" / "workspace.yaml"]
-    for package in ("atdm", "atdm_assets", "atdm_resources"):
+    for package in FLOORS:
         sources += (ROOT / package).rglob("*.py")
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     return set(re.findall(r"\bATDM_[A-Z0-9_]+\b", text))
