@@ -1,15 +1,12 @@
-"""Values of options that need reading: constraints, times, labels, lengths of time."""
+"""Values of options that need reading: constraints, times, lengths of time."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from atdm.cli.output import UsageError
-from atdm_engine.errors import AtdmError, ErrorCode
-
-LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+from atdm_engine.errors import ErrorCode
 
 
 def constraints_of(pairs: Sequence[str]) -> dict[str, str]:
@@ -60,17 +57,6 @@ def length_of(text: str) -> timedelta:
             ErrorCode.REQUEST_INVALID, "ttl: a lease that lasts no time", {"found": text}
         )
     return length
-
-
-def checked_label(label: str) -> str:
-    """A label, which becomes a partition key and part of paths."""
-    if not LABEL.match(label):
-        raise AtdmError(
-            ErrorCode.REQUEST_INVALID,
-            f"the label {label!r} is not 1 to 64 letters, digits, _ and -",
-            {"found": label, "allowed": "[A-Za-z0-9_-]{1,64}"},
-        )
-    return label
 
 
 def past_of(text: str, now: datetime) -> datetime:

@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from atdm.cli.arguments import checked_label, constraints_of, length_of, moment_of
+from atdm.cli.arguments import constraints_of, length_of, moment_of
 from atdm.cli.output import UsageError
 from atdm_engine.errors import ErrorCode
+from atdm_engine.random.run_ids import check_label
 from atdm_resources.catalog import leases
 from atdm_resources.settings import Settings
 from atdm_services.requests import request as requesting
@@ -64,7 +65,7 @@ def request(
         runs=runs,
         seed=seed,
         as_of=None if as_of is None else moment_of(as_of),
-        label=None if label is None else checked_label(label),
+        label=None if label is None else check_label(label),
         lease=not no_lease,
         ttl=None if ttl is None else length_of(ttl),
         owner=owner,

@@ -21,10 +21,11 @@ from atdm_engine.checks.results import CheckId, CheckOutcome
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.datasets import version_id
 from atdm_engine.model import Dataset, Domain
+from atdm_engine.progress import Progress
 from atdm_resources.settings import Settings
 from atdm_resources.store.files import Store
 from atdm_services.baselines.manifest import BaselineFiles, BaselineTable, Manifest
-from atdm_services.requests.steps import Progress, current_progress
+from atdm_services.requests.steps import current_progress
 
 _CLOCK = re.compile(r".+-([0-9]{8}-[0-9]{6})-[0-9a-f]{6}\Z")
 _LOG_SECONDS = 10.0

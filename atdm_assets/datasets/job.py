@@ -21,6 +21,7 @@ from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.datasets import version_id
 from atdm_engine.model import Dataset
+from atdm_engine.progress import Progress
 from atdm_resources.settings import Settings
 from atdm_resources.store.files import Store
 from atdm_services.baselines import records
@@ -29,7 +30,7 @@ from atdm_services.baselines.records import Actor
 from atdm_services.baselines.restore import restore
 from atdm_services.clones import teardown
 from atdm_services.datasets import versions
-from atdm_services.requests.steps import Progress, reporting
+from atdm_services.requests.steps import reporting
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import psycopg
 import pyarrow as pa
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.hashing.content import RUN_COLUMN, ContentHash
+from atdm_engine.hashing.content import ContentHash
 from atdm_engine.model import Domain
+from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_resources.catalog.requests import plain
 from atdm_services.requests import read_back
 

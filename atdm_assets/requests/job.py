@@ -16,9 +16,10 @@ from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.resolve import resolve
 from atdm_engine.model import Scenario
+from atdm_engine.progress import Progress
+from atdm_engine.random.run_ids import check_label
 from atdm_engine.spec.constraints import TypedScalar, scalar_json
-from atdm_resources.catalog import requests as catalog
-from atdm_services.requests.steps import Progress, mint_request_id, reporting
+from atdm_services.requests.steps import mint_request_id, reporting
 from atdm_services.requests.sweep import Reconciled
 
 ResolveJob = Callable[[str], dg.JobDefinition]
@@ -81,7 +82,7 @@ def materialise_request(
     scenario = registry.scenario(asked.scenario)
     request_id = mint_request_id()
     if asked.label is not None:
-        catalog.check_label(asked.label)
+        check_label(asked.label)
     resolve(
         registry,
         scenario.key,

@@ -14,9 +14,10 @@ from atdm_engine.arrow import duck
 from atdm_engine.arrow.types import column_kind, parse_value
 from atdm_engine.bundle.generate_clause import GeneratorCheck
 from atdm_engine.bundle.loading import Loaded, describe
-from atdm_engine.bundle.tables import RUN_COLUMN, DomainTables
+from atdm_engine.bundle.tables import DomainTables
 from atdm_engine.errors import Problem
 from atdm_engine.patterns.parser import parse as parse_pattern
+from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_engine.spec import generators as g
 from atdm_engine.spec.constraints import scalar_text
 from atdm_engine.spec.table import ColumnSpec, TableSpec

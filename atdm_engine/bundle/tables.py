@@ -11,10 +11,8 @@ import pyarrow as pa
 from atdm_engine.arrow import duck
 from atdm_engine.arrow.types import arrow_type
 from atdm_engine.bundle.loading import Loaded
+from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_engine.spec.table import TableSpec
-
-RUN_COLUMN = "test_run_id"
-"""The column that ATDM adds to every table."""
 
 
 @dataclass

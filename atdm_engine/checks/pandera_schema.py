@@ -15,10 +15,10 @@ from pandera.errors import SchemaErrorReason, SchemaErrors
 
 from atdm_engine.arrow import duck
 from atdm_engine.arrow.types import pandas_type
-from atdm_engine.bundle.tables import RUN_COLUMN
 from atdm_engine.checks.columns import ColumnCheck, column_checks
 from atdm_engine.checks.results import MAX_CASES
 from atdm_engine.model import Domain
+from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_engine.spec.table import ColumnSpec, TableSpec
 
 Mask = NDArray[np.bool_]

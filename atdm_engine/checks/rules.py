@@ -19,9 +19,10 @@ import pyarrow as pa
 from pandera.errors import SchemaErrors
 
 from atdm_engine.arrow import duck
-from atdm_engine.bundle.tables import RUN_COLUMN, empty_table
+from atdm_engine.bundle.tables import empty_table
 from atdm_engine.checks.results import MAX_CASES
 from atdm_engine.model import Domain, Rule
+from atdm_engine.random.run_ids import RUN_COLUMN
 
 HOLDS = pandera.DataFrameSchema(
     {

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atdm_engine.arrow import duck
-from atdm_engine.bundle.tables import RUN_COLUMN
 from atdm_engine.checks.pandera_schema import Findings, Mask, pandera_schema, validate
 from atdm_engine.checks.results import (
     MAX_CASES,
@@ -27,6 +26,7 @@ from atdm_engine.checks.results import (
 from atdm_engine.checks.rules import RuleRunner, json_value
 from atdm_engine.checks.seen_values import SeenValues
 from atdm_engine.model import Domain, Scenario
+from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_engine.spec.constraints import TypedScalar, scalar_json
 
 __all__ = [

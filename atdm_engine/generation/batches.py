@@ -10,7 +10,7 @@ import pyarrow as pa
 from atdm_engine.generation.batch import Batch
 from atdm_engine.generation.plan import GenerationPlan
 from atdm_engine.generation.request import RequestSpec
-from atdm_engine.random.run_ids import run_number_array
+from atdm_engine.random.run_ids import RUN_COLUMN, run_number_array
 
 BATCH_ROWS = 500_000
 """Rows a batch, at most, as long as one run has no more: memory is bounded by it."""
@@ -82,9 +82,9 @@ def exposed_data(
 
 
 def _first_run(table: pa.Table) -> int:
-    return int(run_number_array(table.column("test_run_id").slice(0, 1).combine_chunks())[0])
+    return int(run_number_array(table.column(RUN_COLUMN).slice(0, 1).combine_chunks())[0])
 
 
 def _last_run(table: pa.Table) -> int:
-    last = table.column("test_run_id").slice(table.num_rows - 1, 1)
+    last = table.column(RUN_COLUMN).slice(table.num_rows - 1, 1)
     return int(run_number_array(last.combine_chunks())[0])

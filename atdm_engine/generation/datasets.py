@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from atdm_engine.bundle.tables import RUN_COLUMN, empty_table
+from atdm_engine.bundle.tables import empty_table
 from atdm_engine.generation.batches import generate, plan_of, runs_per_batch
 from atdm_engine.generation.request import RequestSpec
 from atdm_engine.model import Dataset, Domain, MixPart
-from atdm_engine.random.run_ids import ALPHABET, RUN_DIGITS
+from atdm_engine.random.run_ids import ALPHABET, RUN_COLUMN, RUN_DIGITS
 
 REFERENCE_SHARD = 0
 

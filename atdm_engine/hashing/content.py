@@ -28,11 +28,10 @@ from atdm_engine.arrow.types import arrow_type
 from atdm_engine.generation.generators.unique import Unique
 from atdm_engine.generation.plan import unique_columns
 from atdm_engine.model import Domain
-from atdm_engine.random.run_ids import RUN_DIGITS, is_request_id
+from atdm_engine.random.run_ids import RUN_COLUMN, RUN_DIGITS, is_request_id
 from atdm_engine.random.stream import stream_key
 from atdm_engine.spec.generators import Case, Json, Sql
 
-RUN_COLUMN = "test_run_id"
 _BLOCK = 65_536
 _NULL = np.uint64(0x6E756C6C_A5A5C3C3)
 _LANE = np.uint64(0xC2B2AE3D27D4EB4F)

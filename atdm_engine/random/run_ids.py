@@ -15,6 +15,8 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from atdm_engine.errors import AtdmError, ErrorCode
+
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
@@ -27,12 +29,33 @@ RUN_DIGITS = 6
 MAX_RUNS = 32**RUN_DIGITS - 1
 """The largest run number: six base 32 digits, zero being the request itself."""
 
+RUN_COLUMN = "test_run_id"
+"""The column that ATDM adds to every table: the id of the run that the row belongs to."""
+
+_LABEL = "[A-Za-z0-9_-]{1,64}"
 _ID = re.compile(rf"[0-7][{ALPHABET}]{{25}}\Z")
 _HEAD = 26 - RUN_DIGITS
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 ENTROPY_BYTES = 10
 """Random bytes that a new id takes; the last 30 bits give way to the run number."""
+
+
+def check_label(label: str) -> str:
+    """Return ``label`` if it can name a request: ``[A-Za-z0-9_-]{1,64}``.
+
+    A label becomes a partition key and part of paths.
+
+    Raises:
+        AtdmError: REQUEST_INVALID for anything else, for example a path.
+    """
+    if not re.fullmatch(_LABEL, label):
+        raise AtdmError(
+            ErrorCode.REQUEST_INVALID,
+            f"{label!r} cannot name a request; allowed: 1 to 64 of A-Z a-z 0-9 _ -",
+            {"label": label[:200], "allowed": _LABEL},
+        )
+    return label
 
 
 def new_request_id(now: datetime, entropy: bytes) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,10 @@ from atdm_engine.generation.batches import batches, generate, plan_of, runs_per_
 from atdm_engine.generation.request import RequestSpec
 from atdm_engine.generation.resolve import Scenarios, resolve
 from atdm_engine.hashing.content import ContentHash, combined
+from atdm_engine.progress import Progress
 from atdm_engine.random.run_ids import run_id
 from atdm_engine.replay.spec import ReplaySpec
 from atdm_engine.spec.constraints import scalar_json, scalar_text
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many runs of it are done, and of how many."""
 
 _SHOWN = 12
 

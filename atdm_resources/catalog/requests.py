@@ -7,7 +7,6 @@ of that.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -19,14 +18,13 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_engine.random.run_ids import check_label
 
 if TYPE_CHECKING:
     from atdm_engine.generation.resolve import RequestSpec
     from atdm_engine.model import Scenario
 
 RequestStatus = Literal["pending", "ready", "rejected", "rolled_back", "retired"]
-
-_LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +70,6 @@ class RequestRecord:
 
 
 COLUMNS = ", ".join(RequestRecord.__slots__)
-
-
-def check_label(label: str) -> str:
-    """``label`` if a person may name a request so (``[A-Za-z0-9_-]{1,64}``).
-
-    Raises:
-        AtdmError: REQUEST_INVALID for anything else, a path among it.
-    """
-    if not _LABEL.match(label):
-        raise AtdmError(
-            ErrorCode.REQUEST_INVALID,
-            f"{label!r} cannot name a request; allowed: 1 to 64 of A-Z a-z 0-9 _ -",
-            {"label": label[:200], "allowed": "[A-Za-z0-9_-]{1,64}"},
-        )
-    return label
 
 
 def request_folder(domain: str, scenario_id: str, request_id: str) -> str:

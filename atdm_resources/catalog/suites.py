@@ -17,11 +17,10 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_resources.catalog import leases
 from atdm_resources.catalog.leases import guarded
 from atdm_services.leases.reclaim import TakenBack, give_back
-
-RUN_COLUMN = "test_run_id"
 
 
 @dataclass(frozen=True, slots=True)

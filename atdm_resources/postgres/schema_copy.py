@@ -23,9 +23,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_resources import migrations
 from atdm_resources.postgres.connection import connect, libpq_url
-from atdm_resources.postgres.ddl import RUN_COLUMN
 from atdm_services.baselines.manifest import Manifest
 
 LOCK_SECONDS: Final = 30

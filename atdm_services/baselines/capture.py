@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -23,6 +23,7 @@ from psycopg import sql
 from atdm_engine import ENGINE_VERSION
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.rows import RowHash
+from atdm_engine.progress import Progress
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.introspect import LiveTable, definitions, live_tables, sequences
 from atdm_resources.postgres.locks import RequestLock
@@ -43,9 +44,6 @@ from atdm_services.baselines.manifest import (
 )
 from atdm_services.baselines.part_files import PartWriter
 from atdm_services.baselines.records import Actor
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many rows of it are done, and of about how many."""
 
 CONNECTIONS: Final = 2
 _ATTEMPTS = 5

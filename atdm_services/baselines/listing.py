@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from typing import Any
 import psycopg
 
 from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_engine.progress import Progress
 from atdm_resources.store.files import Store
 from atdm_services.baselines import records, removal
 from atdm_services.baselines.manifest import (
@@ -23,8 +23,6 @@ from atdm_services.baselines.manifest import (
 )
 from atdm_services.baselines.part_files import file_problem
 from atdm_services.baselines.records import Actor
-
-Progress = Callable[[str, int, int], None]
 
 _VERIFYING_THREADS = 2
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -19,6 +19,7 @@ from psycopg import sql
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.rows import RowHash
+from atdm_engine.progress import Progress
 from atdm_resources.catalog.leases import alone_in_domain
 from atdm_resources.postgres import constraints, table_locks
 from atdm_resources.postgres.connection import connect
@@ -46,9 +47,6 @@ from atdm_services.baselines.row_encoder import (
     Summary,
     sent_as_binary,
 )
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many rows of it are done, and of how many."""
 
 LARGE_ROWS: Final = 20_000
 """A table of so many rows is loaded without its keys and indexes, which are then made again."""

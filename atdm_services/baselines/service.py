@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from atdm_assets.instance.environment import with_target
 from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
+from atdm_engine.progress import Progress
 from atdm_services.extras import server_part
 from atdm_services.target import access
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 # The command line switches it off for its imports; from here on there is garbage.
 gc.enable()
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ of shards and the number of processes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 from atdm_engine import ENGINE_VERSION
 from atdm_engine.arrow.types import ColumnKind, column_kind
 from atdm_engine.bundle.dataset import described_part
-from atdm_engine.bundle.tables import RUN_COLUMN
 from atdm_engine.checks.dataset import DatasetOutcomes
 from atdm_engine.checks.results import CheckOutcome
 from atdm_engine.errors import AtdmError, ErrorCode
@@ -24,6 +23,8 @@ from atdm_engine.generation.datasets import REFERENCE_SHARD
 from atdm_engine.hashing.content import added
 from atdm_engine.hashing.rows import RowHash
 from atdm_engine.model import Domain
+from atdm_engine.progress import Progress
+from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_engine.spec.table import TableSpec
 from atdm_services.baselines.manifest import (
     BaselineColumn,
@@ -36,9 +37,6 @@ from atdm_services.baselines.manifest import (
 from atdm_services.datasets.dataset import whole_checks
 from atdm_services.datasets.runners import Processes, ShardRunner
 from atdm_services.datasets.shards import ShardReport, ShardWork
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many test runs of it are done, and of how many."""
 
 _SQL_NAMES: Mapping[str, str] = {
     "double": "double precision",

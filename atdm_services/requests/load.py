@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.model import Domain, Scenario
+from atdm_engine.progress import Progress
 from atdm_engine.random.run_ids import run_id_array
 from atdm_resources.catalog import requests
 from atdm_resources.catalog.leases import as_atdm_error
@@ -23,9 +24,6 @@ from atdm_resources.postgres.ownership import Loaded, RunColumn, RunOwnership
 from atdm_resources.postgres.target import ensure_disposable
 from atdm_resources.store.files import Store
 from atdm_resources.telemetry import tracing
-
-Progress = Callable[[str, int], None]
-"""Called with a table's name and the number of its rows sent so far."""
 
 RUN_TABLE = "test_run"
 EXPOSED_COLUMNS = ("test_run_id", "data")
@@ -104,7 +102,7 @@ def seed(
                         domain.name,
                         current,
                         store.batches(file.path, _ROWS_A_BATCH),
-                        _named(progress, current),
+                        _reporter(progress, current, file.rows),
                     )
                 if done[current].rows != file.rows:
                     raise AtdmError(
@@ -116,9 +114,8 @@ def seed(
             current = RUN_TABLE
             batches = run_batches(conn, record, store, exposed)
             with tracing.span("atdm.load_table", table=current, rows=record.runs):
-                done[current] = RunColumn().load(
-                    conn, "atdm", current, batches, _named(progress, current)
-                )
+                report = _reporter(progress, current, record.runs)
+                done[current] = RunColumn().load(conn, "atdm", current, batches, report)
             current = "request"
             _record(conn, record, domain, staged, done, content_hash)
     except psycopg.Error as error:
@@ -126,8 +123,9 @@ def seed(
     return SeedResult(record.request_id, record.runs, done, time.perf_counter() - started)
 
 
-def _named(progress: Progress | None, table: str) -> Callable[[int], None] | None:
-    return None if progress is None else lambda rows: progress(table, rows)
+def _reporter(progress: Progress | None, table: str, total: int) -> Callable[[int], None] | None:
+    """What tells ``progress`` how many of the ``total`` rows of ``table`` are sent."""
+    return None if progress is None else lambda rows: progress(f"loaded {table}", rows, total)
 
 
 def _enter(conn: psycopg.Connection[Any], record: RequestRecord) -> None:

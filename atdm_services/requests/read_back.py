@@ -12,8 +12,8 @@ import pyarrow.csv
 from psycopg import sql
 
 from atdm_engine.arrow.types import arrow_type, column_kind, typed_array
+from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_engine.spec.table import TableSpec
-from atdm_resources.postgres.ddl import RUN_COLUMN
 
 _ROWS_A_BATCH = 65_536
 

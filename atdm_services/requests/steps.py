@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -17,7 +17,9 @@ from atdm_engine.checks.results import verdict
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.batches import batches, plan_of, runs_per_batch
 from atdm_engine.generation.resolve import RequestSpec, numbers_needed, resolve
+from atdm_engine.progress import Progress
 from atdm_engine.random import run_ids
+from atdm_engine.random.run_ids import check_label
 from atdm_resources.catalog import replays, requests
 from atdm_resources.catalog.requests import RequestRecord
 from atdm_resources.settings import is_invoker
@@ -37,9 +39,6 @@ from atdm_services.requests.work import (
 if TYPE_CHECKING:
     from atdm_engine.checks.validator import Validator
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many runs or rows of it are done, and of how many."""
-
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
@@ -54,7 +53,7 @@ def reporting(progress: Progress | None) -> Iterator[None]:
 
 
 def current_progress() -> Progress | None:
-    """Whom the steps of this thread tell how far they have come; None: nobody."""
+    """Progress callback of this thread, or None."""
     return _progress.get()
 
 
@@ -79,7 +78,7 @@ def plan(work: RequestWork, asked: RunConfig) -> Planned:
             CONSTRAINT_CONTRADICTION; REQUEST_CONFLICT, a recorded request is asked for with other
             values or is leased, cleaned or expired; BUSY, another process is at it.
     """
-    requests.check_label(asked.partition_key)
+    check_label(asked.partition_key)
     if asked.invoker is not None and not is_invoker(asked.invoker):
         raise AtdmError(
             ErrorCode.REQUEST_INVALID,
@@ -349,9 +348,10 @@ def seed(work: RequestWork, partition_key: str) -> Seeded:
             "materialise them in the same run",
             {"partition_key": partition_key},
         )
-    totals = {table: made.file.rows for table, made in checked.tables.items()}
     with work.traced("load") as span, work.undone_on_error("seed"):
-        span.set(rows=sum(totals.values()), runs=checked.spec.runs)
+        span.set(
+            rows=sum(made.file.rows for made in checked.tables.values()), runs=checked.spec.runs
+        )
         result = load.seed(
             work.connection,
             work.store,
@@ -361,9 +361,7 @@ def seed(work: RequestWork, partition_key: str) -> Seeded:
             {table: made.file for table, made in checked.tables.items()},
             content_hash=checked.content_hash,
             exposed=checked.exposed,
-            progress=lambda table, rows: _report(
-                f"loaded {table}", rows, totals.get(table, checked.spec.runs)
-            ),
+            progress=current_progress(),
         )
     work.seeded = Seeded(
         request_id=checked.request_id,

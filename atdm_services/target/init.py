@@ -16,10 +16,11 @@ from sqlalchemy.schema import CreateSchema, DropSchema
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.model import Domain
+from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_resources import migrations
 from atdm_resources.catalog.scenarios import publish
 from atdm_resources.postgres.copy_csv import copy_csv
-from atdm_resources.postgres.ddl import RUN_COLUMN, domain_tables
+from atdm_resources.postgres.ddl import domain_tables
 from atdm_resources.postgres.drift import differences, shapes
 from atdm_resources.postgres.target import InitReport, current_database, reason_to_mark
 

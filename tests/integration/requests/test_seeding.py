@@ -53,14 +53,14 @@ def test_what_is_in_the_target_hashes_like_what_was_made(
 ) -> None:
     spec, record = recorded(conn, registry, "denied_and_pending_claims", runs=30)
     files, exposed, content_hash = staged(store, spec, batch_runs)
-    seen: list[tuple[str, int]] = []
+    seen: list[tuple[str, int, int]] = []
     result = load.seed(
         conn, store, record, spec.domain, spec.scenario, files,
         content_hash=content_hash, exposed=exposed, progress=lambda *step: seen.append(step),
     )  # fmt: skip
     assert list(result.tables) == [*spec.scenario.tables, "test_run"]
     assert result.rows == sum(file.rows for file in files.values())
-    assert ("claim", 60) in seen
+    assert ("loaded claim", 60, 60) in seen
     digests = {}
     for table in spec.scenario.tables:
         digest = ContentHash(spec.domain, table, spec.request_id, spec.number_base)
@@ -264,7 +264,7 @@ def test_a_process_that_is_killed_while_it_loads_leaves_nothing(
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("member"):
+        if line.startswith("loaded member"):
             break
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

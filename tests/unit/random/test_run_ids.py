@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ulid import ULID
 
+from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.random import run_ids
 from atdm_engine.random.run_ids import (
     MAX_RUNS,
+    check_label,
     is_request_id,
     is_run_id,
     key_array,
@@ -124,3 +126,14 @@ def test_a_column_of_an_alien_request_is_refused() -> None:
     with pytest.raises(ValueError, match="request id"):
         run_id_array(run_id(REQUEST, 1), np.array([1]))
     assert run_ids.MAX_RUNS == 2**30 - 1
+
+
+@pytest.mark.parametrize("label", ["../../etc/x", "", "a b", "x" * 65, "a/b", "a\n", "\u00e9"])
+def test_labels_that_could_leave_a_folder_are_refused(label: str) -> None:
+    with pytest.raises(AtdmError) as caught:
+        check_label(label)
+    assert caught.value.code is ErrorCode.REQUEST_INVALID
+
+
+def test_good_labels_pass() -> None:
+    assert check_label("nightly-2026_01") == "nightly-2026_01"
