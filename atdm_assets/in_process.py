@@ -34,26 +34,26 @@ gc.enable()
 if TYPE_CHECKING:
     import psycopg
 
-    from atdm.cli.output import Output, Step
     from atdm_resources.settings import Settings
+    from atdm_services.progress import Reporter, Step
     from atdm_services.requests.request import LeaseRequest
 
 
 def materialise(
-    settings: Settings, output: Output, connection: psycopg.Connection[Any], wish: LeaseRequest
+    settings: Settings, reporter: Reporter, connection: psycopg.Connection[Any], wish: LeaseRequest
 ) -> Outcome:
     """Make the runs of a wish. The outcome's status is ready, or rejected as its scenario says.
 
     Raises AtdmError: what the request was refused or failed for.
     """
-    resolved = with_target(settings, output)
-    log_level = "DEBUG" if output.debug else "CRITICAL"
+    resolved = with_target(settings, reporter)
+    log_level = "DEBUG" if reporter.debug else "CRITICAL"
     runs = "a test run" if wish.runs == 1 else f"{wish.runs:,} test runs"
-    with output.working(f"making {runs} of {wish.scenario}") as step:
+    with reporter.working(f"making {runs} of {wish.scenario}") as step:
         try:
             outcome = _made(resolved, wish, step, log_level)
         except AtdmError as error:
-            if not access.initialised_on_first_use(settings, output, connection, error):
+            if not access.initialised_on_first_use(settings, reporter, connection, error):
                 raise
             outcome = _made(resolved, wish, step, log_level)
     if outcome.error is not None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atdm.cli.output import UsageError, write_line
+from atdm.cli.output import UsageError, table, write_line
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.settings import Settings
 from atdm_services.coverage import report as coverages
@@ -37,7 +37,7 @@ def coverage(
     if html is not None:
         write_page(html, found)
         output.note(f"the page is {html}")
-    output.emit(found, lambda: coverages.shown(found))
+    output.emit(found, lambda: shown(found))
     if lacking is not None:
         # Not a note: it is why the command fails, so that --quiet does not keep it back.
         write_line(sys.stderr, lacking)
@@ -78,3 +78,71 @@ def start_of(text: str) -> datetime | timedelta:
             f"--since {text}: write a length of time like 7d, or a date like 2026-01-31",
             {"found": text},
         ) from error
+
+
+def shown(found: Mapping[str, Any]) -> list[Any]:
+    """The coverage for people: requirements, failing and flaky tests, what is named by nobody."""
+    from rich.text import Text
+
+    parts: list[Any] = [
+        table(
+            None,
+            ("requirement", "standing", "tests", "through"),
+            [
+                (
+                    one["requirement_id"],
+                    coverages.words(one["standing"]),
+                    coverages.counts(one["scenarios"]),
+                    _through(one["scenarios"]),
+                )
+                for one in found["requirements"]
+            ],
+        )
+    ]
+    failing = [test for test in found["tests"] if test["outcome"] in ("failed", "error")]
+    parts += _tests("failing tests", failing)
+    parts += _tests("flaky tests", [test for test in found["tests"] if test["flaky"]])
+    for title, names in (
+        ("no scenario names any more", [o["requirement_id"] for o in found["formerly_linked"]]),
+        ("scenarios without requirement", found["scenarios_without_requirement"]),
+    ):
+        if names:
+            parts.append(Text(f"{title}: {', '.join(names)}"))
+    parts.append(Text(coverages.headline(found["summary"])))
+    return parts
+
+
+def _through(cells: Sequence[Mapping[str, Any]]) -> str:
+    """The scenarios that tests used, then how many none did."""
+    lines = [
+        f"{cell['scenario']}: {coverages.counts([cell])}"
+        for cell in cells
+        if coverages.counts([cell])
+    ]
+    untouched = len(cells) - len(lines)
+    if untouched:
+        noun = "scenario" if untouched == 1 else "scenarios"
+        lines.append(f"{untouched} {noun} without a test")
+    return "\n".join(lines)
+
+
+def _tests(title: str, tests: Sequence[Mapping[str, Any]]) -> list[Any]:
+    if not tests:
+        return []
+    return [
+        table(
+            title,
+            ("test", "scenario", "last", "passed", "failed", "test run"),
+            [
+                (
+                    test["nodeid"],
+                    test["scenario"],
+                    f"{test['outcome']} {test['at'][:19]}",
+                    test["passed"],
+                    test["failed"],
+                    test["test_run_id"],
+                )
+                for test in tests
+            ],
+        )
+    ]

@@ -14,9 +14,10 @@ from atdm_services.extras import server_part
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from atdm.cli.output import Output, Step
+    from atdm.cli.output import Output
     from atdm_assets.datasets.job import VersionOutcome
     from atdm_services.baselines.manifest import Manifest
+    from atdm_services.progress import Step
 
 
 def build(output: Output, dataset: str, *, as_of: str | None, processes: int | None) -> int:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atdm.cli.output import Output, console, table
+from atdm.cli.trail import event_table
 from atdm_assets.instance.environment import dagster_exports, with_target
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import requests, runs
 from atdm_resources.settings import Settings
-from atdm_services.audit.report import audit_trail, event_table
+from atdm_services.audit.report import audit_trail
 from atdm_services.extras import load_registry, server_part
 from atdm_services.target import access
 

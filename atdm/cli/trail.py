@@ -16,7 +16,7 @@ from atdm_resources.catalog import pages, runs
 from atdm_resources.catalog.pages import Filters
 from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
-from atdm_services.audit.report import audit_trail, shown_trail
+from atdm_services.audit.report import audit_trail, gist
 from atdm_services.extras import server_part
 from atdm_services.target import access
 
@@ -248,3 +248,68 @@ def _runs(found: Sequence[Mapping[str, Any]]) -> Any:
 
 def _at(moment: datetime | None) -> str:
     return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def shown_trail(trail: Mapping[str, Any]) -> list[Any]:
+    """The trail for people: what it is about, the checks, the events in order."""
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.text import Text
+
+    about = [
+        ("scenario", f"{trail['domain']}/{trail['scenario_id']}"),
+        ("request", trail["request_id"]),
+        ("test run", trail["test_run_id"] or f"all {trail['runs']:,}"),
+        ("status", trail["status"]),
+        ("asked by", f"{trail['invoker']} through {trail['source']}"),
+        ("why", trail["reason"]),
+        ("planner", trail["planner_mode"]),
+        ("seed, as of", f"{trail['seed']}, {trail['as_of']}"),
+        ("content hash", trail["content_hash"]),
+        ("reset", trail["reset_status"]),
+        ("took", f"{trail['duration_ms']:,.0f} ms" if trail["duration_ms"] is not None else None),
+        ("Dagster", trail["dagster"].get("note") or trail["dagster"].get("run_id")),
+    ]
+    lines = [Text(f"{name:<13} {value}") for name, value in about if value is not None]
+    parts: list[Any] = [Panel(Group(*lines), title="audit trail", title_align="left")]
+    if trail["validator_decisions"]:
+        parts.append(
+            table(
+                "validators",
+                ("validator", "decision", "judged", "message"),
+                [
+                    (
+                        decision["validator"],
+                        decision["decision"],
+                        decision.get("judged"),
+                        decision.get("message"),
+                    )
+                    for decision in trail["validator_decisions"]
+                ],
+            )
+        )
+    if trail["records_created"]:
+        parts.append(
+            table(
+                "records",
+                ("table", "key"),
+                [
+                    (record["table"], record.get("pk") or f"{record['rows']:,} in the request")
+                    for record in trail["records_created"]
+                ],
+            )
+        )
+    parts.append(event_table(trail["events"]))
+    return parts
+
+
+def event_table(events: Sequence[Mapping[str, Any]]) -> Any:
+    """Events in order, one line each."""
+    return table(
+        "events",
+        ("", "at", "event", "status", "by", "what"),
+        [
+            (number, event["at"], event["action"], event["status"], event["invoker"], gist(event))
+            for number, event in enumerate(events, 1)
+        ],
+    )

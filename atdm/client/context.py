@@ -10,10 +10,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from atdm.cli.output import Output
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.postgres.connection import masked
 from atdm_resources.settings import Settings
+from atdm_services.progress import Silent
 from atdm_services.target import access
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Caller:
             raise _refused(
                 f"dagster_url {masked(dagster_url)!r}: write http://HOST:PORT or https://HOST"
             )
-        self.output = Output(quiet=True)
+        self.reporter = Silent()
         self.source = source
         self._owner = owner
         self._given = settings
@@ -126,7 +126,7 @@ class Caller:
                     "With lease=False a request needs the webserver alone."
                 },
             )
-        return access.database_url(self.settings, self.output)
+        return access.database_url(self.settings, self.reporter)
 
     def wish(
         self,

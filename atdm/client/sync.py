@@ -12,11 +12,11 @@ from functools import wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
-from atdm.cli.output import ADVICE
 from atdm.client.context import Caller, earliest, length
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import leases
 from atdm_resources.settings import Settings
+from atdm_services.advice import ADVICE
 from atdm_services.target import access
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class AtdmClient:
             return self._caller.remote.request(self._settings, lambda: self._connection, wish)
         from atdm_services.requests.request import request
 
-        return request(self._settings, self._caller.output, self._connection, wish)
+        return request(self._settings, self._caller.reporter, self._connection, wish)
 
     @_raising
     def lease(
@@ -341,7 +341,7 @@ class AtdmClient:
     def _baselines(self, domain: str | None) -> Baselines:
         from atdm_services.baselines.service import Baselines
 
-        return Baselines(self._settings, self._caller.output, self._caller.source, domain)
+        return Baselines(self._settings, self._caller.reporter, self._caller.source, domain)
 
     @_raising
     def get_audit(self, run: str) -> dict[str, Any]:
@@ -428,7 +428,7 @@ class AtdmClient:
             raise AtdmError(ErrorCode.REQUEST_INVALID, "name a test run, or a file with its spec")
         return replay(
             replace(self._settings, database_url=self._caller.target_url()),
-            self._caller.output,
+            self._caller.reporter,
             ReplayRequest(
                 run=run,
                 spec=None if spec is None else Path(spec),

@@ -15,16 +15,15 @@ from datetime import timedelta
 from typing import Any
 
 from atdm.cli.arguments import moment_of
-from atdm.cli.output import Output
 from atdm_engine.errors import AtdmError
 from atdm_resources.catalog import leases
 from atdm_resources.settings import Settings
 from atdm_services.clones import lease, scenario_copies
 from atdm_services.extras import load_registry
+from atdm_services.progress import Silent
 from atdm_services.requests.request import LeaseRequest
 from atdm_services.target import access
 
-_OUTPUT = Output(quiet=True)
 TEMPLATE_TTL = timedelta(hours=12)
 
 
@@ -68,7 +67,7 @@ def _made(settings: Settings, asked: Mapping[str, Any]) -> dict[str, Any]:
     )
     if asked["database"]:
         return _template(settings, wish, scenario.domain, asked)
-    with access.connected(settings, _OUTPUT) as conn:
+    with access.connected(settings, Silent()) as conn:
         return _told(_materialised(settings, conn, wish))
 
 
@@ -76,15 +75,15 @@ def _template(
     settings: Settings, wish: LeaseRequest, domain: str, asked: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A database that holds one leased run, closed so that it can be copied."""
-    url = access.database_url(settings, _OUTPUT)
-    with access.connected(settings, _OUTPUT) as conn:
+    url = access.database_url(settings, Silent())
+    with access.connected(settings, Silent()) as conn:
         clone = lease.lease_clone(
             conn, url, domain=domain, baseline=asked["baseline"] or lease.EMPTY,
             database=asked["database"], owner=asked["owner"], ttl=TEMPLATE_TTL, source="pytest",
             settings=settings,
         )  # fmt: skip
         within = replace(settings, database_url=clone.url)
-        with access.connected(within, _OUTPUT) as inside:
+        with access.connected(within, Silent()) as inside:
             outcome = _materialised(within, inside, replace(wish, lease=True, label=None))
             told = _told(outcome)
             if told["status"] == "ready":
@@ -99,7 +98,7 @@ def _template(
 def _materialised(settings: Settings, conn: Any, wish: LeaseRequest) -> Any:
     from atdm_assets import in_process
 
-    return in_process.materialise(settings, _OUTPUT, conn, wish)
+    return in_process.materialise(settings, Silent(), conn, wish)
 
 
 def _told(outcome: Any) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from atdm.cli.arguments import length_of
-from atdm.cli.output import Output
 from atdm_engine.errors import AtdmError
 from atdm_resources.catalog import leases, suites
 from atdm_resources.catalog import queue as queueing
@@ -23,6 +22,7 @@ from atdm_resources.postgres.connection import connect
 from atdm_services.clones import lease as clones
 from atdm_services.clones import scenario_copies
 from atdm_services.leases.reclaim import TakenBack
+from atdm_services.progress import Silent
 from atdm_services.requests.request import refuse_language_model
 from atdm_services.target import access
 
@@ -81,7 +81,7 @@ class Target:
     def connection(self) -> psycopg.Connection[Any]:
         """Raises AtdmError TARGET_UNREACHABLE, MISSING_EXTRA."""
         if self._opened is None or self._opened.closed:
-            self._opened = access.connected(self.settings, Output(quiet=True))
+            self._opened = access.connected(self.settings, Silent())
         return self._opened
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ class Target:
     @property
     def url(self) -> str:
         """The URL that other processes reach it by; it may hold a password."""
-        return access.database_url(self.settings, Output(quiet=True))
+        return access.database_url(self.settings, Silent())
 
     @property
     def can_make(self) -> bool:
@@ -200,7 +200,7 @@ def said(error: BaseException) -> str:
     """An error in one line: its code, what it says, what to do."""
     if not isinstance(error, AtdmError):
         return f"{type(error).__name__}: {error}"
-    from atdm.cli.output import ADVICE
+    from atdm_services.advice import ADVICE
 
     hint = error.details.get("hint") or ADVICE.get(error.code)
     message = error.message.replace("\n", " ")

@@ -16,17 +16,17 @@ from atdm_services.target import access
 AUDIT_VARIABLE = "ATDM_AUDIT_URL"
 
 if TYPE_CHECKING:
-    from atdm.cli.output import Output
     from atdm_resources.settings import Settings
+    from atdm_services.progress import Reporter
 
 
-def dagster_exports(settings: Settings, output: Output) -> dict[str, str]:
+def dagster_exports(settings: Settings, reporter: Reporter) -> dict[str, str]:
     """The variables by name; starts the embedded server when the settings name no database."""
     with server_part("running Dagster"):
         from atdm_assets.instance import local_instance
 
-    resolved = with_target(settings, output)
-    with output.working("starting PostgreSQL for Dagster's own tables"):
+    resolved = with_target(settings, reporter)
+    with reporter.working("starting PostgreSQL for Dagster's own tables"):
         exports = dict(local_instance.environment(resolved))
     exports["ATDM_HOME"] = str(resolved.home)
     exports["ATDM_DATABASE_URL"] = str(resolved.database_url)
@@ -48,11 +48,11 @@ def audit_pages(home: Path) -> dict[str, str]:
     return {AUDIT_VARIABLE: url} if url else {}
 
 
-def dagster_environment(settings: Settings, output: Output) -> Mapping[str, str]:
+def dagster_environment(settings: Settings, reporter: Reporter) -> Mapping[str, str]:
     """This process's environment with the exports, for a child process."""
-    return {**os.environ, **dagster_exports(settings, output)}
+    return {**os.environ, **dagster_exports(settings, reporter)}
 
 
-def with_target(settings: Settings, output: Output) -> Settings:
+def with_target(settings: Settings, reporter: Reporter) -> Settings:
     """The settings with the target named: the embedded server's where no URL was given."""
-    return dataclasses.replace(settings, database_url=access.database_url(settings, output))
+    return dataclasses.replace(settings, database_url=access.database_url(settings, reporter))

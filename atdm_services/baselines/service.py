@@ -25,9 +25,9 @@ with server_part("working with baselines"):
 if TYPE_CHECKING:
     import dagster as dg
 
-    from atdm.cli.output import Output
     from atdm_engine.bundle.registry import Registry
     from atdm_resources.settings import Settings
+    from atdm_services.progress import Reporter
 
 # The command line switches it off for its imports; from here on there is garbage.
 gc.enable()
@@ -38,7 +38,7 @@ class Baselines:
     """The baselines of one domain. ``domain`` None is the bundle's default domain."""
 
     settings: Settings
-    output: Output
+    reporter: Reporter
     source: str
     domain_asked: str | None = None
 
@@ -132,7 +132,7 @@ class Baselines:
 
     def delete(self, baseline_id: str, *, confirm: bool) -> dict[str, Any]:
         """Delete one, and what is kept for cloning it."""
-        with access.connected(self.settings, self.output) as conn:
+        with access.connected(self.settings, self.reporter) as conn:
             count = listing.delete(
                 conn,
                 self.store,
@@ -167,7 +167,7 @@ class Baselines:
     @cached_property
     def url(self) -> str:
         """The target's URL."""
-        return access.database_url(self.settings, self.output)
+        return access.database_url(self.settings, self.reporter)
 
     @cached_property
     def store(self) -> Store:
@@ -203,5 +203,5 @@ class Baselines:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with instance(with_target(self.settings, self.output)) as opened:
+            with instance(with_target(self.settings, self.reporter)) as opened:
                 show(opened)

@@ -16,8 +16,8 @@ from atdm_services.extras import load_registry, server_part
 from atdm_services.target import access
 
 if TYPE_CHECKING:
-    from atdm.cli.output import Output
     from atdm_resources.settings import Settings
+    from atdm_services.progress import Reporter
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Clones:
     """The clones of one target. ``domain`` None is the target's default domain."""
 
     settings: Settings
-    output: Output
+    reporter: Reporter
     source: str
     domain: str | None = None
 
@@ -39,20 +39,20 @@ class Clones:
     ) -> dict[str, Any]:
         """Lease one; its token is in the answer, this once. See ``clones.lease_clone``."""
         with (
-            access.connected(self.settings, self.output) as conn,
+            access.connected(self.settings, self.reporter) as conn,
             server_part("making a database from a baseline"),
         ):
             try:
                 leased = self._leased(conn, baseline, database, ttl, owner)
             except AtdmError as error:
-                if not access.initialised_on_first_use(self.settings, self.output, conn, error):
+                if not access.initialised_on_first_use(self.settings, self.reporter, conn, error):
                     raise
                 leased = self._leased(conn, baseline, database, ttl, owner)
         return {**leased.as_json(), "status": "leased"}
 
     def listed(self, *, everything: bool = False) -> list[dict[str, Any]]:
         """Those that are there; those whose time is over are dropped first."""
-        with access.connected(self.settings, self.output) as conn:
+        with access.connected(self.settings, self.reporter) as conn:
             teardown.sweep(conn)
             found = clones.listed(conn, self._url, everything=everything)
         return [
@@ -72,7 +72,7 @@ class Clones:
             from atdm_resources.store.files import Store
             from atdm_services.baselines.records import Actor
             from atdm_services.clones import pool as clone_pool
-        with access.connected(self.settings, self.output) as conn:
+        with access.connected(self.settings, self.reporter) as conn:
             filled = clone_pool.fill_all(
                 conn,
                 self._url,
@@ -85,7 +85,7 @@ class Clones:
 
     def drop(self, database: str, token: str | None) -> dict[str, Any]:
         """Give one back. The owner of the catalog may leave the token out."""
-        with access.connected(self.settings, self.output) as conn:
+        with access.connected(self.settings, self.reporter) as conn:
             done = clones.drop_clone(
                 conn,
                 self._url,
@@ -120,4 +120,4 @@ class Clones:
 
     @property
     def _url(self) -> str:
-        return access.database_url(self.settings, self.output)
+        return access.database_url(self.settings, self.reporter)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -149,40 +149,6 @@ def shortfall(found: Mapping[str, Any], percent: float) -> str | None:
     return f"{reached:g} % of the requirements are passing, {percent:g} % are asked for: {shown}"
 
 
-def shown(found: Mapping[str, Any]) -> list[Any]:
-    """The coverage for people: requirements, failing and flaky tests, what is named by nobody."""
-    from rich.text import Text
-
-    from atdm.cli.output import table
-
-    parts: list[Any] = [
-        table(
-            None,
-            ("requirement", "standing", "tests", "through"),
-            [
-                (
-                    one["requirement_id"],
-                    words(one["standing"]),
-                    counts(one["scenarios"]),
-                    _through(one["scenarios"]),
-                )
-                for one in found["requirements"]
-            ],
-        )
-    ]
-    failing = [test for test in found["tests"] if test["outcome"] in ("failed", "error")]
-    parts += _tests("failing tests", failing)
-    parts += _tests("flaky tests", [test for test in found["tests"] if test["flaky"]])
-    for title, names in (
-        ("no scenario names any more", [o["requirement_id"] for o in found["formerly_linked"]]),
-        ("scenarios without requirement", found["scenarios_without_requirement"]),
-    ):
-        if names:
-            parts.append(Text(f"{title}: {', '.join(names)}"))
-    parts.append(Text(headline(found["summary"])))
-    return parts
-
-
 def headline(summary: Mapping[str, Any]) -> str:
     """The whole in one sentence."""
     if not summary["requirements"]:
@@ -206,37 +172,3 @@ def counts(cells: Iterable[Mapping[str, Any]]) -> str:
     found = list(cells)
     totals = {kind: sum(cell[kind] for cell in found) for kind in ("passing", "failing", "skipped")}
     return ", ".join(f"{total} {kind}" for kind, total in totals.items() if total)
-
-
-def _through(cells: Sequence[Mapping[str, Any]]) -> str:
-    """The scenarios that tests used, then how many none did."""
-    lines = [f"{cell['scenario']}: {counts([cell])}" for cell in cells if counts([cell])]
-    untouched = len(cells) - len(lines)
-    if untouched:
-        noun = "scenario" if untouched == 1 else "scenarios"
-        lines.append(f"{untouched} {noun} without a test")
-    return "\n".join(lines)
-
-
-def _tests(title: str, tests: Sequence[Mapping[str, Any]]) -> list[Any]:
-    from atdm.cli.output import table
-
-    if not tests:
-        return []
-    return [
-        table(
-            title,
-            ("test", "scenario", "last", "passed", "failed", "test run"),
-            [
-                (
-                    test["nodeid"],
-                    test["scenario"],
-                    f"{test['outcome']} {test['at'][:19]}",
-                    test["passed"],
-                    test["failed"],
-                    test["test_run_id"],
-                )
-                for test in tests
-            ],
-        )
-    ]

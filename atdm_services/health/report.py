@@ -138,7 +138,7 @@ def _database(settings: Settings) -> Read:
             shown["reachable"] = True
             _read_catalog(connection, shown, problems)
     except AtdmError as error:
-        from atdm.cli.output import ADVICE
+        from atdm_services.advice import ADVICE
 
         problems.append(f"{error.message} {ADVICE.get(error.code, '')}".strip())
         shown["error"] = str(error.code)

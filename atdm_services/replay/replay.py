@@ -24,11 +24,11 @@ from atdm_services.target import access
 if TYPE_CHECKING:
     import psycopg
 
-    from atdm.cli.output import Output, Step
     from atdm_engine.generation.request import RequestSpec
     from atdm_engine.replay.regenerate import Judged, MadeAgain
     from atdm_engine.replay.spec import ReplaySpec
     from atdm_resources.settings import Settings
+    from atdm_services.progress import Reporter, Step
 
 PROVED_RUNS = 100_000
 """Requests of at most so many runs are made again as a whole, to compare their hash."""
@@ -63,7 +63,7 @@ def replay_spec(connection: psycopg.Connection[Any], run: str) -> ReplaySpec:
     return load.recorded(connection, run)
 
 
-def replay(settings: Settings, output: Output, wish: ReplayRequest) -> dict[str, Any]:
+def replay(settings: Settings, reporter: Reporter, wish: ReplayRequest) -> dict[str, Any]:
     """Make a run again; the answer to a request, and ``replay``, which says what was compared.
 
     A scenario that is made to be rejected answers as it did: rejected, and no rows.
@@ -76,15 +76,15 @@ def replay(settings: Settings, output: Output, wish: ReplayRequest) -> dict[str,
         from atdm_engine.replay import regenerate
         from atdm_services.replay import load
 
-    original, origin = _original(settings, output, wish)
+    original, origin = _original(settings, reporter, wish)
     registry = load_registry(settings)
     request = regenerate.recorded_request(registry, original)
-    with output.working(f"making {original.test_run_id} again") as step:
+    with reporter.working(f"making {original.test_run_id} again") as step:
         if original.rejected:
             return _rejected_again(original, request, regenerate.judge_request(request, step))
-        url = wish.into or access.database_url(settings, output)
+        url = wish.into or access.database_url(settings, reporter)
         into = replace(settings, database_url=url)
-        with closing(_opened(into, output, given=wish.into is not None)) as connection:
+        with closing(_opened(into, reporter, given=wish.into is not None)) as connection:
             load.refuse_while_there(connection, original.test_run_id)
             proved = _proved(original, request, wish.prove, step)
             made = regenerate.make_again(request, original.run_number)
@@ -119,7 +119,9 @@ def replay(settings: Settings, output: Output, wish: ReplayRequest) -> dict[str,
     return answer
 
 
-def _original(settings: Settings, output: Output, wish: ReplayRequest) -> tuple[ReplaySpec, str]:
+def _original(
+    settings: Settings, reporter: Reporter, wish: ReplayRequest
+) -> tuple[ReplaySpec, str]:
     """The specification, and where it was found."""
     from atdm_engine.replay.spec import read_replay_spec
 
@@ -132,7 +134,7 @@ def _original(settings: Settings, output: Output, wish: ReplayRequest) -> tuple[
                 {"file": str(wish.spec), "test_run_id": original.test_run_id},
             )
         return original, f"file {wish.spec.name}"
-    with access.connected(settings, output) as connection:
+    with access.connected(settings, reporter) as connection:
         return replay_spec(connection, str(wish.run)), f"database {connection.info.dbname}"
 
 
@@ -155,7 +157,7 @@ def _text(path: Path) -> str:
     return text
 
 
-def _opened(settings: Settings, output: Output, *, given: bool) -> psycopg.Connection[Any]:
+def _opened(settings: Settings, reporter: Reporter, *, given: bool) -> psycopg.Connection[Any]:
     """The database that the run goes into; set up first where it is empty."""
     connection = connect(str(settings.database_url), application_name="atdm replay")
     try:
@@ -164,8 +166,8 @@ def _opened(settings: Settings, output: Output, *, given: bool) -> psycopg.Conne
         except AtdmError as error:
             if error.code is not ErrorCode.TARGET_NOT_INITIALISED:
                 raise
-            output.note(f"database {connection.info.dbname} is not set up yet: doing that first")
-            access.initialise(settings, output, connection)
+            reporter.note(f"database {connection.info.dbname} is not set up yet: doing that first")
+            access.initialise(settings, reporter, connection)
     except AtdmError as error:
         connection.close()
         if given and error.code is ErrorCode.TARGET_NOT_DISPOSABLE:

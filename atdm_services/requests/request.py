@@ -17,8 +17,8 @@ from atdm_services.target import access
 if TYPE_CHECKING:
     import psycopg
 
-    from atdm.cli.output import Output
     from atdm_resources.settings import Settings
+    from atdm_services.progress import Reporter
 
 MADE_WHEN = frozenset({ErrorCode.NONE_READY, ErrorCode.SCENARIO_NOT_FOUND})
 """What a lease may answer and making may still succeed: a scenario file can be newer than what is
@@ -53,7 +53,7 @@ class LeaseRequest:
 
 
 def request(
-    settings: Settings, output: Output, connection: psycopg.Connection[Any], wish: LeaseRequest
+    settings: Settings, reporter: Reporter, connection: psycopg.Connection[Any], wish: LeaseRequest
 ) -> dict[str, Any]:
     """The answer to a wish, in the shape of the contract.
 
@@ -66,7 +66,7 @@ def request(
             return from_pool(settings, connection, wish)
         except AtdmError as error:
             if error.code not in MADE_WHEN and not access.initialised_on_first_use(
-                settings, output, connection, error
+                settings, reporter, connection, error
             ):
                 raise
             refused = error
@@ -81,7 +81,7 @@ def request(
             raise
     from atdm_assets import in_process
 
-    outcome = in_process.materialise(settings, output, connection, wish)
+    outcome = in_process.materialise(settings, reporter, connection, wish)
     if outcome.status == "rejected":
         return rejected_as_expected(
             outcome.request_id,

@@ -13,26 +13,26 @@ from atdm_services.extras import load_registry
 if TYPE_CHECKING:
     import psycopg
 
-    from atdm.cli.output import Output
     from atdm_resources.postgres.target import InitReport
     from atdm_resources.settings import Settings
+    from atdm_services.progress import Reporter
 
 
-def database_url(settings: Settings, output: Output) -> str:
+def database_url(settings: Settings, reporter: Reporter) -> str:
     """The URL of the target; starts the embedded server when none is named and none runs."""
     if settings.database_url:
         return settings.database_url
     url = postgres_server.running_url(settings.home)
     if url:
         return url
-    output.note(f"starting PostgreSQL in {settings.home}")
-    with output.working("starting PostgreSQL"):
+    reporter.note(f"starting PostgreSQL in {settings.home}")
+    with reporter.working("starting PostgreSQL"):
         return postgres_server.start(settings.home)
 
 
-def connected(settings: Settings, output: Output) -> psycopg.Connection[Any]:
+def connected(settings: Settings, reporter: Reporter) -> psycopg.Connection[Any]:
     """A connection to the target; a context manager that closes it. Raises TARGET_UNREACHABLE."""
-    return opened(database_url(settings, output))
+    return opened(database_url(settings, reporter))
 
 
 def opened(url: str) -> psycopg.Connection[Any]:
@@ -42,20 +42,20 @@ def opened(url: str) -> psycopg.Connection[Any]:
 
 def initialise(
     settings: Settings,
-    output: Output,
+    reporter: Reporter,
     connection: psycopg.Connection[Any],
     *,
     disposable: str | None = None,
     rebuild: bool = False,
 ) -> InitReport:
     """Make or bring up to date catalog, tables, reference rows and published scenarios."""
-    with output.working("initialising the target"):
+    with reporter.working("initialising the target"):
         registry = load_registry(settings)
         return target.initialise(connection, registry, disposable, rebuild=rebuild)
 
 
 def initialised_on_first_use(
-    settings: Settings, output: Output, connection: psycopg.Connection[Any], error: AtdmError
+    settings: Settings, reporter: Reporter, connection: psycopg.Connection[Any], error: AtdmError
 ) -> bool:
     """Initialise the embedded server's own database after TARGET_NOT_INITIALISED.
 
@@ -63,6 +63,6 @@ def initialised_on_first_use(
     """
     if error.code is not ErrorCode.TARGET_NOT_INITIALISED or settings.database_url:
         return False
-    output.note("first use: making the catalog, the tables and the reference rows")
-    initialise(settings, output, connection)
+    reporter.note("first use: making the catalog, the tables and the reference rows")
+    initialise(settings, reporter, connection)
     return True

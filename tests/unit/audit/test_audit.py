@@ -6,7 +6,8 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from atdm_services.audit.report import assembled, gist, shown_trail
+from atdm.cli.trail import shown_trail
+from atdm_services.audit.report import assembled, gist
 
 REQUEST_ID = "01K7ZQ0000ABCDEFGHJK000000"
 RUN = "01K7ZQ0000ABCDEFGHJK000001"
