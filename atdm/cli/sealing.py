@@ -6,8 +6,8 @@ import dataclasses
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from atdm_resources.catalog import seal as sealing
 from atdm_resources.settings import Settings
-from atdm_services.audit import seal as sealing
 from atdm_services.extras import server_part
 from atdm_services.target import access
 

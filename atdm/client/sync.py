@@ -356,7 +356,7 @@ class AtdmClient:
 
         For the owner of the catalog; needs the extra ``server``. Returns sealed (events) and files.
         """
-        from atdm_services.audit import seal
+        from atdm_resources.catalog import seal
         from atdm_services.extras import server_part
 
         with server_part("exporting the audit trail"):

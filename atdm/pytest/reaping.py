@@ -12,7 +12,7 @@ import psycopg
 from atdm.pytest.session_files import Entry, Journal, SessionFolder, sessions_of
 from atdm.pytest.target import Holder, Target, said
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_services.leases.reclaim import TakenBack
+from atdm_resources.catalog.reclaim import TakenBack
 
 _FORGOTTEN_SECONDS = 7 * 24 * 3600.0
 """After so long, leases in a database that nobody uses here any more have expired."""

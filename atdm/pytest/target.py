@@ -18,10 +18,10 @@ from atdm.cli.arguments import length_of
 from atdm_engine.errors import AtdmError
 from atdm_resources.catalog import leases, suites
 from atdm_resources.catalog import queue as queueing
+from atdm_resources.catalog.reclaim import TakenBack
 from atdm_resources.postgres.connection import connect
 from atdm_services.clones import lease as clones
 from atdm_services.clones import scenario_copies
-from atdm_services.leases.reclaim import TakenBack
 from atdm_services.progress import Silent
 from atdm_services.requests.request import refuse_language_model
 from atdm_services.target import access

@@ -12,9 +12,9 @@ from atdm_assets import names
 from atdm_assets.instance import ticks
 from atdm_assets.resources import StoreResource, TargetResource
 from atdm_engine.bundle.registry import Registry
-from atdm_resources.catalog import counters
+from atdm_resources.catalog import counters, seal
 from atdm_resources.store.files import Store
-from atdm_services.audit import export, outside_events, seal
+from atdm_services.audit import export, outside_events
 from atdm_services.audit.outside_events import Gathered
 
 SEALED_A_TICK = 50_000

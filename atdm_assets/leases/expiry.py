@@ -12,10 +12,9 @@ from atdm_assets import names
 from atdm_assets.instance import run_liveness, ticks
 from atdm_assets.requests.job import report_failed
 from atdm_assets.resources import StoreResource, TargetResource
-from atdm_resources.catalog import retirement
+from atdm_resources.catalog import reclaim, retirement
 from atdm_resources.store.files import Store
 from atdm_services.clones import teardown
-from atdm_services.leases import reclaim
 from atdm_services.requests import sweep
 from atdm_services.retention import Retention
 

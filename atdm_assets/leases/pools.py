@@ -15,8 +15,7 @@ from atdm_assets.requests.launching import Launches, forget_key
 from atdm_assets.resources import TargetResource
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError
-from atdm_resources.catalog import pools
-from atdm_services.leases import reclaim
+from atdm_resources.catalog import pools, reclaim
 from atdm_services.requests.steps import mint_request_id
 
 INVOKER = "agent:atdm-pool"

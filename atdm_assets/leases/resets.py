@@ -15,12 +15,11 @@ from atdm_assets import metadata, names
 from atdm_assets.resources import TargetResource
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
-from atdm_resources.catalog import requests, runs
+from atdm_resources.catalog import reclaim, requests, runs
 from atdm_resources.postgres import residue
 from atdm_resources.postgres.residue import Residue
 from atdm_resources.postgres.target import ensure_disposable
 from atdm_resources.settings import Settings
-from atdm_services.leases import reclaim
 
 CHECK = "zero_residue"
 _CHECK_TEXT = (

@@ -19,9 +19,9 @@ from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.spec.constraints import parse_scalar
 from atdm_resources.catalog import queue as queueing
+from atdm_resources.catalog import reclaim
 from atdm_resources.catalog.queue import Launch, SuiteEvent
 from atdm_resources.store.files import Store
-from atdm_services.leases import reclaim
 from atdm_services.queue import inbox
 from atdm_services.requests.steps import mint_request_id
 

@@ -17,9 +17,9 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.model import Scenario
 from atdm_engine.random.run_ids import run_id
+from atdm_resources.catalog import reclaim
 from atdm_resources.catalog import requests as catalog
 from atdm_resources.settings import Settings
-from atdm_services.leases import reclaim
 from atdm_services.requests import read_back, steps
 from atdm_services.requests.work import RunConfig
 

@@ -11,8 +11,8 @@ from typing import Any
 import psycopg
 
 from atdm_engine.random.run_ids import least_id
+from atdm_resources.catalog import seal
 from atdm_resources.catalog.runs import one_state, rows
-from atdm_services.audit import seal
 
 TOP = 10
 

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from atdm_resources.catalog.runs import rows
-from atdm_services.audit.seal import GENESIS, chained
+from atdm_resources.catalog.seal import GENESIS, chained
 
 VERIFIED_AT_MOST = 20_000
 """Seals whose hashes are computed again for one page; `atdm audit-verify` computes all of them."""

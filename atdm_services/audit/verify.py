@@ -12,8 +12,8 @@ from typing import Any
 import psycopg
 
 from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources.catalog.seal import GENESIS, chained
 from atdm_resources.store.files import Store
-from atdm_services.audit.seal import GENESIS, chained
 
 _CANONICAL = (
     "event_id", "xid", "at", "action", "status", "domain", "scenario_id", "request_id",

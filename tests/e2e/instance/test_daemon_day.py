@@ -15,9 +15,8 @@ import psycopg
 import pytest
 
 from atdm_assets import names
-from atdm_resources.catalog import leases
+from atdm_resources.catalog import leases, seal
 from atdm_resources.catalog import queue as queueing
-from atdm_services.audit import seal
 from tests.e2e.conftest import ATDM, MINUTELY, Shell, new_home
 from tests.support.baseline_zoo import make_zoo, state
 from tests.support.waiting import until

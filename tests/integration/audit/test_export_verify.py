@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from atdm_resources.catalog import seal
 from atdm_resources.postgres.connection import connect
 from atdm_resources.store.files import Store
-from atdm_services.audit import export, seal
+from atdm_services.audit import export
 from atdm_services.audit.verify import ExportVerdict, verify_exports
 from tests.integration.audit.test_seal import seal_all, write
 

@@ -15,14 +15,12 @@ from atdm.web.audit.facts import Facts, gather
 from atdm.web.audit.page import page_of
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.catalog import leases, outcomes, requests
+from atdm_resources.catalog import leases, outcomes, reclaim, requests, seal
 from atdm_resources.catalog import runs as reports
 from atdm_resources.catalog import trail as trail_reading
 from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
-from atdm_services.audit import seal
 from atdm_services.baselines import records
-from atdm_services.leases import reclaim
 from tests.support.made_requests import Made, recorded, seeded
 
 Target = psycopg.Connection[Any]

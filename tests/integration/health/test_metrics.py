@@ -20,11 +20,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from atdm.cli.metrics_server import TargetCollector, samples, server, text_of
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.catalog import counters, requests
+from atdm_resources.catalog import counters, requests, seal
 from atdm_resources.catalog import leases as leasing
 from atdm_resources.postgres.connection import connect
 from atdm_resources.store.files import Store
-from atdm_services.audit import seal
 from atdm_services.retention import Retention, delete_old
 from tests.support.made_requests import recorded, seeded
 from tests.support.source import ROOT

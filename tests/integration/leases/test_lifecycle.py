@@ -16,11 +16,10 @@ from atdm_assets.leases.retention import forget_events
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import leases as leasing
 from atdm_resources.catalog import pools as pool_rows
-from atdm_resources.catalog import runs
+from atdm_resources.catalog import runs, seal
 from atdm_resources.postgres.connection import connect
 from atdm_resources.store.files import Store
 from atdm_services import retention as kept
-from atdm_services.audit import seal
 from tests.support.dagster_world import QUIET, World, error_of, from_several_daemons
 from tests.support.made_requests import recorded
 from tests.support.waiting import until

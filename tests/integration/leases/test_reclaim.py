@@ -12,12 +12,11 @@ import pytest
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import leases as leasing
-from atdm_resources.catalog import retirement
+from atdm_resources.catalog import reclaim, retirement
 from atdm_resources.catalog import runs as reports
 from atdm_resources.postgres import residue
 from atdm_resources.postgres.connection import connect
 from atdm_resources.store.files import Store
-from atdm_services.leases import reclaim
 from tests.support.made_requests import Made, rows_left, seeded
 
 WHO = {"invoker": "agent:test", "source": "test"}

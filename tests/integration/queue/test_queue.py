@@ -20,10 +20,10 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.random import run_ids
 from atdm_resources.catalog import leases as leasing
 from atdm_resources.catalog import queue as queueing
+from atdm_resources.catalog import reclaim
 from atdm_resources.catalog import runs as reports
 from atdm_resources.postgres.connection import connect
 from atdm_resources.store.files import Store
-from atdm_services.leases import reclaim
 from tests.support.dagster_world import World, from_several_daemons
 from tests.support.queue_steps import CLEAN, execute, standing, submit, tick
 

@@ -22,7 +22,7 @@ from atdm_engine.hashing.content import combined
 from atdm_engine.random.run_ids import run_id
 from atdm_engine.replay.regenerate import make_again, recorded_request
 from atdm_resources.catalog import leases as leasing
-from atdm_resources.catalog import requests, retirement, runs
+from atdm_resources.catalog import reclaim, requests, retirement, runs
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.locks import RequestLock
 from atdm_resources.postgres.residue import residue_of_domain
@@ -30,7 +30,6 @@ from atdm_resources.settings import Settings
 from atdm_resources.store.files import Store
 from atdm_services.baselines import contained_runs
 from atdm_services.baselines.manifest import BaselineFiles
-from atdm_services.leases import reclaim
 from atdm_services.replay.load import read_back_hashes
 from atdm_services.replay.replay import ReplayRequest, replay, replay_spec
 from atdm_services.requests.read_back import rows_of_run
