@@ -23,7 +23,7 @@ with server_part("making a test run"):
 
     from atdm_assets.definitions import build_defs
     from atdm_assets.instance.local_instance import instance
-    from atdm_assets.requests.job import Outcome, RequestedData, materialise_request
+    from atdm_assets.requests.job import RequestedData, materialise_request
     from atdm_assets.requests.resource import RequestsResource
     from atdm_assets.resources import StoreResource, TargetResource
     from atdm_resources.store.bundle import load_registry
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from atdm_resources.settings import Settings
     from atdm_services.progress import Reporter, Step
-    from atdm_services.requests.request import LeaseRequest
+    from atdm_services.requests.request import LeaseRequest, Outcome
 
 
 def materialise(

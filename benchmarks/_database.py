@@ -15,8 +15,8 @@ from psycopg import sql
 from atdm_engine.bundle.registry import Registry
 from atdm_resources.local import postgres_server
 from atdm_resources.postgres.connection import connect
-from atdm_resources.postgres.target import initialise
 from atdm_resources.store.bundle import read_bundle, shipped_root
+from atdm_services.target.init import initialise
 
 
 def shipped_registry() -> Registry:

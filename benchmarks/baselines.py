@@ -32,13 +32,13 @@ from psycopg import sql
 
 from atdm_engine.bundle.registry import Registry
 from atdm_resources.postgres.connection import connect
-from atdm_resources.postgres.target import initialise
 from atdm_resources.store.files import Store
 from atdm_services.baselines.records import Actor
 from atdm_services.baselines.restore import restore
 from atdm_services.datasets.build import build_dataset
 from atdm_services.datasets.runners import Processes
 from atdm_services.datasets.shards import ShardWork
+from atdm_services.target.init import initialise
 
 DOMAIN = "healthcare"
 GOLDEN_RUNS = 100_000

@@ -27,9 +27,9 @@ from atdm_assets.resources import StoreResource, TargetResource
 from atdm_engine.bundle.registry import Registry, SpecFile
 from atdm_resources.local import postgres_server
 from atdm_resources.postgres.connection import connect
-from atdm_resources.postgres.target import initialise
 from atdm_resources.settings import Settings
 from atdm_resources.store.bundle import read_bundle, shipped_root
+from atdm_services.target.init import initialise
 
 SCENARIO = "active_member_clean"
 TARGET_SECONDS = 0.5

@@ -153,7 +153,7 @@ def empty_database(postgres_server_url: str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def target_template(postgres_server_url: str, session_home: Path, registry: Registry) -> str:
     """The name of a database that is initialised with the shipped domains, to be copied from."""
-    from atdm_resources.postgres.target import initialise
+    from atdm_services.target.init import initialise
 
     name = f"t_template_{session_home.name.rpartition('-')[2]}"
     with (session_home / "template.lock").open("w") as lock:

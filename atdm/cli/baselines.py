@@ -17,9 +17,10 @@ SOURCE = "cli"
 
 
 def _opened(output: Output, domain: str | None) -> Baselines:
+    from atdm.in_dagster import BaselineRecord
     from atdm_services.baselines.service import Baselines
 
-    return Baselines(Settings.from_environment(), output, SOURCE, domain)
+    return Baselines(Settings.from_environment(), output, BaselineRecord(), SOURCE, domain)
 
 
 def snapshot(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from atdm.cli.output import Output, console, table
 from atdm.cli.trail import event_table
+from atdm.in_dagster import read_run
 from atdm_assets.instance.environment import dagster_exports, with_target
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import requests, runs
@@ -104,7 +105,7 @@ class Demonstration:
         test_run = self._leased_run(connection, owner)
 
         self._title("the audit trail of the run")
-        trail = audit_trail(self.settings, connection, test_run)
+        trail = audit_trail(self.settings, connection, test_run, read_run)
         counts = self._rows_left(connection, test_run)
         self._finish(trail, counts, summary)
         return {
@@ -175,7 +176,7 @@ class Demonstration:
 
     def _show_record(self, record: RequestRecord) -> list[dict[str, Any]]:
         with server_part("reading Dagster's record"):
-            from atdm_assets.instance.run_record import read_run
+            from atdm.in_dagster import read_run
 
         found = read_run(self.settings, str(record.dagster_run_id))
         _expect(found.get("status") == "SUCCESS", f"Dagster's run is {found.get('status')}")

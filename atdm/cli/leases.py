@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from atdm.cli.arguments import constraints_of, length_of, moment_of
 from atdm.cli.output import UsageError
+from atdm.in_dagster import make
 from atdm_engine.errors import ErrorCode
 from atdm_engine.random.run_ids import check_label
 from atdm_resources.catalog import leases
@@ -88,7 +89,7 @@ def request(
             timeout=timeout,
         )
     with access.connected(settings, output) as connection:
-        answer = requesting.request(settings, output, connection, wish)
+        answer = requesting.request(settings, output, connection, wish, make)
         if playwright or pytest:
             requesting.emit_fixtures(
                 settings, connection, answer, playwright=playwright, pytest=pytest, source=SOURCE

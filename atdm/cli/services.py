@@ -17,9 +17,9 @@ from atdm_assets.instance.environment import audit_pages, dagster_environment
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.local import dagster_http as web
 from atdm_resources.local import postgres_server, processes
+from atdm_resources.local.processes import AUDIT, DAEMON, HOST, WEBSERVER
 from atdm_resources.settings import Settings
 from atdm_services.health import report as health
-from atdm_services.health.report import AUDIT, DAEMON, HOST, WEBSERVER
 from atdm_services.target import access
 
 if TYPE_CHECKING:

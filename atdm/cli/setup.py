@@ -12,7 +12,7 @@ from atdm_services.target import access
 
 if TYPE_CHECKING:
     from atdm.cli.output import Output
-    from atdm_resources.postgres.target import InitReport
+    from atdm_services.target.init import InitReport
 
 
 def init(output: Output, *, disposable: str | None, rebuild: bool) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from atdm.cli.arguments import constraints_of, past_of
 from atdm.cli.output import UsageError, table
+from atdm.in_dagster import read_run
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import pages, runs
 from atdm_resources.catalog.pages import Filters
@@ -44,7 +45,7 @@ def audit(
     if html is not None:
         return _page(settings, output, run, html)
     with access.connected(settings, output) as connection, output.working("reading"):
-        trail = audit_trail(settings, connection, run)
+        trail = audit_trail(settings, connection, run, read_run)
     output.emit(trail, lambda: shown_trail(trail))
     return 0
 

@@ -174,9 +174,10 @@ class AtdmClient:
         )
         if self._caller.is_remote:
             return self._caller.remote.request(self._settings, lambda: self._connection, wish)
+        from atdm.in_dagster import make
         from atdm_services.requests.request import request
 
-        return request(self._settings, self._caller.reporter, self._connection, wish)
+        return request(self._settings, self._caller.reporter, self._connection, wish, make)
 
     @_raising
     def lease(
@@ -339,16 +340,20 @@ class AtdmClient:
         return self._baselines(domain).listed()
 
     def _baselines(self, domain: str | None) -> Baselines:
+        from atdm.in_dagster import BaselineRecord
         from atdm_services.baselines.service import Baselines
 
-        return Baselines(self._settings, self._caller.reporter, self._caller.source, domain)
+        return Baselines(
+            self._settings, self._caller.reporter, BaselineRecord(), self._caller.source, domain
+        )
 
     @_raising
     def get_audit(self, run: str) -> dict[str, Any]:
         """The audit trail of a run id, a request id or a label. Raises RUN_NOT_FOUND."""
+        from atdm.in_dagster import read_run
         from atdm_services.audit.report import audit_trail
 
-        return audit_trail(self._settings, self._connection, run)
+        return audit_trail(self._settings, self._connection, run, read_run)
 
     @_raising
     def seal_audit(self) -> dict[str, Any]:

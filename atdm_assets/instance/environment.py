@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atdm_resources.local import processes
+from atdm_resources.local.processes import AUDIT, HOST
 from atdm_services.extras import server_part
-from atdm_services.health.report import AUDIT, HOST
 from atdm_services.target import access
 
 AUDIT_VARIABLE = "ATDM_AUDIT_URL"

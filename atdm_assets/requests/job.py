@@ -19,6 +19,7 @@ from atdm_engine.model import Scenario
 from atdm_engine.progress import Progress
 from atdm_engine.random.run_ids import check_label
 from atdm_engine.spec.constraints import TypedScalar, scalar_json
+from atdm_services.requests.request import Outcome
 from atdm_services.requests.steps import mint_request_id, reporting
 from atdm_services.requests.sweep import Reconciled
 
@@ -40,24 +41,6 @@ class RequestedData:
     source: str = "dagster"
     reason: str | None = None
     parent_run_id: str | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a request ended. ``status`` is ``ready``, ``rejected`` (as its scenario declares) or the
-    status of a request that failed, with ``error``.
-    """
-
-    request_id: str
-    partition_key: str
-    scenario: Scenario
-    status: str
-    dagster_run_id: str
-    error: AtdmError | None = None
-
-    @property
-    def succeeded(self) -> bool:
-        return self.error is None
 
 
 def materialise_request(

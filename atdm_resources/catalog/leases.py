@@ -5,7 +5,6 @@ Light: psycopg and the standard library alone, because a lease must take millise
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -15,19 +14,17 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg
 
-from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
+from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import lease_calls
+from atdm_resources.catalog.domain_lock import alone_in_domain
 from atdm_resources.catalog.lease_calls import Call, Lease, Pause, Steps
+from atdm_resources.postgres.errors import guarded
 
 __all__ = [
     "Lease",
-    "alone_in_domain",
-    "as_atdm_error",
     "claim",
-    "guarded",
     "lease",
     "lease_request",
-    "meaning",
     "record_fixtures",
     "reset_all",
     "reset_owner",
@@ -37,7 +34,6 @@ __all__ = [
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
-_DRAINING_SECONDS = 5
 _log = logging.getLogger("atdm")
 
 
@@ -126,107 +122,7 @@ def reset_all(
     return alone_in_domain(conn, domain, attempt, timeout)
 
 
-def alone_in_domain(
-    conn: psycopg.Connection[Any],
-    domain: str,
-    attempt: Callable[[], Result | None],
-    timeout: timedelta,
-) -> Result:
-    """Call ``attempt`` until it returns something, keeping newcomers out of ``domain``.
-
-    ``attempt`` tries the exclusive lock in a transaction of its own: waiting for it inside
-    PostgreSQL would make every lease wait behind. The mark that keeps newcomers out expires by
-    itself, so that a dead process blocks nobody.
-
-    Raises:
-        AtdmError: BUSY when ``timeout`` has passed; whatever ``attempt`` raises.
-    """
-    deadline = time.monotonic() + timeout.total_seconds()
-    try:
-        while True:
-            guarded(
-                lambda: conn.execute(
-                    "UPDATE atdm.domain SET draining_until = clock_timestamp() + %s"
-                    " WHERE domain = %s",
-                    (timedelta(seconds=_DRAINING_SECONDS), domain),
-                )
-            )
-            result = attempt()
-            if result is not None:
-                return result
-            if time.monotonic() > deadline:
-                raise AtdmError(
-                    ErrorCode.BUSY,
-                    f"others still work in domain {domain} after {timeout.total_seconds():g} s",
-                    {"domain": domain},
-                )
-            time.sleep(0.05)
-    finally:
-        if not conn.closed:
-            conn.execute(
-                "UPDATE atdm.domain SET draining_until = NULL WHERE domain = %s", (domain,)
-            )
-
-
 def _called(conn: psycopg.Connection[Any], query: bytes, values: tuple[Any, ...]) -> Any:
     row = guarded(lambda: conn.execute(query, values).fetchone())
     assert row is not None
     return row[0]
-
-
-def guarded(call: Callable[[], Result]) -> Result:
-    """``call``, with errors that the catalog's functions raise as AtdmError.
-
-    Raises:
-        AtdmError: what ``atdm.fail`` said; TARGET_NOT_INITIALISED without a catalog or the right.
-    """
-    try:
-        return call()
-    except psycopg.Error as error:
-        told = meaning(error)
-        if told is None:
-            raise
-        raise told from error
-
-
-def meaning(error: psycopg.Error) -> AtdmError | None:
-    """What an error of a call to the catalog means; None for one that has nothing to do with it."""
-    if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return AtdmError(
-            ErrorCode.TARGET_NOT_INITIALISED,
-            f"this user may not lease from this database: {error.diag.message_primary}; "
-            "its owner grants the role atdm_client",
-        )
-    if isinstance(
-        error,
-        psycopg.errors.UndefinedFunction
-        | psycopg.errors.UndefinedTable
-        | psycopg.errors.InvalidSchemaName,
-    ):
-        return AtdmError(
-            ErrorCode.TARGET_NOT_INITIALISED,
-            "this database has no ATDM catalog; run atdm init",
-            {"reason": error.diag.message_primary},
-        )
-    return as_atdm_error(error)
-
-
-def as_atdm_error(error: psycopg.Error) -> AtdmError | None:
-    """The AtdmError that ``atdm.fail`` raised in the database, None for any other error."""
-    if not (error.sqlstate or "").startswith("AT") or not error.diag.message_detail:
-        return None
-    problem = json.loads(error.diag.message_detail)
-    details: dict[str, Any] = problem["details"]
-    message = error.diag.message_primary or problem["code"]
-    hints = []
-    if "scenario" in details and "known" in details:
-        details["nearest"] = nearest_spelling(str(details["scenario"]), details["known"])
-        hints.append(details["nearest"])
-    for item in details.get("problems", ()):
-        if "known" in item:
-            item["nearest"] = nearest_spelling(item["constraint"], item["known"])
-            hints.append(item["nearest"])
-    named = [repr(hint) for hint in hints if hint]
-    if named:
-        message += f"; did you mean {', '.join(named)}?"
-    return AtdmError(ErrorCode(problem["code"]), message, details)

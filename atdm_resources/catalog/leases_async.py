@@ -15,7 +15,7 @@ import psycopg
 
 from atdm_resources.catalog import lease_calls
 from atdm_resources.catalog.lease_calls import Call, Pause, Steps
-from atdm_resources.catalog.leases import meaning
+from atdm_resources.postgres.errors import meaning
 
 __all__ = ["claim", "lease", "lease_request", "reset_owner", "reset_run"]
 

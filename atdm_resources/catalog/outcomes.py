@@ -14,7 +14,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.catalog.leases import guarded
+from atdm_resources.postgres.errors import guarded
 
 MOST = 5_000
 """Outcomes that one statement records."""

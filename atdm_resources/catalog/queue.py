@@ -14,7 +14,7 @@ import psycopg
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from atdm_resources.catalog.leases import guarded
+from atdm_resources.postgres.errors import guarded
 
 MOST_RUNS = 10_000
 """Test runs of one request that the queue asks for; what is left waits for the next tick."""

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import leases
-from atdm_resources.catalog.leases import guarded
+from atdm_resources.postgres.errors import guarded
 
 MOST = 500
 """Runs that one transaction takes back: few enough that nobody waits long for its locks."""

@@ -19,8 +19,8 @@ from psycopg.types.json import Jsonb
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_resources.catalog import leases
-from atdm_resources.catalog.leases import guarded
 from atdm_resources.catalog.reclaim import TakenBack, give_back
+from atdm_resources.postgres.errors import guarded
 
 
 @dataclass(frozen=True, slots=True)

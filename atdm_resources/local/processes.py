@@ -10,6 +10,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
+
+HOST: Final = "127.0.0.1"
+WEBSERVER: Final = "webserver"
+DAEMON: Final = "daemon"
+AUDIT: Final = "audit"
+"""Serves audit pages."""
 
 _STOP_SECONDS = 15.0
 _PROC = Path("/proc")

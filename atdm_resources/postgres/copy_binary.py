@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from atdm_engine.arrow.text_columns import null_rows, starts_and_lengths
 from atdm_resources.postgres import datetimes
-from atdm_services.baselines.manifest import BaselineColumn
+from atdm_resources.postgres.columns import TableColumn
 
 Bytes = NDArray[np.uint8]
 
@@ -31,7 +31,7 @@ _JSONB_VERSION: Final = 1
 _DAY_MICROSECONDS: Final = 86_400_000_000
 
 
-def has_binary_form(columns: Sequence[BaselineColumn], schema: pa.Schema) -> bool:
+def has_binary_form(columns: Sequence[TableColumn], schema: pa.Schema) -> bool:
     """Whether ``rows_as_binary`` knows every column's PostgreSQL type in its Arrow form."""
     return all(
         _encoder(column.type, field.type) is not None or _is_text(column.type, field.type)
@@ -39,7 +39,7 @@ def has_binary_form(columns: Sequence[BaselineColumn], schema: pa.Schema) -> boo
     )
 
 
-def rows_as_binary(batch: pa.RecordBatch, columns: Sequence[BaselineColumn]) -> pa.Buffer:
+def rows_as_binary(batch: pa.RecordBatch, columns: Sequence[TableColumn]) -> pa.Buffer:
     """The rows of ``batch`` without BEGIN and END. ``columns`` must have a binary form."""
     count = batch.num_rows
     parts: list[pa.Array] = []

@@ -5,7 +5,7 @@ Everything is discovered; nothing is assumed from the specification files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_services.baselines.manifest import BaselineColumn, Definition, Manifest, SequenceState
+from atdm_resources.postgres.columns import Definition, SequenceState, TableColumn
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class LiveTable:
     bytes: int
     about_rows: int
     partition_of: str | None
-    columns: list[BaselineColumn] = field(default_factory=list)
+    columns: list[TableColumn] = field(default_factory=list)
     key: tuple[str, ...] = ()
 
     @property
@@ -34,7 +34,7 @@ class LiveTable:
         return sql.Identifier(self.schema, self.name)
 
     @property
-    def stored_columns(self) -> tuple[BaselineColumn, ...]:
+    def stored_columns(self) -> tuple[TableColumn, ...]:
         return tuple(column for column in self.columns if not column.generated)
 
 
@@ -59,7 +59,7 @@ def live_tables(conn: psycopg.Connection[Any], schema: str) -> dict[str, LiveTab
         table = found.get(row[0])
         if table is not None:
             table.columns.append(
-                BaselineColumn(
+                TableColumn(
                     name=row[1],
                     type=row[2],
                     nullable=row[3],
@@ -102,46 +102,6 @@ def sequences(conn: psycopg.Connection[Any], schema: str) -> tuple[SequenceState
             )
         )
     return tuple(states)
-
-
-def differences(manifest: Manifest, live: dict[str, LiveTable]) -> Iterator[str]:
-    """Every way in which the tables are not those that the baseline was made from, in words.
-
-    Tables that a generated baseline does not have are none of its business.
-    """
-    captured = manifest.kind == "captured"
-    for table in manifest.tables:
-        found = live.get(table.name)
-        if found is None:
-            yield f"{table.name}: the table is missing"
-            continue
-        columns = {column.name: column for column in found.columns}
-        for column in table.columns:
-            there = columns.pop(column.name, None)
-            if there is None:
-                yield f"{table.name}.{column.name}: the column is missing ({column.type})"
-                continue
-            for noun, was, now in (
-                ("type", column.type, there.type),
-                ("collation", column.collation, there.collation),
-                ("identity", column.identity or "none", there.identity or "none"),
-                ("generated", column.generated or "no", there.generated or "no"),
-            ):
-                if was != now and (captured or noun != "collation"):
-                    yield f"{table.name}.{column.name}: {noun} is {now}, in the baseline {was}"
-            if captured and column.nullable and not there.nullable:
-                yield f"{table.name}.{column.name}: is NOT NULL, in the baseline it is not"
-            if column.generated and column.expression != there.expression:
-                yield (
-                    f"{table.name}.{column.name}: is computed as {there.expression}, in the "
-                    f"baseline as {column.expression}"
-                )
-        for name, column in columns.items():
-            yield f"{table.name}.{name}: the baseline has no such column ({column.type})"
-    if captured:
-        known = {table.name for table in manifest.tables}
-        for name in live.keys() - known:
-            yield f"{name}: the baseline has no such table"
 
 
 def _ordered(conn: psycopg.Connection[Any], schema: str, names: Sequence[str]) -> list[str]:

@@ -8,8 +8,8 @@ from typing import Any, Self
 import psycopg
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.catalog.leases import as_atdm_error
 from atdm_resources.postgres.connection import connect
+from atdm_resources.postgres.errors import as_atdm_error
 
 _NEVER_CUT_OFF = (
     "SET LOCAL idle_in_transaction_session_timeout = 0",

@@ -19,8 +19,8 @@ from psycopg import sql
 
 from atdm_engine.arrow.text_columns import null_rows, starts_and_lengths
 from atdm_engine.arrow.text_hash import U64
+from atdm_resources.postgres.columns import TableColumn
 from atdm_resources.postgres.copy_binary import since_2000
-from atdm_services.baselines.manifest import BaselineColumn
 
 U32 = NDArray[np.uint32]
 
@@ -73,7 +73,7 @@ class SentHash:
         self.rows += batch.num_rows
 
 
-def expression(columns: Sequence[BaselineColumn], schema: pa.Schema) -> sql.Composable | None:
+def expression(columns: Sequence[TableColumn], schema: pa.Schema) -> sql.Composable | None:
     """A row's number as SQL; None when the server has no hash for a column as it was sent."""
     terms = []
     for seed, (column, field) in enumerate(zip(columns, schema, strict=True), 1):
@@ -128,7 +128,7 @@ def column_hashes(column: pa.Array, seed: int) -> U64:
     return hashes
 
 
-def _term(name: str, column: BaselineColumn, kind: pa.DataType, seed: int) -> sql.Composed | None:
+def _term(name: str, column: TableColumn, kind: pa.DataType, seed: int) -> sql.Composed | None:
     declared = _PARAMETERS.sub("", column.type)
     if pa.types.is_string(kind):
         if declared in ("text", "character varying"):

@@ -23,10 +23,10 @@ from psycopg import sql
 from atdm_engine.arrow.types import arrow_type, column_kind, typed_array
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.postgres import datetimes
+from atdm_resources.postgres.columns import TableColumn
 from atdm_resources.postgres.copy_binary import BEGIN, END, rows_as_binary
 from atdm_resources.postgres.copy_csv import copy_csv
 from atdm_resources.postgres.copy_stream import copied
-from atdm_services.baselines.manifest import BaselineColumn
 
 Item = TypeVar("Item")
 
@@ -79,7 +79,7 @@ def fix_text_form(conn: psycopg.Connection[Any]) -> None:
     conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
 
 
-def typed(column: BaselineColumn) -> BaselineColumn:
+def typed(column: TableColumn) -> TableColumn:
     """``column`` as a captured baseline holds it: dates and instants are no texts."""
     match = _MOMENTS.fullmatch(column.type)
     if match is None:
@@ -88,21 +88,21 @@ def typed(column: BaselineColumn) -> BaselineColumn:
     return column.model_copy(update={"spec_type": spec_type})
 
 
-def arrow_schema(columns: Sequence[BaselineColumn]) -> pa.Schema:
+def arrow_schema(columns: Sequence[TableColumn]) -> pa.Schema:
     """The Arrow types of a table's stored columns."""
     return pa.schema(
         [pa.field(column.name, _arrow(column), nullable=column.nullable) for column in columns]
     )
 
 
-def _arrow(column: BaselineColumn) -> pa.DataType:
+def _arrow(column: TableColumn) -> pa.DataType:
     if column.spec_type is not None:
         return arrow_type(column.spec_type)
     return _PLAIN.get(column.type, pa.string())
 
 
 def read_rows(
-    conn: psycopg.Connection[Any], relation: sql.Composable, columns: Sequence[BaselineColumn]
+    conn: psycopg.Connection[Any], relation: sql.Composable, columns: Sequence[TableColumn]
 ) -> Iterator[pa.RecordBatch]:
     """Every row of one table (not of those that inherit from it), in the transaction of ``conn``.
 
@@ -118,7 +118,7 @@ def read_rows(
 
 
 def read_source(
-    conn: psycopg.Connection[Any], source: sql.Composable, columns: Sequence[BaselineColumn]
+    conn: psycopg.Connection[Any], source: sql.Composable, columns: Sequence[TableColumn]
 ) -> Iterator[pa.RecordBatch]:
     """What COPY reads from ``source``: a table with its columns, or a query in parentheses."""
     statement = sql.SQL("COPY {} TO STDOUT").format(source)
@@ -130,7 +130,7 @@ def read_source(
 def write_rows(
     conn: psycopg.Connection[Any],
     relation: sql.Composable,
-    columns: Sequence[BaselineColumn],
+    columns: Sequence[TableColumn],
     batches: Iterable[pa.RecordBatch],
 ) -> int:
     """COPY rows into a table, in the transaction of ``conn``; returns how many."""
@@ -141,7 +141,7 @@ def write_rows(
 def send_rows(
     conn: psycopg.Connection[Any],
     relation: sql.Composable,
-    columns: Sequence[BaselineColumn],
+    columns: Sequence[TableColumn],
     pieces: Iterable[tuple[int, Any]],
     *,
     binary: bool,
@@ -172,7 +172,7 @@ def send_rows(
 
 
 def as_columns(
-    batch: pa.RecordBatch, have: Sequence[BaselineColumn], want: Sequence[BaselineColumn]
+    batch: pa.RecordBatch, have: Sequence[TableColumn], want: Sequence[TableColumn]
 ) -> pa.RecordBatch:
     """``batch``, whose columns are ``have``, with the columns ``want`` alone, in their form.
 
@@ -184,7 +184,7 @@ def as_columns(
     return pa.record_batch(arrays, names=[column.name for column in want])
 
 
-def _as_column(array: pa.Array, have: BaselineColumn, want: BaselineColumn) -> pa.Array:
+def _as_column(array: pa.Array, have: TableColumn, want: TableColumn) -> pa.Array:
     kind = _arrow(want)
     if array.type == kind:
         return array
@@ -223,7 +223,7 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def encoded(
-    batches: Iterable[pa.RecordBatch], columns: Sequence[BaselineColumn], *, binary: bool
+    batches: Iterable[pa.RecordBatch], columns: Sequence[TableColumn], *, binary: bool
 ) -> Iterator[tuple[int, pa.Buffer]]:
     """Rows as COPY reads them, CHUNK_ROWS at a time, each with its number of rows."""
     for batch in batches:
@@ -245,17 +245,17 @@ def _readable(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.record_batch(arrays, names=batch.schema.names)
 
 
-def _as_json(column: BaselineColumn) -> bool:
+def _as_json(column: TableColumn) -> bool:
     return column.spec_type is not None and column_kind(column.spec_type).array
 
 
-def _selected(column: BaselineColumn) -> sql.Composable:
+def _selected(column: TableColumn) -> sql.Composable:
     name = sql.Identifier(column.name)
     # JSON has one form for the elements of every type; the array's own text does not.
     return sql.SQL("array_to_json({})::text").format(name) if _as_json(column) else name
 
 
-def _parsed(columns: Sequence[BaselineColumn], text: pa.Buffer, *, checked: bool) -> pa.RecordBatch:
+def _parsed(columns: Sequence[TableColumn], text: pa.Buffer, *, checked: bool) -> pa.RecordBatch:
     """Rows from COPY's text: tabs between columns, backslashes before what would be misread."""
     schema = arrow_schema(columns)
     by_value = {

@@ -6,8 +6,7 @@ Light: every command imports this.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 
@@ -16,16 +15,11 @@ from atdm_resources.local import postgres_server
 from atdm_resources.postgres.connection import connect, masked
 from atdm_resources.settings import Settings
 
-if TYPE_CHECKING:
-    from atdm_engine.bundle.registry import Registry
-
 __all__ = [
-    "InitReport",
     "connect",
     "current_database",
     "database_url",
     "ensure_disposable",
-    "initialise",
     "masked",
     "reason_to_mark",
     "refuse_real_name",
@@ -34,48 +28,9 @@ __all__ = [
 _REAL_NAMES = {"prod", "production", "prd", "live"}
 
 
-@dataclass
-class InitReport:
-    """What ``initialise`` did; everything empty when there was nothing to do."""
-
-    database: str
-    marked: str | None = None
-    migrated: bool = False
-    tables: list[str] = field(default_factory=list)
-    rebuilt: list[str] = field(default_factory=list)
-    reference_rows: dict[str, int] = field(default_factory=dict)
-    scenarios: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def changed(self) -> bool:
-        """Whether anything was written."""
-        return bool(
-            self.marked
-            or self.migrated
-            or self.tables
-            or self.rebuilt
-            or self.reference_rows
-            or self.scenarios
-        )
-
-
 def database_url(settings: Settings) -> str:
     """The target's URL: ATDM_DATABASE_URL, else the embedded server, started if need be."""
     return settings.database_url or postgres_server.start(settings.home)
-
-
-def initialise(
-    conn: psycopg.Connection[Any],
-    registry: Registry,
-    disposable: str | None = None,
-    *,
-    rebuild: bool = False,
-) -> InitReport:
-    """Bring the target to what ``registry`` says; see ``initialising.initialise``."""
-    from atdm_services.target import init
-
-    return init.initialise(conn, registry, disposable, rebuild=rebuild)
 
 
 def ensure_disposable(conn: psycopg.Connection[Any]) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from atdm_engine.errors import AtdmError
+from atdm_engine.errors import AtdmError, ErrorCode
 
 if TYPE_CHECKING:
     import psycopg
 
     from atdm_resources.settings import Settings
+
+ReadRun: TypeAlias = "Callable[[Settings, str], dict[str, Any]]"
+"""Reads what Dagster recorded of a run id. Raises AtdmError, MISSING_EXTRA without Dagster."""
 
 TRAIL_VERSION = 1
 _RESET_STATUS = {
@@ -23,7 +26,7 @@ _RESET_STATUS = {
 
 
 def audit_trail(
-    settings: Settings, connection: psycopg.Connection[Any], name: str
+    settings: Settings, connection: psycopg.Connection[Any], name: str, read_run: ReadRun
 ) -> dict[str, Any]:
     """The trail of a run id, a request id or a label. Raises AtdmError RUN_NOT_FOUND."""
     from dataclasses import asdict
@@ -34,7 +37,7 @@ def audit_trail(
     request = asdict(requests.get_request(connection, request_id))
     run = None if test_run_id is None else runs.run(connection, test_run_id)
     events = runs.events(connection, request_id, test_run_id)
-    return assembled(request, run, events, dagster_record(settings, request))
+    return assembled(request, run, events, dagster_record(settings, request, read_run))
 
 
 def assembled(
@@ -168,7 +171,9 @@ def shown_event(event: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def dagster_record(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
+def dagster_record(
+    settings: Settings, request: Mapping[str, Any], read_run: ReadRun
+) -> dict[str, Any]:
     """What Dagster recorded of the run that made a request, or why that cannot be said.
 
     Keys: run_id, status, started_at, finished_at, materialisations, checks; or note.
@@ -177,15 +182,13 @@ def dagster_record(settings: Settings, request: Mapping[str, Any]) -> dict[str, 
     if not run_id:
         return {"note": "no Dagster run made this request"}
     try:
-        from atdm_assets.instance.run_record import read_run
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in {"atdm", "atdm_assets", "atdm_resources"}:
-            raise
-        return {"run_id": run_id, "note": "Dagster is not installed here: its record is not shown"}
-    try:
         return read_run(settings, run_id)
     except AtdmError as error:
-        return {"run_id": run_id, "note": f"Dagster's record cannot be read: {error.message}"}
+        if error.code is ErrorCode.MISSING_EXTRA:
+            note = "Dagster is not installed here: its record is not shown"
+        else:
+            note = f"Dagster's record cannot be read: {error.message}"
+        return {"run_id": run_id, "note": note}
 
 
 def gist(event: Mapping[str, Any]) -> str:

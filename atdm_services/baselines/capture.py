@@ -24,6 +24,7 @@ from atdm_engine import ENGINE_VERSION
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.rows import RowHash
 from atdm_engine.progress import Progress
+from atdm_resources.postgres.columns import TableColumn
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.introspect import LiveTable, definitions, live_tables, sequences
 from atdm_resources.postgres.locks import RequestLock
@@ -32,7 +33,6 @@ from atdm_resources.postgres.target import ensure_disposable
 from atdm_resources.store.files import Store
 from atdm_services.baselines import contained_runs, records
 from atdm_services.baselines.manifest import (
-    BaselineColumn,
     BaselineFiles,
     BaselineTable,
     Manifest,
@@ -303,7 +303,7 @@ class _Capture:
         )
 
     def _rows(
-        self, conn: psycopg.Connection[Any], table: LiveTable, columns: Sequence[BaselineColumn]
+        self, conn: psycopg.Connection[Any], table: LiveTable, columns: Sequence[TableColumn]
     ) -> Iterator[pa.RecordBatch]:
         for batch in read_rows(conn, table.relation, columns):
             if self._stop.is_set():

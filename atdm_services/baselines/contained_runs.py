@@ -10,12 +10,12 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from atdm_resources.postgres.columns import TableColumn
 from atdm_resources.postgres.table_rows import arrow_schema, read_source, write_rows
 from atdm_resources.store.files import Store
 from atdm_services.baselines.manifest import (
     REQUESTS,
     RUNS,
-    BaselineColumn,
     BaselineFiles,
     ContainedRuns,
     Manifest,
@@ -24,8 +24,8 @@ from atdm_services.baselines.manifest import (
 from atdm_services.baselines.part_files import PartWriter, part_batches
 
 
-def _columns(*names: str) -> tuple[BaselineColumn, ...]:
-    return tuple(BaselineColumn(name=name, type="text") for name in names)
+def _columns(*names: str) -> tuple[TableColumn, ...]:
+    return tuple(TableColumn(name=name, type="text") for name in names)
 
 
 _RUN_COLUMNS = _columns("test_run_id", "status", "pool_key", "as_of", "data")
@@ -63,7 +63,7 @@ def _file(
     files: BaselineFiles,
     part: str,
     attempt: str,
-    columns: Sequence[BaselineColumn],
+    columns: Sequence[TableColumn],
     source: sql.Composable,
 ) -> PartFile | None:
     with PartWriter(store, files, files.catalog(part, attempt), arrow_schema(columns)) as writer:

@@ -22,12 +22,12 @@ from atdm_engine.arrow.text_hash import U64, mix
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.content import combined
 from atdm_engine.hashing.rows import RowHash, column_hashes, row_hashes
+from atdm_resources.postgres.columns import TableColumn
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.introspect import live_tables
 from atdm_resources.postgres.table_rows import as_columns, fix_text_form, read_rows
 from atdm_resources.store.files import Store
 from atdm_services.baselines.manifest import (
-    BaselineColumn,
     BaselineFiles,
     BaselineTable,
     Manifest,
@@ -78,7 +78,7 @@ class Side:
 
     name: str
     tables: dict[str, BaselineTable]
-    batches: Callable[[str, Sequence[BaselineColumn]], Iterator[pa.RecordBatch]]
+    batches: Callable[[str, Sequence[TableColumn]], Iterator[pa.RecordBatch]]
     hashed: bool
 
 
@@ -128,7 +128,7 @@ def _stored(store: Store, manifest: Manifest) -> Side:
     files = BaselineFiles(manifest.domain, manifest.baseline_id)
     tables = {table.name: table for table in manifest.tables}
 
-    def batches(table: str, columns: Sequence[BaselineColumn]) -> Iterator[pa.RecordBatch]:
+    def batches(table: str, columns: Sequence[TableColumn]) -> Iterator[pa.RecordBatch]:
         there = tables[table]
         for batch in table_batches(store, files, there.files):
             yield as_columns(batch, there.stored_columns, columns)
@@ -222,7 +222,7 @@ class _Rows:
     contents: U64
 
 
-def _read(side: Side, table: str, columns: Sequence[BaselineColumn], key: Sequence[str]) -> _Rows:
+def _read(side: Side, table: str, columns: Sequence[TableColumn], key: Sequence[str]) -> _Rows:
     keys: list[U64] = []
     contents: list[U64] = []
     for batch in side.batches(table, columns):
@@ -246,7 +246,7 @@ def _by_key(
     before: Side,
     after: Side,
     table: str,
-    columns: Sequence[BaselineColumn],
+    columns: Sequence[TableColumn],
     key: Sequence[str],
     result: TableDifference,
 ) -> None:
@@ -271,7 +271,7 @@ def _changed_cells(
     before: Side,
     after: Side,
     table: str,
-    columns: Sequence[BaselineColumn],
+    columns: Sequence[TableColumn],
     key: Sequence[str],
     wanted: U64,
 ) -> dict[str, int]:
@@ -286,7 +286,7 @@ def _changed_cells(
 
 
 def _cells_of(
-    side: Side, table: str, columns: Sequence[BaselineColumn], key: Sequence[str], wanted: U64
+    side: Side, table: str, columns: Sequence[TableColumn], key: Sequence[str], wanted: U64
 ) -> dict[str, U64]:
     """The cells of the wanted rows, by column, in the order of ``wanted`` (sorted keys)."""
     cells = {column.name: np.zeros(len(wanted), np.uint64) for column in columns}
@@ -307,7 +307,7 @@ def _places(keys: U64, wanted: U64) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 
 def _samples(
-    side: Side, table: str, columns: Sequence[BaselineColumn], key: Sequence[str], wanted: U64
+    side: Side, table: str, columns: Sequence[TableColumn], key: Sequence[str], wanted: U64
 ) -> list[dict[str, Any]]:
     """The keys of a few of the wanted rows, as texts."""
     few = np.sort(wanted)
@@ -324,7 +324,7 @@ def _by_row(
     before: Side,
     after: Side,
     table: str,
-    columns: Sequence[BaselineColumn],
+    columns: Sequence[TableColumn],
     result: TableDifference,
 ) -> None:
     """Rows as a multiset: those that are more often on one side than on the other."""

@@ -23,10 +23,11 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.content import combined
+from atdm_resources.postgres.columns import Definition, FrozenModel, SequenceState, TableColumn
 from atdm_resources.store.files import Store
 
 FORMAT_VERSION = 2
@@ -43,11 +44,7 @@ Kind = Literal["captured", "generated"]
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PartFile(_Model):
+class PartFile(FrozenModel):
     """One Parquet file. ``path`` is relative to the baseline's folder."""
 
     path: str
@@ -56,28 +53,7 @@ class PartFile(_Model):
     sha256: str
 
 
-class BaselineColumn(_Model):
-    """One column as PostgreSQL describes it.
-
-    ``type`` is what ``format_type`` says. ``generated`` columns (``stored`` or ``virtual``) are in
-    no file: they follow from the others by ``expression``; for other columns that is the default.
-    ``spec_type`` is set when the file holds the column as ``atdm_engine.arrow.types`` does
-    (generated data, and dates and instants that were captured); otherwise the file holds
-    PostgreSQL's own
-    text, or an integer or a boolean as such.
-    """
-
-    name: str
-    type: str
-    nullable: bool = True
-    collation: str | None = None
-    identity: Literal["", "always", "by default"] = ""
-    generated: Literal["", "stored", "virtual"] = ""
-    expression: str | None = None
-    spec_type: str | None = None
-
-
-class BaselineTable(_Model):
+class BaselineTable(FrozenModel):
     """One table: its columns in order, its rows and the files that hold them.
 
     ``key`` are the columns of the primary key. ``content_hash`` is ``atdm_engine.hashing.rows``
@@ -85,7 +61,7 @@ class BaselineTable(_Model):
     """
 
     name: str
-    columns: tuple[BaselineColumn, ...]
+    columns: tuple[TableColumn, ...]
     key: tuple[str, ...] = ()
     rows: int
     content_hash: str
@@ -93,7 +69,7 @@ class BaselineTable(_Model):
     partition_of: str | None = None
 
     @property
-    def stored_columns(self) -> tuple[BaselineColumn, ...]:
+    def stored_columns(self) -> tuple[TableColumn, ...]:
         """The columns that are in the files, in order."""
         return tuple(column for column in self.columns if not column.generated)
 
@@ -102,26 +78,7 @@ class BaselineTable(_Model):
         return sum(file.bytes for file in self.files)
 
 
-class Definition(_Model):
-    """A constraint (``kind`` as in pg_constraint) or an index (``i``) by its text, to compare."""
-
-    table: str
-    name: str
-    kind: str
-    definition: str
-
-
-class SequenceState(_Model):
-    """Where a sequence stands. ``shared`` ones belong to another schema and only move onwards."""
-
-    schema_name: str
-    name: str
-    last_value: int
-    is_called: bool
-    shared: bool = False
-
-
-class ContainedRuns(_Model):
+class ContainedRuns(FrozenModel):
     """The test runs whose rows are in the baseline, counted by the status they had.
 
     ``file`` has columns test_run_id, status, pool_key, as_of and data; ``requests`` has their
@@ -139,7 +96,7 @@ class ContainedRuns(_Model):
         return tuple(file for file in (self.file, self.requests) if file is not None)
 
 
-class Manifest(_Model):
+class Manifest(FrozenModel):
     """Everything about a baseline; see the module for what it stands in.
 
     ``tables`` are in foreign-key order as far as there is one. ``next_number`` is the first number

@@ -20,10 +20,11 @@ from psycopg import sql
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.rows import RowHash
 from atdm_engine.progress import Progress
-from atdm_resources.catalog.leases import alone_in_domain
+from atdm_resources.catalog.domain_lock import alone_in_domain
 from atdm_resources.postgres import constraints, table_locks
+from atdm_resources.postgres.columns import SequenceState
 from atdm_resources.postgres.connection import connect
-from atdm_resources.postgres.introspect import LiveTable, differences, live_tables
+from atdm_resources.postgres.introspect import LiveTable, live_tables
 from atdm_resources.postgres.stored_hash import expression, server_agrees, stored
 from atdm_resources.postgres.table_rows import arrow_schema, fix_text_form, read_rows, send_rows
 from atdm_resources.postgres.target import ensure_disposable
@@ -35,7 +36,6 @@ from atdm_services.baselines.manifest import (
     BaselineFiles,
     BaselineTable,
     Manifest,
-    SequenceState,
     read_manifest,
 )
 from atdm_services.baselines.records import Actor
@@ -47,6 +47,7 @@ from atdm_services.baselines.row_encoder import (
     Summary,
     sent_as_binary,
 )
+from atdm_services.baselines.structure import differences
 
 LARGE_ROWS: Final = 20_000
 """A table of so many rows is loaded without its keys and indexes, which are then made again."""

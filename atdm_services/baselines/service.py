@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gc
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from atdm_assets.instance.environment import with_target
 from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
 from atdm_engine.progress import Progress
 from atdm_services.extras import server_part
@@ -23,14 +20,24 @@ with server_part("working with baselines"):
     from atdm_services.clones import teardown
 
 if TYPE_CHECKING:
-    import dagster as dg
-
     from atdm_engine.bundle.registry import Registry
     from atdm_resources.settings import Settings
+    from atdm_services.baselines.manifest import Manifest
+    from atdm_services.baselines.restore import Restored
     from atdm_services.progress import Reporter
 
 # The command line switches it off for its imports; from here on there is garbage.
 gc.enable()
+
+
+class Record(Protocol):
+    """Shows in Dagster what was done to a baseline outside any of its runs."""
+
+    def captured(self, settings: Settings, uri: str, made: Manifest) -> None: ...
+
+    def restored(self, settings: Settings, done: Restored, reason: str) -> None: ...
+
+    def deleted(self, settings: Settings, domain: str, baseline_id: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class Baselines:
 
     settings: Settings
     reporter: Reporter
+    record: Record
     source: str
     domain_asked: str | None = None
 
@@ -63,14 +71,8 @@ class Baselines:
             progress=progress,
         )
 
-        def show(instance: dg.DagsterInstance) -> None:
-            from atdm_assets.baselines.definitions import report_capture
-
-            folder = manifest.BaselineFiles(made.domain, made.baseline_id).folder
-            report_capture(instance, self.store.uri(folder), made)
-
         if shown:
-            self._in_dagster(show)
+            self.record.captured(self._resolved, self.store.uri(_folder(made)), made)
         return {**records.summary(made), "status": "captured"}
 
     def restore(
@@ -96,13 +98,8 @@ class Baselines:
             progress=progress,
         )
 
-        def show(instance: dg.DagsterInstance) -> None:
-            from atdm_assets.baselines.definitions import report_restore
-
-            report_restore(instance, done, reason)
-
         if shown:
-            self._in_dagster(show)
+            self.record.restored(self._resolved, done, reason)
         return done.as_json()
 
     def listed(self) -> list[dict[str, Any]]:
@@ -149,14 +146,7 @@ class Baselines:
                 source=self.source,
             )
 
-        def show(instance: dg.DagsterInstance) -> None:
-            from atdm_assets import names
-
-            instance.delete_dynamic_partition(
-                names.baseline_partitions_name(self.domain), baseline_id
-            )
-
-        self._in_dagster(show)
+        self.record.deleted(self._resolved, self.domain, baseline_id)
         return {
             "status": "deleted",
             "domain": self.domain,
@@ -197,11 +187,10 @@ class Baselines:
     def _actor(self, reason: str) -> records.Actor:
         return records.Actor(self.settings.invoker, self.source, reason)
 
-    def _in_dagster(self, show: Callable[[dg.DagsterInstance], None]) -> None:
-        """Show in Dagster what was done without a run. The catalog has it already."""
-        from atdm_assets.instance.local_instance import instance
+    @property
+    def _resolved(self) -> Settings:
+        return replace(self.settings, database_url=self.url)
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with instance(with_target(self.settings, self.reporter)) as opened:
-                show(opened)
+
+def _folder(made: Manifest) -> str:
+    return manifest.BaselineFiles(made.domain, made.baseline_id).folder

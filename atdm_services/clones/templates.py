@@ -25,9 +25,8 @@ from psycopg import sql
 
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.postgres import schema_copy
 from atdm_resources.postgres.connection import connect
-from atdm_resources.postgres.target import current_database, ensure_disposable, initialise
+from atdm_resources.postgres.target import current_database, ensure_disposable
 from atdm_resources.settings import Settings
 from atdm_resources.store.bundle import load_registry
 from atdm_resources.store.files import Store
@@ -36,7 +35,7 @@ from atdm_services.baselines.listing import latest
 from atdm_services.baselines.manifest import Manifest, read_manifest
 from atdm_services.baselines.records import Actor
 from atdm_services.baselines.restore import restore
-from atdm_services.clones import teardown
+from atdm_services.clones import schema_copy, teardown
 from atdm_services.clones.lease import (
     EMPTY,
     LATEST,
@@ -49,6 +48,7 @@ from atdm_services.clones.lease import (
     sibling,
     taken,
 )
+from atdm_services.target.init import initialise
 
 _ATTEMPTS = 2
 _TRIES: Final = 20

@@ -26,8 +26,8 @@ from atdm_engine.model import Domain
 from atdm_engine.progress import Progress
 from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_engine.spec.table import TableSpec
+from atdm_resources.postgres.columns import TableColumn
 from atdm_services.baselines.manifest import (
-    BaselineColumn,
     BaselineTable,
     Manifest,
     content_hash_of,
@@ -269,9 +269,9 @@ def _table(domain: Domain, name: str, reports: Sequence[ShardReport]) -> Baselin
     )
 
 
-def _columns(spec: TableSpec) -> tuple[BaselineColumn, ...]:
+def _columns(spec: TableSpec) -> tuple[TableColumn, ...]:
     columns = [
-        BaselineColumn(
+        TableColumn(
             name=name,
             type=_sql_type(column_kind(column.type)),
             nullable=column.nullable,
@@ -281,7 +281,7 @@ def _columns(spec: TableSpec) -> tuple[BaselineColumn, ...]:
         for name, column in spec.columns.items()
     ]
     columns.append(
-        BaselineColumn(name=RUN_COLUMN, type="text", nullable=True, collation="C", spec_type="text")
+        TableColumn(name=RUN_COLUMN, type="text", nullable=True, collation="C", spec_type="text")
     )
     return tuple(columns)
 

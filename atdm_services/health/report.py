@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.local import dagster_http as web
 from atdm_resources.local import postgres_server, processes
+from atdm_resources.local.processes import AUDIT, DAEMON, HOST, WEBSERVER
 from atdm_resources.postgres.connection import connect, masked
 from atdm_resources.telemetry.redaction import known_secrets, masked_text
 
@@ -24,13 +25,6 @@ if TYPE_CHECKING:
 
     from atdm_resources.catalog.health import DagsterState, PoolState, Work
     from atdm_resources.settings import Settings
-
-HOST: Final = "127.0.0.1"
-AUDIT: Final = "audit"
-"""Serves audit pages."""
-
-WEBSERVER: Final = "webserver"
-DAEMON: Final = "daemon"
 
 Read = tuple[dict[str, Any], list[str]]
 """What is known of a part, and what is wrong with it."""

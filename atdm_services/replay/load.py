@@ -19,9 +19,10 @@ from atdm_engine.random.run_ids import is_run_id, request_of, run_id
 from atdm_engine.replay.regenerate import MadeAgain
 from atdm_engine.replay.spec import ReplaySpec
 from atdm_resources.catalog import requests, runs
-from atdm_resources.catalog.leases import Lease, guarded
+from atdm_resources.catalog.leases import Lease
 from atdm_resources.postgres import drift
 from atdm_resources.postgres.ddl import domain_tables
+from atdm_resources.postgres.errors import guarded
 from atdm_resources.postgres.owner_rights import catalog_needed
 from atdm_resources.postgres.ownership import RunColumn, RunOwnership
 from atdm_services.requests.read_back import rows_of_run

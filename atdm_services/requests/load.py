@@ -18,8 +18,8 @@ from atdm_engine.model import Domain, Scenario
 from atdm_engine.progress import Progress
 from atdm_engine.random.run_ids import run_id_array
 from atdm_resources.catalog import requests
-from atdm_resources.catalog.leases import as_atdm_error
 from atdm_resources.catalog.requests import RequestRecord
+from atdm_resources.postgres.errors import as_atdm_error
 from atdm_resources.postgres.ownership import Loaded, RunColumn, RunOwnership
 from atdm_resources.postgres.target import ensure_disposable
 from atdm_resources.store.files import Store

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import leases as leasing
@@ -17,6 +17,7 @@ from atdm_services.target import access
 if TYPE_CHECKING:
     import psycopg
 
+    from atdm_engine.model import Scenario
     from atdm_resources.settings import Settings
     from atdm_services.progress import Reporter
 
@@ -52,10 +53,36 @@ class LeaseRequest:
         return self.lease and self.seed is None and self.as_of is None and self.label is None
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a request ended. ``status`` is ``ready``, ``rejected`` (as its scenario declares) or the
+    status of a request that failed, with ``error``.
+    """
+
+    request_id: str
+    partition_key: str
+    scenario: Scenario
+    status: str
+    dagster_run_id: str
+    error: AtdmError | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        return self.error is None
+
+
+Make: TypeAlias = "Callable[[Settings, Reporter, psycopg.Connection[Any], LeaseRequest], Outcome]"
+"""Makes the runs of a request. Raises AtdmError, MISSING_EXTRA where only a client is installed."""
+
+
 def request(
-    settings: Settings, reporter: Reporter, connection: psycopg.Connection[Any], wish: LeaseRequest
+    settings: Settings,
+    reporter: Reporter,
+    connection: psycopg.Connection[Any],
+    wish: LeaseRequest,
+    make: Make,
 ) -> dict[str, Any]:
-    """The answer to a wish, in the shape of the contract.
+    """The answer to a request, in the shape of the contract: leased, else made and leased.
 
     Raises AtdmError: LLM_MODE_NOT_ENABLED, SCENARIO_NOT_FOUND, CONSTRAINT_INVALID,
     CONSTRAINT_CONTRADICTION, VALIDATOR_REJECTED, SEED_FAILED, BUSY, MISSING_EXTRA, ...
@@ -72,16 +99,15 @@ def request(
             refused = error
         try:
             _ensure_known(settings, wish, refused)
-            from atdm_assets import in_process
+            outcome = make(settings, reporter, connection, wish)
         except AtdmError as error:
             if error.code is ErrorCode.MISSING_EXTRA:
                 # A client alone cannot make anything: what the target said is the better answer.
                 refused.details["hint"] = error.message
                 raise refused from error
             raise
-    from atdm_assets import in_process
-
-    outcome = in_process.materialise(settings, reporter, connection, wish)
+    else:
+        outcome = make(settings, reporter, connection, wish)
     if outcome.status == "rejected":
         return rejected_as_expected(
             outcome.request_id,

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.local import postgres_server
-from atdm_resources.postgres import target
 from atdm_resources.postgres.connection import connect
 from atdm_services.extras import load_registry
 
 if TYPE_CHECKING:
     import psycopg
 
-    from atdm_resources.postgres.target import InitReport
     from atdm_resources.settings import Settings
     from atdm_services.progress import Reporter
+    from atdm_services.target.init import InitReport
 
 
 def database_url(settings: Settings, reporter: Reporter) -> str:
@@ -51,7 +50,10 @@ def initialise(
     """Make or bring up to date catalog, tables, reference rows and published scenarios."""
     with reporter.working("initialising the target"):
         registry = load_registry(settings)
-        return target.initialise(connection, registry, disposable, rebuild=rebuild)
+        # SQLAlchemy and Alembic load here: a lease does not pay for them.
+        from atdm_services.target import init
+
+        return init.initialise(connection, registry, disposable, rebuild=rebuild)
 
 
 def initialised_on_first_use(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -22,7 +23,7 @@ from atdm_resources.catalog.scenarios import publish
 from atdm_resources.postgres.copy_csv import copy_csv
 from atdm_resources.postgres.ddl import domain_tables
 from atdm_resources.postgres.drift import differences, shapes
-from atdm_resources.postgres.target import InitReport, current_database, reason_to_mark
+from atdm_resources.postgres.target import current_database, reason_to_mark
 
 CLIENT_ROLE = "atdm_client"
 CLIENT_FUNCTIONS = (
@@ -40,6 +41,32 @@ CLIENT_FUNCTIONS = (
 
 _SCRATCH = "atdm_expected"
 _RESERVED = re.compile(r"^(?:pg_.*|public|information_schema|atdm|atdm_expected)$")
+
+
+@dataclass
+class InitReport:
+    """What ``initialise`` did; everything empty when there was nothing to do."""
+
+    database: str
+    marked: str | None = None
+    migrated: bool = False
+    tables: list[str] = field(default_factory=list)
+    rebuilt: list[str] = field(default_factory=list)
+    reference_rows: dict[str, int] = field(default_factory=dict)
+    scenarios: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was written."""
+        return bool(
+            self.marked
+            or self.migrated
+            or self.tables
+            or self.rebuilt
+            or self.reference_rows
+            or self.scenarios
+        )
 
 
 def initialise(

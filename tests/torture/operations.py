@@ -327,7 +327,7 @@ class ResetAll(Operation):
         Mark("keep others out", r"SET draining_until = clock_timestamp"),
         Mark("be alone", r"pg_try_advisory_xact_lock\(atdm\.domain_lock_key"),
         Mark("delete rows", r"SELECT atdm\.reset_all"),
-        Mark("commit", call="atdm_resources.catalog.leases:guarded()"),
+        Mark("commit", call="atdm_resources.postgres.errors:guarded()"),
         Mark("let others in", r"SET draining_until = NULL"),
     )
 
@@ -426,7 +426,7 @@ class Clone(Operation):
     marks = (
         Mark("register the template", r"INSERT INTO atdm\.clone "),
         Mark("make the template", r"^CREATE DATABASE"),
-        Mark("initialise the template", call="atdm_resources.postgres.target:initialise"),
+        Mark("initialise the template", call="atdm_services.target.init:initialise"),
         Mark("fill the template", call="atdm_services.baselines.restore:restore"),
         Mark("close the template", r"ALTER DATABASE .* ALLOW_CONNECTIONS"),
         Mark("register the clone", r"INSERT INTO atdm\.clone "),

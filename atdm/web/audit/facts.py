@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from atdm.in_dagster import read_run
 from atdm_services.audit.report import dagster_record
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def gather(settings: Settings, connection: psycopg.Connection[Any], name: str) -
             outcome_counts=tests,
         )
     # Dagster's own storage is another database; nothing of the catalog is held meanwhile.
-    return _with(facts, dagster=dagster_record(settings, request))
+    return _with(facts, dagster=dagster_record(settings, request, read_run))
 
 
 def _tables(request: Row, making: Sequence[Row]) -> list[str]:

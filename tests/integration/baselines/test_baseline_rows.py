@@ -13,6 +13,7 @@ from psycopg import sql
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.rows import RowHash
+from atdm_resources.postgres.columns import TableColumn
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.copy_binary import has_binary_form
 from atdm_resources.postgres.introspect import live_tables
@@ -37,7 +38,6 @@ from atdm_services.baselines import capture as capturing
 from atdm_services.baselines import diff, manifest
 from atdm_services.baselines import restore as restoring
 from atdm_services.baselines.capture import capture
-from atdm_services.baselines.manifest import BaselineColumn
 from atdm_services.baselines.records import Actor
 from atdm_services.baselines.restore import restore
 from atdm_services.baselines.row_encoder import Beside
@@ -157,9 +157,9 @@ def test_texts_of_every_length_hash_as_the_server_does(
 def test_nothing_is_said_about_what_cannot_be_compared() -> None:
     with pytest.raises(NotComparableError):
         column_hashes(pa.array(["x" * 5000]), 1)
-    generated = [BaselineColumn(name="a", type="jsonb", spec_type="jsonb")]
+    generated = [TableColumn(name="a", type="jsonb", spec_type="jsonb")]
     assert expression(generated, arrow_schema(generated)) is None
-    unknown = [BaselineColumn(name="a", type="box")]
+    unknown = [TableColumn(name="a", type="box")]
     assert expression(unknown, arrow_schema(unknown)) is None
 
 

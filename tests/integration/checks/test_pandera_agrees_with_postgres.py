@@ -25,7 +25,7 @@ from atdm_engine.bundle.registry import Registry, SpecFile
 from atdm_engine.checks.pandera_schema import Findings, pandera_schema, validate
 from atdm_engine.model import Domain
 from atdm_resources.postgres.connection import connect
-from atdm_resources.postgres.target import initialise
+from atdm_services.target.init import initialise
 
 TABLE = """\
 description: A value of every kind.

@@ -18,7 +18,6 @@ from psycopg import sql
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import leases
-from atdm_resources.postgres import schema_copy
 from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
 from atdm_resources.store.files import Store
@@ -27,7 +26,7 @@ from atdm_services.baselines.capture import capture
 from atdm_services.baselines.manifest import Manifest
 from atdm_services.baselines.records import Actor
 from atdm_services.clones import lease as clones
-from atdm_services.clones import teardown, templates
+from atdm_services.clones import schema_copy, teardown, templates
 from atdm_services.clones.lease import CloneLease, drop_clone, lease_clone
 from tests.conftest import with_database
 from tests.support.clone_world import databases, dropped_after

@@ -13,7 +13,6 @@ import pytest
 from atdm_engine.bundle.registry import Registry, SpecFile
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.postgres.connection import connect
-from atdm_resources.postgres.target import initialise
 from atdm_resources.store.bundle import read_bundle, shipped_root
 from atdm_resources.store.files import Store
 from atdm_resources.store.s3 import S3Options
@@ -26,6 +25,7 @@ from atdm_services.datasets.build import Built, build_dataset
 from atdm_services.datasets.runners import InProcess, Processes, ShardRunner
 from atdm_services.datasets.shards import ShardReport, ShardWork, make_shard
 from atdm_services.datasets.versions import sweep, versions
+from atdm_services.target.init import initialise
 from tests.support.dagster_world import World
 from tests.support.s3_server import BUCKET, Fault, Faults, proxy
 

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pytest
 from psycopg import sql
 
-from atdm.cli.output import Output
 from atdm.client.sync import AtdmClient
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
@@ -30,6 +29,7 @@ from atdm_resources.settings import Settings
 from atdm_resources.store.files import Store
 from atdm_services.baselines import contained_runs
 from atdm_services.baselines.manifest import BaselineFiles
+from atdm_services.progress import Silent
 from atdm_services.replay.load import read_back_hashes
 from atdm_services.replay.replay import ReplayRequest, replay, replay_spec
 from atdm_services.requests.read_back import rows_of_run
@@ -77,7 +77,7 @@ def again(settings: Settings) -> Again:
     """Makes a run again."""
 
     def call(run: str | None, **options: Any) -> dict[str, Any]:
-        return replay(settings, Output(quiet=True), ReplayRequest(run=run, **options))
+        return replay(settings, Silent(), ReplayRequest(run=run, **options))
 
     return call
 
@@ -252,9 +252,7 @@ def test_from_a_file_when_the_source_is_gone(
     file.write_text(replay_spec(conn, made.run(2)).model_dump_json(), encoding="utf-8")
     nowhere = dataclasses.replace(settings, database_url="postgresql://x@127.0.0.1:1/none")
 
-    answer = replay(
-        nowhere, Output(quiet=True), ReplayRequest(spec=file, into=empty_database, prove=False)
-    )
+    answer = replay(nowhere, Silent(), ReplayRequest(spec=file, into=empty_database, prove=False))
 
     assert answer["test_run_id"] == made.run(2)
     assert answer["replay"]["from"] == "file run.json"

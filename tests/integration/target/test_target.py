@@ -16,9 +16,10 @@ from atdm_engine.bundle.registry import Registry, SpecFile
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import leases, runs
 from atdm_resources.postgres.connection import connect
-from atdm_resources.postgres.target import ensure_disposable, initialise
+from atdm_resources.postgres.target import ensure_disposable
 from atdm_resources.store.bundle import read_bundle, shipped_root
 from atdm_services.target import init
+from atdm_services.target.init import initialise
 from tests.conftest import with_database
 from tests.support.made_requests import seeded
 

@@ -7,8 +7,8 @@ from itertools import permutations
 import pyarrow as pa
 import pytest
 
+from atdm_resources.postgres.columns import TableColumn
 from atdm_resources.postgres.copy_binary import has_binary_form, rows_as_binary
-from atdm_services.baselines.manifest import BaselineColumn
 
 VALUES: dict[str, tuple[str, pa.Array, list[bytes | None]]] = {
     "text": ("text", pa.array(["a", None, "b\u00e4"]), [b"a", None, b"b\xc3\xa4"]),
@@ -38,7 +38,7 @@ def field(value: bytes | None) -> bytes:
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_rows_are_what_the_protocol_says(size: int) -> None:
     for names in permutations(VALUES, size):
-        columns = [BaselineColumn(name=name, type=VALUES[name][0]) for name in names]
+        columns = [TableColumn(name=name, type=VALUES[name][0]) for name in names]
         arrays = [VALUES[name][1] for name in names]
         batch = pa.record_batch(arrays, names=list(names))
         assert has_binary_form(columns, batch.schema)
@@ -61,5 +61,5 @@ def test_rows_are_what_the_protocol_says(size: int) -> None:
     ],
 )
 def test_other_types_have_none(declared: str, array: pa.Array) -> None:
-    column = BaselineColumn(name="a", type=declared)
+    column = TableColumn(name="a", type=declared)
     assert not has_binary_form([column], pa.schema([("a", array.type)]))

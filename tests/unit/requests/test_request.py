@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from atdm.cli.output import Output
 from atdm.client.sync import AtdmClient, AtdmClientError
+from atdm.in_dagster import make
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.settings import Settings
 from atdm_services.extras import server_part
+from atdm_services.progress import Silent
 from atdm_services.requests import request
 from atdm_services.requests.request import LeaseRequest
 
@@ -70,11 +71,11 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[LeaseRequest]:
-    """Wishes that were made instead of leased."""
+    """Requests that were made instead of leased."""
     wishes: list[LeaseRequest] = []
     module = ModuleType("atdm_assets.in_process")
 
-    def materialise(settings: Settings, output: Output, connection: Any, wish: LeaseRequest) -> Any:
+    def materialise(settings: Settings, reporter: Any, connection: Any, wish: LeaseRequest) -> Any:
         wishes.append(wish)
         spec = SimpleNamespace(violates=["x.y"])
         scenario = SimpleNamespace(name=wish.scenario, domain="d", spec=spec)
@@ -93,7 +94,7 @@ def asked(
     monkeypatch.setattr(request, "leasing", leasing)
     connection: Any = Connection()
     wish.setdefault("scenario", "s")
-    return request.request(settings, Output(quiet=True), connection, LeaseRequest(**wish))
+    return request.request(settings, Silent(), connection, LeaseRequest(**wish), make)
 
 
 def test_a_ready_run_is_leased(

@@ -1,0 +1,55 @@
+"""What services are given so that they need no Dagster. Each loads Dagster when it is called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from atdm_services.extras import server_part
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from atdm_resources.settings import Settings
+    from atdm_services.baselines.manifest import Manifest
+    from atdm_services.baselines.restore import Restored
+    from atdm_services.progress import Reporter
+    from atdm_services.requests.request import LeaseRequest, Outcome
+
+
+def make(
+    settings: Settings,
+    reporter: Reporter,
+    connection: psycopg.Connection[Any],
+    request: LeaseRequest,
+) -> Outcome:
+    """Make the runs of a request in this process: ``atdm_assets.in_process.materialise``."""
+    from atdm_assets import in_process
+
+    return in_process.materialise(settings, reporter, connection, request)
+
+
+def read_run(settings: Settings, run_id: str) -> dict[str, Any]:
+    """What Dagster recorded of a run: ``atdm_assets.instance.run_record.read_run``."""
+    with server_part("reading Dagster's record"):
+        from atdm_assets.instance import run_record
+
+    return run_record.read_run(settings, run_id)
+
+
+class BaselineRecord:
+    """Shows baselines in Dagster: ``atdm_assets.baselines.record``."""
+
+    def captured(self, settings: Settings, uri: str, made: Manifest) -> None:
+        from atdm_assets.baselines import record
+
+        record.captured(settings, uri, made)
+
+    def restored(self, settings: Settings, done: Restored, reason: str) -> None:
+        from atdm_assets.baselines import record
+
+        record.restored(settings, done, reason)
+
+    def deleted(self, settings: Settings, domain: str, baseline_id: str) -> None:
+        from atdm_assets.baselines import record
+
+        record.deleted(settings, domain, baseline_id)
