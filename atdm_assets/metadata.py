@@ -12,12 +12,12 @@ import dagster as dg
 from dagster import MetadataValue
 
 from atdm_assets import names
-from atdm_assets.reference.check import ReferenceResult
 from atdm_engine.checks.results import CheckId, CheckOutcome
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.model import Domain, Scenario
 from atdm_engine.spec.constraints import scalar_json
 from atdm_engine.spec.table import ColumnSpec, TableSpec
+from atdm_services.requests.reference import ReferenceResult
 from atdm_services.requests.work import Checked, Planned, Seeded, TableResult
 
 Metadata = dict[str, Any]

@@ -7,9 +7,9 @@ from typing import Any
 import dagster as dg
 
 from atdm_assets import metadata, names
-from atdm_assets.reference.check import verify_reference
 from atdm_assets.resources import TargetResource
 from atdm_engine.model import Domain
+from atdm_services.requests.reference import verify_reference
 
 
 def reference_assets(domain: Domain) -> list[dg.AssetsDefinition]:

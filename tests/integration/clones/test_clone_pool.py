@@ -168,7 +168,7 @@ def test_the_sensor_launches_one_filling_at_a_time_and_waits_after_failures(
     assert len(requests(tick())) == 1
     with (
         connect(world.target_url) as other,
-        clone_pool.clone_endings.lock(other, clone_pool._lock_name(DOMAIN)),
+        clone_pool.teardown.lock(other, clone_pool._lock_name(DOMAIN)),
     ):
         assert requests(tick()) == []
     assert run().success
