@@ -1,25 +1,17 @@
-"""The catalog: tables, the append-only audit trail, leases and resets."""
+"""The catalog: tables, functions, rights."""
 
 from __future__ import annotations
 
 from alembic import op
 
-from atdm_resources.migrations import run_file
+from atdm_resources.migrations import run_file, run_functions
 
-revision = "0001"
+revision = "0001_catalog"
 down_revision = None
-
-FILES = (
-    "0001_tables.sql",
-    "0001_audit.sql",
-    "0001_constraints.sql",
-    "0001_lease.sql",
-    "0001_reset.sql",
-    "0001_grants.sql",
-)
 
 
 def upgrade() -> None:
     """Create everything; the schema itself is there already, for Alembic's own table."""
-    for name in FILES:
-        run_file(op.get_bind(), name)
+    run_file(op.get_bind(), "0001_tables.sql")
+    run_functions(op.get_bind())
+    run_file(op.get_bind(), "0001_rights.sql")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,13 @@ def install(wheel: Path) -> Iterator[Callable[..., Path]]:
             return python
 
         yield environment
+
+
+def test_every_sql_file_is_in_the_wheel(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("atdm_*/**/*.sql")}
+    assert wanted
+    assert wanted <= names
 
 
 def test_the_client(install: Callable[..., Path], tmp_path: Path) -> None:

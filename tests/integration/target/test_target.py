@@ -135,6 +135,24 @@ def test_setting_up_is_one_transaction_under_one_lock(
         assert initialise(conn, registry).changed is not before
 
 
+def test_a_catalog_of_an_unknown_version_is_refused(target: str, registry: Registry) -> None:
+    with connect(target) as conn:
+        conn.execute("UPDATE atdm.alembic_version SET version_num = '0005'")
+        with pytest.raises(AtdmError, match=r"version 0005.*drop schema atdm") as caught:
+            initialise(conn, registry)
+        assert caught.value.code is ErrorCode.TARGET_DRIFT
+        assert caught.value.details == {"version": "0005", "known": ["0001_catalog"]}
+
+
+def test_the_last_version_before_the_squash_is_the_first_one_after_it(
+    target: str, registry: Registry
+) -> None:
+    with connect(target) as conn:
+        conn.execute("UPDATE atdm.alembic_version SET version_num = '0009'")
+        assert initialise(conn, registry).migrated
+        assert not initialise(conn, registry).changed
+
+
 @pytest.mark.parametrize(
     "named_database", ["prod_*", "shop-production", "Live_*", "x_PROD"], indirect=True
 )

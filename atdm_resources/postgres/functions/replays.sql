@@ -1,13 +1,7 @@
--- Making a test run again under its old id.
-
-ALTER TABLE atdm.scenario ADD COLUMN parts jsonb;
-COMMENT ON COLUMN atdm.scenario.parts IS
-    'What the version covers, part by part, as digests: tells what changed between two versions.';
-
 -- Take a run that is over, or that this database has not had yet, out again as leased; the caller
 -- loads its rows in the same transaction. For the owner of the catalog. Returns a lease. Raises
 -- REQUEST_CONFLICT while the run's rows are there, RUN_NOT_FOUND without its request.
-CREATE FUNCTION atdm.lease_replayed(
+CREATE OR REPLACE FUNCTION atdm.lease_replayed(
     test_run_id text,
     as_of timestamptz,
     data jsonb,

@@ -1,5 +1,3 @@
--- Outcomes of runs in clones: the catalog does not know the run, so they say what it was.
-
 -- What is wrong with one outcome; NULL: nothing.
 CREATE OR REPLACE FUNCTION atdm.outcome_problem(item jsonb) RETURNS text
 LANGUAGE plpgsql STABLE

@@ -1,9 +1,7 @@
--- Taking test runs back: their rows, and every row that refers to them, in any table.
-
 -- Every foreign key that can lead from the given tables to rows that refer to theirs, as a query
 -- for the referring rows of the parent rows in ($1 oid[], $2 tid[]): columns o (table), t (ctid),
 -- r (test run, where the table is a domain's). Rows are locked, so that nothing can be hung on them.
-CREATE FUNCTION atdm.referring(tables oid[])
+CREATE OR REPLACE FUNCTION atdm.referring(tables oid[])
 RETURNS TABLE (parent oid, query text)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -49,7 +47,7 @@ $$;
 
 -- Delete rows ($1 tables, $2 ctids) in one statement, so that the order of foreign keys, cycles and
 -- rows that refer to themselves do not matter. Returns how many went, by name.
-CREATE FUNCTION atdm.delete_rows(domain text, relations oid[], rows tid[]) RETURNS jsonb
+CREATE OR REPLACE FUNCTION atdm.delete_rows(domain text, relations oid[], rows tid[]) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -88,7 +86,7 @@ END;
 $$;
 
 -- A table of the domain by its own name, any other with its schema.
-CREATE FUNCTION atdm.table_label(domain text, relation oid) RETURNS text
+CREATE OR REPLACE FUNCTION atdm.table_label(domain text, relation oid) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -104,7 +102,7 @@ $$;
 -- The rows that refer to the given ones, directly or through others, added to them. Each level is a
 -- statement of its own and sees what was committed before the level above was locked. A row of a
 -- run that is not among `run_ids` (NULL: any run may be) is refused.
-CREATE FUNCTION atdm.closure(
+CREATE OR REPLACE FUNCTION atdm.closure(
     tables oid[], run_ids text[], INOUT relations oid[], INOUT rows tid[], INOUT runs text[]
 )
 LANGUAGE plpgsql
@@ -146,9 +144,199 @@ BEGIN
 END;
 $$;
 
--- Delete the rows of the given runs of one domain and all that refers to them. `deleted` counts
--- every row that went, by table, `adopted` those among them that bore no run's id.
-CREATE FUNCTION atdm.delete_runs(
+-- The foreign keys that lead to these tables, as a text that stays the same when they are dropped
+-- and made again. A key to one of them from a table that is not among them shows as well.
+CREATE OR REPLACE FUNCTION atdm.keys_between(relations oid[]) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(string_agg(concat_ws(' ', k.conrelid, k.conkey, k.confrelid, k.confkey,
+               k.conpfeqop), ',' ORDER BY k.conrelid, k.conkey, k.confrelid, k.confkey), '')
+    FROM pg_constraint AS k WHERE k.contype = 'f' AND k.confrelid = ANY (relations)
+$$;
+
+-- Make atdm.delete_<domain>, which does for the domain's runs what atdm.delete_runs does for those
+-- of any, with the tables and keys that there are now. NULL in `deleted`: it has met a table that it
+-- was not made for, and has done nothing.
+CREATE OR REPLACE FUNCTION atdm.lay_reset_path(domain text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    own oid[];
+    zeros jsonb;
+    found text;
+    left_over text;
+    reached oid[];
+    reached_names text[];
+    labels text[];
+    level text;
+    deletions text;
+    counted text;
+    with_rows oid[];
+    body text;
+BEGIN
+    SELECT array_agg(c.oid), jsonb_object_agg(d.table_name, 0),
+           string_agg(format('SELECT * FROM (SELECT tableoid AS o, ctid AS t, test_run_id AS r'
+               ' FROM ONLY %I.%I WHERE test_run_id = ANY (run_ids) FOR UPDATE) AS s%s',
+               d.schema_name, d.table_name, c.oid), ' UNION ALL '),
+           string_agg(format('(SELECT count(*) FROM %I.%I WHERE test_run_id = ANY (run_ids))',
+               d.schema_name, d.table_name), ' + ')
+    INTO own, zeros, found, left_over
+    FROM atdm.domain_table AS d
+    JOIN pg_namespace AS n ON n.nspname = d.schema_name
+    JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = d.table_name
+    WHERE d.domain = lay_reset_path.domain;
+    DELETE FROM atdm.reset_path AS p WHERE p.domain = lay_reset_path.domain;
+    WITH RECURSIVE all_of (relation) AS (
+        SELECT unnest(own)
+        UNION
+        SELECT k.conrelid FROM pg_constraint AS k JOIN all_of AS a ON k.confrelid = a.relation
+        WHERE k.contype = 'f'
+    )
+    SELECT array_agg(c.oid ORDER BY c.oid),
+           array_agg(format('%I.%I', n.nspname, c.relname) ORDER BY c.oid)
+    INTO reached, reached_names
+    FROM all_of AS a JOIN pg_class AS c ON c.oid = a.relation
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace;
+    -- As many tables as a statement may name before being ready made gains nothing.
+    IF own IS NULL OR cardinality(reached) > 60 THEN
+        RETURN;
+    END IF;
+    -- Without its condition the way to a parent that has no row here may lead over every child.
+    SELECT string_agg(replace(e.query, 'unnest($1, $2)', 'unnest(fresh, fresh_rows)')
+               || format(' WHERE %s = ANY (fresh)', e.parent), ' UNION ALL ')
+    INTO level FROM atdm.referring(own) AS e;
+    SELECT array_agg(c.oid ORDER BY c.oid),
+           array_agg(atdm.table_label(lay_reset_path.domain, c.oid) ORDER BY c.oid),
+           string_agg(format('d%s AS (DELETE FROM ONLY %I.%I WHERE ctid = ANY (ARRAY('
+               'SELECT f.t FROM unnest(relations, rows) AS f (o, t) WHERE f.o = %s)) RETURNING 1)',
+               c.oid, n.nspname, c.relname, c.oid), ', ' ORDER BY c.oid),
+           string_agg(format('(SELECT count(*) FROM d%s)', c.oid), ', ' ORDER BY c.oid)
+    INTO with_rows, labels, deletions, counted
+    FROM unnest(reached) AS r (relation) JOIN pg_class AS c ON c.oid = r.relation
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'r';
+    body := format($body$
+#variable_conflict use_variable
+DECLARE
+    relations oid[];
+    rows tid[];
+    runs text[];
+    fresh oid[];
+    fresh_rows tid[];
+    fresh_runs text[];
+    counts bigint[];
+    wanted bigint;
+    remaining bigint;
+BEGIN
+    SELECT coalesce(array_agg(f.o), '{}'), coalesce(array_agg(f.t), '{}'),
+           coalesce(array_agg(f.r), '{}')
+    INTO relations, rows, runs FROM (%1$s) AS f;
+    -- From a few rows to those that refer to them the way is an index; from many it may not be.
+    IF cardinality(rows) > 1000 THEN
+        RETURN;
+    END IF;
+    fresh := relations;
+    fresh_rows := rows;
+    WHILE cardinality(fresh_rows) > 0 LOOP
+        SELECT array_agg(n.o), array_agg(n.t), array_agg(n.r) INTO fresh, fresh_rows, fresh_runs
+        FROM (%2$s EXCEPT SELECT * FROM unnest(relations, rows, runs)) AS n (o, t, r);
+        EXIT WHEN fresh_rows IS NULL;
+        PERFORM atdm.refuse_strangers(run_ids, fresh, fresh_runs);
+        relations := relations || fresh;
+        rows := rows || fresh_rows;
+        runs := runs || fresh_runs;
+    END LOOP;
+    IF NOT relations <@ %3$L::oid[] THEN
+        RETURN;
+    END IF;
+    -- Triggers of the application expect the schemas that it uses itself.
+    PERFORM set_config('search_path', 'pg_catalog, public, pg_temp', true);
+    WITH %4$s SELECT ARRAY[%5$s] INTO counts;
+    PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
+    SELECT sum(n) INTO wanted FROM unnest(counts) AS n;
+    SELECT %6$s INTO remaining;
+    PERFORM atdm.refuse_leftovers(cardinality(rows), wanted, remaining);
+    SELECT %7$L::jsonb || coalesce(jsonb_object_agg(u.name, u.n) FILTER (WHERE u.n > 0), '{}')
+    INTO deleted FROM unnest(%8$L::text[], counts) AS u (name, n);
+    SELECT coalesce(jsonb_object_agg(atdm.table_label(%9$L, a.o), a.n), '{}') INTO adopted
+    FROM (SELECT f.o, count(*) AS n FROM unnest(relations, runs) AS f (o, r)
+          WHERE f.r IS NULL GROUP BY f.o) AS a;
+END;
+$body$,
+        found, coalesce(level, 'SELECT NULL::oid, NULL::tid, NULL::text WHERE false'), with_rows,
+        deletions, counted, left_over, zeros, labels, lay_reset_path.domain);
+    EXECUTE format('CREATE OR REPLACE FUNCTION'
+        ' atdm.%I(run_ids text[], OUT deleted jsonb, OUT adopted jsonb) LANGUAGE plpgsql'
+        ' SET search_path = pg_catalog, pg_temp SET lock_timeout = %L SET enable_seqscan = off'
+        ' SET enable_hashjoin = off SET enable_mergejoin = off'
+        ' SET plan_cache_mode = force_generic_plan AS %L',
+        'delete_' || lay_reset_path.domain, '10s', body);
+    EXECUTE format('REVOKE ALL ON FUNCTION atdm.%I(text[]) FROM PUBLIC',
+        'delete_' || lay_reset_path.domain);
+    INSERT INTO atdm.reset_path (domain, names, relations, keys)
+    VALUES (lay_reset_path.domain, reached_names, reached, atdm.keys_between(reached));
+END;
+$$;
+
+-- Whether atdm.delete_<domain> was made for the tables and keys that there are.
+CREATE OR REPLACE FUNCTION atdm.has_reset_path(domain text) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT FROM atdm.reset_path AS p
+        WHERE p.domain = has_reset_path.domain
+          AND p.relations = ARRAY(SELECT to_regclass(n.name)::oid
+                                  FROM unnest(p.names) WITH ORDINALITY AS n (name, place)
+                                  ORDER BY n.place)
+          AND p.keys = atdm.keys_between(p.relations))
+$$;
+
+-- A row of a run that is not among `run_ids` (NULL: any run may be) is refused.
+CREATE OR REPLACE FUNCTION atdm.refuse_strangers(run_ids text[], relations oid[], runs text[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    stranger record;
+BEGIN
+    SELECT f.o::regclass::text AS relation, f.r AS run INTO stranger
+    FROM unnest(relations, runs) AS f (o, r)
+    WHERE f.r <> ALL (run_ids) LIMIT 1;
+    IF FOUND THEN
+        PERFORM atdm.fail('RESET_FAILED',
+            format('a row of %s that belongs to test run %s refers to a row of this one',
+                stranger.relation, stranger.run),
+            jsonb_build_object('table', stranger.relation, 'other_run', stranger.run));
+    END IF;
+END;
+$$;
+
+-- Every row that was found is deleted, and no other has come that bears a run's id.
+CREATE OR REPLACE FUNCTION atdm.refuse_leftovers(expected bigint, deleted bigint, remaining bigint)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF deleted <> expected THEN
+        PERFORM atdm.fail('RESET_FAILED',
+            format('%s of %s rows could not be deleted: a trigger or a rule keeps them',
+                expected - deleted, expected),
+            jsonb_build_object('deleted', deleted, 'expected', expected));
+    END IF;
+    IF remaining > 0 THEN
+        PERFORM atdm.fail('RESET_FAILED',
+            format('%s rows of the test run are still there', remaining),
+            jsonb_build_object('remaining', remaining));
+    END IF;
+END;
+$$;
+
+-- What atdm.delete_runs does, for any runs of any domain, with the tables and keys that there are.
+CREATE OR REPLACE FUNCTION atdm.delete_any_runs(
     domain text, run_ids text[], OUT deleted jsonb, OUT adopted jsonb
 )
 LANGUAGE plpgsql
@@ -181,7 +369,7 @@ BEGIN
     FROM atdm.domain_table AS d
     JOIN pg_namespace AS n ON n.nspname = d.schema_name
     JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = d.table_name
-    WHERE d.domain = delete_runs.domain;
+    WHERE d.domain = delete_any_runs.domain;
     EXECUTE 'SELECT coalesce(array_agg(o), ''{}''), coalesce(array_agg(t), ''{}''),'
         ' coalesce(array_agg(r), ''{}'') FROM (' || found || ') AS f'
     INTO relations, rows, runs USING run_ids;
@@ -190,37 +378,46 @@ BEGIN
     END IF;
     SELECT c.relations, c.rows, c.runs INTO relations, rows, runs
     FROM atdm.closure(tables, run_ids, relations, rows, runs) AS c;
-    deleted := zeros || atdm.delete_rows(delete_runs.domain, relations, rows);
-    SELECT coalesce(jsonb_object_agg(atdm.table_label(delete_runs.domain, a.o), a.n), '{}')
+    deleted := zeros || atdm.delete_rows(delete_any_runs.domain, relations, rows);
+    SELECT coalesce(jsonb_object_agg(atdm.table_label(delete_any_runs.domain, a.o), a.n), '{}')
     INTO adopted
     FROM (SELECT f.o, count(*) AS n FROM unnest(relations, runs) AS f (o, r)
           WHERE f.r IS NULL GROUP BY f.o) AS a;
     EXECUTE 'SELECT ' || left_over INTO remaining USING run_ids;
-    IF remaining > 0 THEN
-        PERFORM atdm.fail('RESET_FAILED',
-            format('%s rows of the test run are still there', remaining),
-            jsonb_build_object('remaining', remaining));
-    END IF;
+    PERFORM atdm.refuse_leftovers(cardinality(rows), cardinality(rows), remaining);
 END;
 $$;
 
--- The fields of an error raised by atdm.fail, or of any other, for an answer and the audit trail.
-CREATE FUNCTION atdm.error_of(state text, message text, detail text) RETURNS jsonb
-LANGUAGE sql IMMUTABLE
+-- Delete the rows of the given runs of one domain and all that refers to them. `deleted` counts
+-- every row that went, by table, `adopted` those among them that bore no run's id.
+CREATE OR REPLACE FUNCTION atdm.delete_runs(
+    domain text, run_ids text[], OUT deleted jsonb, OUT adopted jsonb
+)
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN state LIKE 'AT%'
-        THEN jsonb_build_object('message', message) || detail::jsonb
-        ELSE jsonb_build_object('code',
-                 CASE WHEN state IN ('55P03', '40P01', '40001') THEN 'BUSY'
-                      ELSE 'RESET_FAILED' END,
-                 'message', message,
-                 'details', jsonb_build_object('sqlstate', state, 'detail', detail)) END
+BEGIN
+    -- For many runs other plans are right, and making them is no part of what it takes.
+    IF cardinality(run_ids) <= 20 AND atdm.has_reset_path(domain) THEN
+        BEGIN
+            EXECUTE format('SELECT d.deleted, d.adopted FROM atdm.%I($1) AS d', 'delete_' || domain)
+            INTO deleted, adopted USING run_ids;
+        EXCEPTION WHEN undefined_table OR undefined_column OR undefined_function THEN
+            -- A column or a function has another name since then.
+            deleted := NULL;
+        END;
+        IF deleted IS NOT NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+    SELECT d.deleted, d.adopted INTO deleted, adopted
+    FROM atdm.delete_any_runs(domain, run_ids) AS d;
+END;
 $$;
 
 -- Delete the rows of leased runs whose rows in test_run the caller has locked, record the outcome.
 -- Errors are an answer ({"error": {...}}), not an exception: the audit trail has to keep them.
-CREATE FUNCTION atdm.take_back(
+CREATE OR REPLACE FUNCTION atdm.take_back(
     domain text, runs atdm.test_run[], invoker text, source text, strategy text
 ) RETURNS jsonb
 LANGUAGE plpgsql
@@ -269,7 +466,7 @@ END;
 $$;
 
 -- Take back one leased run. An unknown run and a wrong token are answered alike.
-CREATE FUNCTION atdm.reset_run(
+CREATE OR REPLACE FUNCTION atdm.reset_run(
     test_run_id text, token text, invoker text DEFAULT NULL, source text DEFAULT NULL
 ) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
@@ -310,7 +507,7 @@ $$;
 
 -- Take back every run that `owner` has leased with this secret. Whoever owns the catalog may leave
 -- the secret out.
-CREATE FUNCTION atdm.reset_owner(
+CREATE OR REPLACE FUNCTION atdm.reset_owner(
     owner text, secret text DEFAULT NULL, invoker text DEFAULT NULL, source text DEFAULT NULL
 ) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
@@ -367,7 +564,7 @@ $$;
 
 -- Delete every row of every test run of the domain, and all that refers to them. For the owner of
 -- the catalog, in a transaction that holds the domain's exclusive lock. Shared rows stay.
-CREATE FUNCTION atdm.reset_all(
+CREATE OR REPLACE FUNCTION atdm.reset_all(
     domain text, revoke boolean DEFAULT false, invoker text DEFAULT NULL, source text DEFAULT NULL
 ) RETURNS jsonb
 LANGUAGE plpgsql

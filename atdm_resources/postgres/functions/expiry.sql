@@ -1,25 +1,6 @@
--- Test runs whose time is up, and taking runs back without their tokens.
-
-ALTER TABLE atdm.test_run
-    ADD COLUMN cleanup_strategy text COLLATE "C",
-    ADD COLUMN retry_at timestamptz,
-    ADD CONSTRAINT ck_test_run_cleanup_strategy
-        CHECK (cleanup_strategy IN ('after_test', 'after_suite', 'leave'));
-COMMENT ON COLUMN atdm.test_run.cleanup_strategy IS
-    'Who gives the run back: its test, the end of its suite, or (leave) nobody before it expires.';
-COMMENT ON COLUMN atdm.test_run.retry_at IS
-    'Taking the run back failed: not tried again before.';
-CREATE INDEX ix_test_run_expires_at ON atdm.test_run (expires_at) WHERE status = 'leased';
-
-ALTER TABLE atdm.request ADD COLUMN partition_removed_at timestamptz;
-COMMENT ON COLUMN atdm.request.partition_removed_at IS
-    'When its partition key and its staged files were removed; the request itself stays as history.';
-CREATE INDEX ix_request_kept ON atdm.request (finished_at)
-    WHERE partition_removed_at IS NULL AND status <> 'pending';
-
 -- Whether a lease is past its time. The range of the index is empty as long as none is, however
 -- many runs were leased and given back since; without statistics the planner would read the table.
-CREATE FUNCTION atdm.overdue() RETURNS boolean
+CREATE OR REPLACE FUNCTION atdm.overdue() RETURNS boolean
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
@@ -35,48 +16,11 @@ BEGIN
 END;
 $$;
 
--- As before, and "overdue": true where somebody's lease is past its time: whoever leases then takes
--- it back, in a transaction of its own.
-CREATE OR REPLACE FUNCTION atdm.lease_answer(
-    run atdm.test_run, wanted atdm.scenario, token text, invoker text, source text
-) RETURNS jsonb
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    INSERT INTO atdm.audit_event
-        (action, domain, scenario_id, request_id, test_run_id, invoker, source, inputs, outputs)
-    VALUES
-        ('leased', wanted.domain, wanted.scenario_id, run.request_id, run.test_run_id,
-         invoker, source, jsonb_build_object('owner', run.owner),
-         jsonb_build_object('expires_at', run.expires_at));
-    RETURN jsonb_build_object(
-        'test_run_id', run.test_run_id,
-        'request_id', run.request_id,
-        'domain', wanted.domain,
-        'scenario_id', wanted.scenario_id,
-        'token', token,
-        'data', replace(wanted.exposes::text, '{run}', run.test_run_id)::jsonb
-            || coalesce(run.data, '{}'),
-        'owner', run.owner,
-        'expires_at', run.expires_at,
-        'seed', (SELECT q.seed FROM atdm.request AS q WHERE q.request_id = run.request_id),
-        'as_of', run.as_of)
-        -- As in atdm.overdue(), whose settings would cost a lease 50 microseconds.
-        || CASE WHEN (
-            SELECT true FROM atdm.test_run AS o
-            WHERE o.status = 'leased' AND o.expires_at < now()
-              AND (o.retry_at IS NULL OR o.retry_at < now())
-            ORDER BY o.expires_at LIMIT 1)
-        THEN '{"overdue": true}'::jsonb ELSE '{}'::jsonb END;
-END;
-$$;
-
 -- Take back ready and leased runs by their ids, whoever holds them: for operators, pools, expiry
 -- and the end of a suite. Runs that somebody is working on are passed over. Runs of a domain that
 -- is being reset are left (`busy`); where a batch fails, each of its runs is tried alone, and those
 -- that fail (`failed`) are left alone for ten minutes.
-CREATE FUNCTION atdm.give_back(
+CREATE OR REPLACE FUNCTION atdm.give_back(
     run_ids text[], strategy text, ended_as text, invoker text, source text
 ) RETURNS jsonb
 LANGUAGE plpgsql
@@ -138,7 +82,7 @@ END;
 $$;
 
 -- Counts by table added to those of `domain` in `totals`.
-CREATE FUNCTION atdm.added(totals jsonb, domain text, counts jsonb) RETURNS jsonb
+CREATE OR REPLACE FUNCTION atdm.added(totals jsonb, domain text, counts jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -151,7 +95,7 @@ AS $$
 $$;
 
 -- Runs that take_back has cleaned; where their time was up they are expired, which is recorded.
-CREATE FUNCTION atdm.ended(
+CREATE OR REPLACE FUNCTION atdm.ended(
     runs atdm.test_run[], ended_as text, invoker text, source text
 ) RETURNS text[]
 LANGUAGE plpgsql
@@ -175,7 +119,7 @@ $$;
 
 -- Take back at most `most` leased runs whose time is up. Anybody who may lease may call it: it does
 -- what the lease's end says.
-CREATE FUNCTION atdm.expire_due(
+CREATE OR REPLACE FUNCTION atdm.expire_due(
     most integer DEFAULT 100, invoker text DEFAULT NULL, source text DEFAULT NULL
 ) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER

@@ -1,49 +1,5 @@
--- The queue: asking for data by a row. What is asked is answered in the same row, without tokens;
--- whoever asked leases by the idempotency key.
-
-CREATE TABLE atdm.submission (
-    submission_id bigint GENERATED ALWAYS AS IDENTITY,
-    idempotency_key text COLLATE "C" NOT NULL,
-    kind text COLLATE "C" NOT NULL,
-    status text COLLATE "C" NOT NULL DEFAULT 'waiting',
-    priority integer NOT NULL DEFAULT 0,
-    payload jsonb NOT NULL,
-    origin text COLLATE "C" NOT NULL,
-    file_name text COLLATE "C",
-    invoker text NOT NULL,
-    secret_sha256 bytea,
-    domain text COLLATE "C",
-    scenario_id text COLLATE "C",
-    group_key text COLLATE "C",
-    runs integer NOT NULL DEFAULT 1,
-    request_id text COLLATE "C",
-    first_run integer,
-    launched_at timestamptz,
-    attempts integer NOT NULL DEFAULT 0,
-    claimed_at timestamptz,
-    answer jsonb,
-    answered_at timestamptz,
-    published_at timestamptz,
-    submitted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT pk_submission PRIMARY KEY (submission_id),
-    CONSTRAINT uq_submission_idempotency_key UNIQUE (idempotency_key),
-    CONSTRAINT ck_submission_kind CHECK (kind IN ('request', 'suite_started', 'suite_finished')),
-    CONSTRAINT ck_submission_status
-        CHECK (status IN ('waiting', 'launched', 'fulfilled', 'rejected')),
-    CONSTRAINT ck_submission_answered
-        CHECK ((status IN ('fulfilled', 'rejected')) = (answer IS NOT NULL))
-);
-COMMENT ON COLUMN atdm.submission.group_key IS
-    'Submissions with the same key are made by one request: scenario and effective constraints.';
-CREATE INDEX ix_submission_waiting
-    ON atdm.submission (group_key, priority, submission_id) WHERE status = 'waiting';
-CREATE INDEX ix_submission_launched ON atdm.submission (request_id) WHERE status = 'launched';
-CREATE INDEX ix_submission_request_id ON atdm.submission (request_id);
-CREATE INDEX ix_submission_unpublished ON atdm.submission (submission_id)
-    WHERE origin = 'inbox' AND answer IS NOT NULL AND published_at IS NULL;
-
 -- Problems of the fields of a submission, as texts; none: it can be recorded.
-CREATE FUNCTION atdm.submission_problems(submission jsonb) RETURNS text[]
+CREATE OR REPLACE FUNCTION atdm.submission_problems(submission jsonb) RETURNS text[]
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET timezone = 'UTC'
@@ -136,44 +92,12 @@ BEGIN
 END;
 $$;
 
--- The published scenario that a name means; the same rule as in a lease.
-CREATE FUNCTION atdm.published(domain text, scenario text) RETURNS atdm.scenario
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    wanted atdm.scenario;
-BEGIN
-    SELECT s.* INTO wanted
-    FROM atdm.scenario AS s
-    WHERE s.current AND s.scenario_id = published.scenario AND s.domain = coalesce(
-        published.domain,
-        (SELECT t.default_domain FROM atdm.target AS t
-         WHERE EXISTS (SELECT FROM atdm.scenario AS o
-                       WHERE o.current AND o.scenario_id = published.scenario
-                         AND o.domain = t.default_domain)),
-        (SELECT min(o.domain) FROM atdm.scenario AS o
-         WHERE o.current AND o.scenario_id = published.scenario HAVING count(*) = 1));
-    IF NOT FOUND THEN
-        PERFORM atdm.fail('SCENARIO_NOT_FOUND',
-            format('no scenario %s is published in %s', published.scenario,
-                coalesce('domain ' || published.domain, 'the default domain')),
-            jsonb_build_object('scenario', published.scenario, 'domain', published.domain,
-                'known', (
-                    SELECT coalesce(jsonb_agg(DISTINCT s.scenario_id), '[]')
-                    FROM atdm.scenario AS s
-                    WHERE s.current AND s.domain = coalesce(published.domain, s.domain))));
-    END IF;
-    RETURN wanted;
-END;
-$$;
-
 -- Put something into the queue. Fields: idempotency_key, kind (request | suite_started |
 -- suite_finished), priority; scenario (or domain and scenario), constraints, runs, seed, as_of,
 -- owner, ttl, cleanup_strategy, reason, secret_sha256 (who claims must know the secret); build,
 -- baseline, revoke_leases for suites. The same key twice is one submission; the same key with other
 -- values is refused. What names no scenario or no allowed constraint is answered at once.
-CREATE FUNCTION atdm.submit(submission jsonb) RETURNS jsonb
+CREATE OR REPLACE FUNCTION atdm.submit(submission jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -255,7 +179,7 @@ END;
 $$;
 
 -- What anybody who knows the key is told: how it stands, keys or errors, never a token.
-CREATE FUNCTION atdm.submission_answer(row_ atdm.submission) RETURNS jsonb
+CREATE OR REPLACE FUNCTION atdm.submission_answer(row_ atdm.submission) RETURNS jsonb
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -265,7 +189,7 @@ AS $$
         'answered_at', row_.answered_at, 'answer', row_.answer)
 $$;
 
-CREATE FUNCTION atdm.submitted_before(row_ atdm.submission, submission jsonb) RETURNS jsonb
+CREATE OR REPLACE FUNCTION atdm.submitted_before(row_ atdm.submission, submission jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -284,7 +208,7 @@ END;
 $$;
 
 -- The submission of a key, if the caller knows its secret (where it has one).
-CREATE FUNCTION atdm.submission_of(idempotency_key text, secret text) RETURNS atdm.submission
+CREATE OR REPLACE FUNCTION atdm.submission_of(idempotency_key text, secret text) RETURNS atdm.submission
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -304,7 +228,7 @@ BEGIN
 END;
 $$;
 
-CREATE FUNCTION atdm.submission_status(idempotency_key text, secret text DEFAULT NULL)
+CREATE OR REPLACE FUNCTION atdm.submission_status(idempotency_key text, secret text DEFAULT NULL)
 RETURNS jsonb
 LANGUAGE sql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -312,21 +236,10 @@ AS $$
     SELECT atdm.submission_answer(atdm.submission_of(idempotency_key, secret))
 $$;
 
--- The id of run `number` of a request: six digits of Crockford's base 32.
-CREATE FUNCTION atdm.run_id(request_id text, number integer) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT left(request_id, 20) || string_agg(
-        substr('0123456789ABCDEFGHJKMNPQRSTVWXYZ', (number >> (25 - 5 * n) & 31) + 1, 1), ''
-        ORDER BY n)
-    FROM generate_series(0, 5) AS n
-$$;
-
 -- Lease the runs of a fulfilled submission, once: their tokens are in the answer and nowhere else.
 -- Raises RUN_NOT_FOUND (also for a wrong secret), NONE_READY while it waits, the error it was
 -- rejected with, REQUEST_CONFLICT the second time.
-CREATE FUNCTION atdm.claim(
+CREATE OR REPLACE FUNCTION atdm.claim(
     idempotency_key text,
     secret text DEFAULT NULL,
     owner text DEFAULT NULL,
@@ -405,7 +318,7 @@ $$;
 
 -- Answer the submissions of a request that has ended; at most three attempts where trying again may
 -- help. Returns how many were answered and how many wait again.
-CREATE FUNCTION atdm.settle(
+CREATE OR REPLACE FUNCTION atdm.settle(
     request_id text, failure jsonb DEFAULT NULL, OUT answered integer, OUT again integer
 )
 LANGUAGE plpgsql

@@ -1,46 +1,6 @@
--- Constraints as the catalog compares them: typed, checked, written in one way.
-
--- Lock keys: advisory locks work through PgBouncer in transaction mode as long as they are
--- transaction level, so every holder keeps a transaction open.
-CREATE FUNCTION atdm.domain_lock_key(domain text) RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT
-SET search_path = pg_catalog, pg_temp
-AS $$ SELECT pg_catalog.hashtextextended('atdm.domain:' || domain, 0) $$;
-
-CREATE FUNCTION atdm.request_lock_key(request_id text) RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT
-SET search_path = pg_catalog, pg_temp
-AS $$ SELECT pg_catalog.hashtextextended('atdm.request:' || request_id, 0) $$;
-
--- An error that a client turns back into its code; the details are JSON.
-CREATE FUNCTION atdm.fail(code text, message text, details jsonb DEFAULT '{}') RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    RAISE EXCEPTION USING
-        ERRCODE = CASE fail.code
-            WHEN 'SCENARIO_NOT_FOUND' THEN 'AT001'
-            WHEN 'CONSTRAINT_INVALID' THEN 'AT002'
-            WHEN 'NONE_READY' THEN 'AT003'
-            WHEN 'BUSY' THEN 'AT004'
-            WHEN 'RUN_NOT_FOUND' THEN 'AT005'
-            WHEN 'TARGET_NOT_DISPOSABLE' THEN 'AT006'
-            WHEN 'REQUEST_INVALID' THEN 'AT007'
-            WHEN 'TOKEN_MISMATCH' THEN 'AT008'
-            WHEN 'RESET_FAILED' THEN 'AT009'
-            WHEN 'REQUEST_CONFLICT' THEN 'AT010'
-            WHEN 'TARGET_NOT_INITIALISED' THEN 'AT011'
-            ELSE 'AT000'
-        END,
-        MESSAGE = fail.message,
-        DETAIL = jsonb_build_object('code', fail.code, 'details', fail.details)::text;
-END;
-$$;
-
 -- One constraint value as its type, NULL when it is no value of that type. The same texts are
 -- accepted as in the engine, which checks a request before it gets here.
-CREATE FUNCTION atdm.typed_value(kind text, value jsonb) RETURNS jsonb
+CREATE OR REPLACE FUNCTION atdm.typed_value(kind text, value jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 SET timezone = 'UTC'
@@ -80,7 +40,7 @@ END;
 $$;
 
 -- -1, 0 or 1 as two values of one type compare; texts that stand for numbers compare as numbers.
-CREATE FUNCTION atdm.compared(kind text, one jsonb, other jsonb) RETURNS integer
+CREATE OR REPLACE FUNCTION atdm.compared(kind text, one jsonb, other jsonb) RETURNS integer
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -96,7 +56,7 @@ $$;
 -- `given` over `defaults`, every value typed. `parameters` is what a scenario publishes: by name an
 -- object with type and, where they apply, values, min, max, allowed (the words for a person).
 -- Raises CONSTRAINT_INVALID with every problem.
-CREATE FUNCTION atdm.effective_constraints(parameters jsonb, defaults jsonb, given jsonb)
+CREATE OR REPLACE FUNCTION atdm.effective_constraints(parameters jsonb, defaults jsonb, given jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -157,42 +117,11 @@ END;
 $$;
 
 -- What has to be equal for one test run to stand for another. jsonb writes equal objects alike.
-CREATE FUNCTION atdm.pool_key(domain text, scenario text, version text, effective jsonb)
+CREATE OR REPLACE FUNCTION atdm.pool_key(domain text, scenario text, version text, effective jsonb)
 RETURNS uuid
 LANGUAGE sql IMMUTABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT left(encode(sha256(convert_to(
         jsonb_build_array(domain, scenario, version, effective)::text, 'UTF8')), 'hex'), 32)::uuid
-$$;
-
--- The Luhn checksum of a text of ASCII digits; false for any other text.
-CREATE FUNCTION atdm.luhn_holds(digits text) RETURNS boolean
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    bytes bytea := convert_to(digits, 'UTF8');
-    size integer := octet_length(bytes);
-    total integer := 0;
-    digit integer;
-BEGIN
-    IF size = 0 THEN
-        RETURN false;
-    END IF;
-    FOR place IN 0 .. size - 1 LOOP
-        digit := get_byte(bytes, size - 1 - place) - 48;
-        IF digit < 0 OR digit > 9 THEN
-            RETURN false;
-        END IF;
-        IF place % 2 = 1 THEN
-            digit := digit * 2;
-            IF digit > 9 THEN
-                digit := digit - 9;
-            END IF;
-        END IF;
-        total := total + digit;
-    END LOOP;
-    RETURN total % 10 = 0;
-END;
 $$;
