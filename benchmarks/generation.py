@@ -24,7 +24,7 @@ from faker import Faker
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.checks.profile import ColumnProfile
 from atdm_engine.checks.validator import Validator, verdict
-from atdm_engine.generation.batches import batches, plan_of, runs_per_batch
+from atdm_engine.generation.batches import batches, runs_per_batch
 from atdm_engine.generation.resolve import RequestSpec, resolve
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_resources.store.bundle import read_bundle, shipped_root
@@ -194,7 +194,7 @@ def main() -> None:
     spec = resolve(
         registry, SCENARIO, {}, runs=arguments.runs, seed=1, as_of=AS_OF, request_id=REQUEST
     )
-    batch_runs = arguments.batch_runs or runs_per_batch(plan_of(spec))
+    batch_runs = arguments.batch_runs or runs_per_batch(spec)
     before = peak_mebibytes()
     with tempfile.TemporaryDirectory() as folder:
         clock, counts, digest = make_rows(spec, batch_runs, folder)

@@ -65,19 +65,20 @@ class DatasetBuilder:
             self.problems.append(
                 self.loaded.problem(("mix",), f"{spec.runs} runs in all", f"at most {MAX_RUNS}")
             )
-        parts: list[MixPart] = []
+        planned: list[tuple[MixPart, GenerationPlan]] = []
         for position, entry in enumerate(spec.mix):
             scenario = self._scenario(position, entry)
             if scenario is not None:
-                parts += self._parts(position, entry, scenario, parts[-1].last if parts else 0)
-        made = sum(part.runs for part in parts)
-        if self.problems or not parts or (self.incomplete and made < spec.runs):
+                after = planned[-1][0].last if planned else 0
+                planned += self._parts(position, entry, scenario, after)
+        made = sum(part.runs for part, _ in planned)
+        if self.problems or not planned or (self.incomplete and made < spec.runs):
             return None, self.problems
-        numbered, numbers = self._numbered(parts)
+        parts, numbers = self._numbered(planned)
         if self.problems:
             return None, self.problems
         version = version_of(self.domain, spec)
-        return Dataset(self.domain.name, self.name, spec, version, tuple(numbered), numbers), []
+        return Dataset(self.domain.name, self.name, spec, version, tuple(parts), numbers), []
 
     def _scenario(self, position: int, entry: MixEntry) -> Scenario | None:
         path = ("mix", position, "scenario")
@@ -98,7 +99,8 @@ class DatasetBuilder:
 
     def _parts(
         self, position: int, entry: MixEntry, scenario: Scenario, after: int
-    ) -> list[MixPart]:
+    ) -> list[tuple[MixPart, GenerationPlan]]:
+        """The parts of one entry, whose runs follow run ``after``, with the plan of each."""
         path = ("mix", position, "constraints")
         shares = [value for value in entry.constraints.values() if isinstance(value, Shares)]
         count = math.prod(len(value.weights()) for value in shares)
@@ -110,7 +112,7 @@ class DatasetBuilder:
             return []
         combinations = list(_combinations(entry.constraints))
         runs = apportioned(entry.runs, [weight for _, weight in combinations])
-        parts: list[MixPart] = []
+        parts: list[tuple[MixPart, GenerationPlan]] = []
         said: set[tuple[str, str]] = set()
         for (given, _), share in zip(combinations, runs, strict=True):
             try:
@@ -124,7 +126,8 @@ class DatasetBuilder:
             if share:
                 first = after + 1
                 after += share
-                parts.append(MixPart(scenario.name, first, after, spec.given, spec.effective, 0))
+                part = MixPart(scenario.name, first, after, spec.given, spec.effective, 0)
+                parts.append((part, spec.plan))
         return parts
 
     def _refused(
@@ -146,22 +149,20 @@ class DatasetBuilder:
             place = (*path, name) if name else path
             self.problems.append(self.loaded.problem(place, repr(found), allowed, known))
 
-    def _numbered(self, parts: Sequence[MixPart]) -> tuple[list[MixPart], int]:
+    def _numbered(
+        self, planned: Sequence[tuple[MixPart, GenerationPlan]]
+    ) -> tuple[list[MixPart], int]:
         """The parts, each with unique numbers of its own, and how many numbers all of them take.
 
-        They are counted from zero: whoever restores the dataset lets requests go on behind them.
+        Numbers start at zero: after a restore, requests take the numbers behind the dataset's.
         """
-        plans = [
-            GenerationPlan(self.domain, self.domain.scenarios[part.scenario], part.effective)
-            for part in parts
-        ]
         numbered: list[MixPart] = []
         start = 0
-        for part, plan in zip(parts, plans, strict=True):
+        for part, plan in planned:
             base = start - (part.first - 1) * plan.stride
             numbered.append(replace(part, number_base=base))
             start += part.runs * plan.stride
-        made = dict.fromkeys(table for plan in plans for table in plan.scenario.tables)
+        made = dict.fromkeys(table for _, plan in planned for table in plan.scenario.tables)
         for table in made:
             for column, unique in unique_columns(self.domain, table).items():
                 if start > unique.capacity:

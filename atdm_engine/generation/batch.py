@@ -16,7 +16,6 @@ from atdm_engine.generation.generators import make
 from atdm_engine.generation.generators.cells import Cells, Setting
 from atdm_engine.generation.layout import GroupRows, Positions, lay_out
 from atdm_engine.generation.links import chosen_rows
-from atdm_engine.generation.plan import GenerationPlan
 from atdm_engine.generation.request import RequestSpec
 from atdm_engine.random.run_ids import RUN_COLUMN, key_array, run_id_array
 from atdm_engine.random.stream import stream_for
@@ -42,9 +41,9 @@ class Link:
 class Batch:
     """Runs ``first``..``last`` (both included) of a request."""
 
-    def __init__(self, spec: RequestSpec, plan: GenerationPlan, first: int, last: int) -> None:
+    def __init__(self, spec: RequestSpec, first: int, last: int) -> None:
         self.spec = spec
-        self.plan = plan
+        self.plan = spec.plan
         self.layout = lay_out(spec.scenario, spec.effective, spec.seed, first, last)
         self.setting = Setting(spec.as_of, spec.domain.spec.locale, spec.domain.vocabularies)
         self._columns: dict[tuple[str, str], pa.Array] = {}

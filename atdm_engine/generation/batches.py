@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 
 from atdm_engine.generation.batch import Batch
-from atdm_engine.generation.plan import GenerationPlan
 from atdm_engine.generation.request import RequestSpec
 from atdm_engine.random.run_ids import RUN_COLUMN, run_number_array
 
@@ -16,14 +15,7 @@ BATCH_ROWS = 500_000
 """Rows a batch, at most, as long as one run has no more: memory is bounded by it."""
 
 
-def plan_of(spec: RequestSpec) -> GenerationPlan:
-    """The static decisions of a request, shared by its batches."""
-    return GenerationPlan(spec.domain, spec.scenario, spec.effective)
-
-
-def generate(
-    spec: RequestSpec, first: int, last: int, *, plan: GenerationPlan | None = None
-) -> dict[str, pa.Table]:
+def generate(spec: RequestSpec, first: int, last: int) -> dict[str, pa.Table]:
     """The rows of runs ``first``..``last`` (numbers from 1, both included).
 
     Every made table, in insert order; columns in the table file's order and then ``test_run_id``;
@@ -31,12 +23,12 @@ def generate(
     """
     if not 1 <= first <= last <= spec.runs:
         raise ValueError(f"runs {first}..{last} are not within 1..{spec.runs}")
-    return Batch(spec, plan or plan_of(spec), first, last).tables()
+    return Batch(spec, first, last).tables()
 
 
-def runs_per_batch(plan: GenerationPlan) -> int:
+def runs_per_batch(spec: RequestSpec) -> int:
     """How many runs have at most ``BATCH_ROWS`` rows in all tables together; at least 1."""
-    return max(1, BATCH_ROWS // max(1, sum(plan.rows_per_run.values())))
+    return max(1, BATCH_ROWS // max(1, sum(spec.plan.rows_per_run.values())))
 
 
 def batches(spec: RequestSpec, batch_runs: int | None = None) -> Iterator[dict[str, pa.Table]]:
@@ -44,12 +36,11 @@ def batches(spec: RequestSpec, batch_runs: int | None = None) -> Iterator[dict[s
 
     None means as many as bound the memory (``runs_per_batch``).
     """
-    plan = plan_of(spec)
-    batch_runs = runs_per_batch(plan) if batch_runs is None else batch_runs
+    batch_runs = runs_per_batch(spec) if batch_runs is None else batch_runs
     if batch_runs < 1:
         raise ValueError(f"batch_runs is {batch_runs}, allowed: 1 and above")
     for first in range(1, spec.runs + 1, batch_runs):
-        yield generate(spec, first, min(first + batch_runs - 1, spec.runs), plan=plan)
+        yield generate(spec, first, min(first + batch_runs - 1, spec.runs))
 
 
 def exposed_data(
@@ -65,7 +56,7 @@ def exposed_data(
         return [], []
     first = min(_first_run(table) for table in batch.values() if table.num_rows)
     last = max(_last_run(table) for table in batch.values() if table.num_rows)
-    whole = Batch(spec, plan_of(spec), first, last)
+    whole = Batch(spec, first, last)
     numbers = list(range(first, last + 1))
     found: list[dict[str, object]] = [{} for _ in numbers]
     for exposure in moving:

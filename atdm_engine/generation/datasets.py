@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from atdm_engine.bundle.tables import empty_table
-from atdm_engine.generation.batches import generate, plan_of, runs_per_batch
+from atdm_engine.generation.batches import generate, runs_per_batch
+from atdm_engine.generation.plan import GenerationPlan
 from atdm_engine.generation.request import RequestSpec
 from atdm_engine.model import Dataset, Domain, MixPart
 from atdm_engine.random.run_ids import ALPHABET, RUN_COLUMN, RUN_DIGITS
@@ -62,24 +63,21 @@ def slices(dataset: Dataset, shard: int) -> Iterator[Slice]:
 def request_of(domain: Domain, dataset: Dataset, part: MixPart, as_of: datetime) -> RequestSpec:
     """A part of the mix as generation takes it, on the clock ``as_of`` (aware)."""
     return RequestSpec(
-        domain=domain,
-        scenario=domain.scenarios[part.scenario],
+        plan=GenerationPlan(domain, domain.scenarios[part.scenario], part.effective),
         request_id=dataset_id(domain.name, dataset.name),
         runs=part.last,
         seed=dataset.spec.seed,
         as_of=as_of.astimezone(UTC),
         given=part.given,
-        effective=part.effective,
         number_base=part.number_base,
     )
 
 
 def batches(spec: RequestSpec, part: Slice) -> Iterator[dict[str, pa.Table]]:
     """The rows of a slice in batches that bound the memory; they still bear their run's id."""
-    plan = plan_of(spec)
-    step = runs_per_batch(plan)
+    step = runs_per_batch(spec)
     for first in range(part.first, part.last + 1, step):
-        yield generate(spec, first, min(first + step - 1, part.last), plan=plan)
+        yield generate(spec, first, min(first + step - 1, part.last))
 
 
 def reference_tables(domain: Domain) -> dict[str, pa.Table]:

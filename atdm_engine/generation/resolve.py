@@ -64,27 +64,24 @@ def resolve(
     domain = registry.domains[found.domain]
     _check_request(runs, seed, as_of, request_id, number_base)
     given = _typed(found, domain, constraints)
-    effective = {**found.defaults, **given}
-    plan = GenerationPlan(domain, found, effective)
+    plan = GenerationPlan(domain, found, {**found.defaults, **given})
     require_sound(plan)
     spec = RequestSpec(
-        domain=domain,
-        scenario=found,
+        plan=plan,
         request_id=request_id,
         runs=runs,
         seed=seed_of(request_id) if seed is None else seed,
         as_of=time_of(request_id) if as_of is None else as_of.astimezone(UTC),
         given=given,
-        effective=effective,
         number_base=number_base,
     )
-    _check_capacity(plan, spec)
+    _check_capacity(spec)
     return spec
 
 
 def numbers_needed(spec: RequestSpec) -> int:
     """How many unique numbers the request takes, from ``number_base`` on (0: no unique column)."""
-    return spec.runs * GenerationPlan(spec.domain, spec.scenario, spec.effective).stride
+    return spec.runs * spec.plan.stride
 
 
 def _check_request(
@@ -232,11 +229,11 @@ def _set_otherwise(
     }
 
 
-def _check_capacity(plan: GenerationPlan, spec: RequestSpec) -> None:
-    end = spec.number_base + spec.runs * plan.stride
+def _check_capacity(spec: RequestSpec) -> None:
+    end = spec.number_base + spec.runs * spec.plan.stride
     problems = [
         f"{table}.{column} has {unique.capacity} unique values; the request ends at number {end}"
-        for (table, column), unique in plan.uniques.items()
+        for (table, column), unique in spec.plan.uniques.items()
         if end > unique.capacity
     ]
     if problems:

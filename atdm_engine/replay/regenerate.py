@@ -13,7 +13,7 @@ from atdm_engine.bundle.version import changes, version_parts
 from atdm_engine.checks.results import CheckOutcome, Verdict, verdict
 from atdm_engine.checks.validator import Validator
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.generation.batches import batches, generate, plan_of, runs_per_batch
+from atdm_engine.generation.batches import batches, generate, runs_per_batch
 from atdm_engine.generation.request import RequestSpec
 from atdm_engine.generation.resolve import Scenarios, resolve
 from atdm_engine.hashing.content import ContentHash, combined
@@ -148,7 +148,7 @@ def judge(made: MadeAgain) -> Judged:
 def judge_request(spec: RequestSpec, progress: Progress | None = None) -> Judged:
     """Every check over all runs of a request, which is how a rejected one was judged."""
     validator = Validator(spec.domain, spec.scenario, spec.effective)
-    step = runs_per_batch(plan_of(spec))
+    step = runs_per_batch(spec)
     for number, batch in enumerate(batches(spec, step), start=1):
         validator.check(batch)
         if progress is not None:
@@ -168,7 +168,7 @@ def prove(original: ReplaySpec, spec: RequestSpec, progress: Progress | None = N
         table: ContentHash(spec.domain, table, spec.request_id, spec.number_base)
         for table in spec.scenario.tables
     }
-    step = runs_per_batch(plan_of(spec))
+    step = runs_per_batch(spec)
     for number, batch in enumerate(batches(spec, step), start=1):
         for table, rows in batch.items():
             digests[table].add(rows)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from atdm_engine.checks.results import verdict
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.generation.batches import batches, plan_of, runs_per_batch
+from atdm_engine.generation.batches import batches, runs_per_batch
 from atdm_engine.generation.resolve import RequestSpec, numbers_needed, resolve
 from atdm_engine.progress import Progress
 from atdm_engine.random import run_ids
@@ -303,7 +303,7 @@ def _taken_up(work: RequestWork, partition_key: str, dagster_run_id: str | None)
 
 def _batches(spec: RequestSpec) -> Iterator[tuple[int, dict[str, pa.Table]]]:
     """The batches, each with the number of runs made when it is done."""
-    runs = runs_per_batch(plan_of(spec))
+    runs = runs_per_batch(spec)
     for number, batch in enumerate(batches(spec, runs), start=1):
         yield min(number * runs, spec.runs), batch
 
