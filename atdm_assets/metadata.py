@@ -15,8 +15,8 @@ from atdm_assets import names
 from atdm_engine.checks.results import CheckId, CheckOutcome
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.model import Domain, Scenario
-from atdm_engine.spec.constraints import scalar_json
 from atdm_engine.spec.table import ColumnSpec, TableSpec
+from atdm_engine.values.scalars import scalar_json
 from atdm_services.requests.reference import ReferenceResult
 from atdm_services.requests.work import Checked, Planned, Seeded, TableResult
 

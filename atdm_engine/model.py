@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from atdm_engine.spec.constraints import Constraint, TypedScalar
+from atdm_engine.spec.constraints import Constraint
 from atdm_engine.spec.dataset import DatasetSpec
 from atdm_engine.spec.domain import DomainSpec
 from atdm_engine.spec.scenario import RowGroup, ScenarioSpec
 from atdm_engine.spec.table import TableSpec
+from atdm_engine.values.scalars import TypedScalar
 
 
 @dataclass(frozen=True)

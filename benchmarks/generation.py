@@ -25,7 +25,7 @@ from atdm_engine.bundle.registry import Registry
 from atdm_engine.checks.profile import ColumnProfile
 from atdm_engine.checks.validator import Validator, verdict
 from atdm_engine.generation.batches import batches, runs_per_batch
-from atdm_engine.generation.resolve import RequestSpec, resolve
+from atdm_engine.generation.request import RequestSpec, resolve
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_resources.store.bundle import read_bundle, shipped_root
 from atdm_resources.store.files import ParquetSink, Store

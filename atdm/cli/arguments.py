@@ -46,7 +46,7 @@ def moment_of(text: str) -> datetime:
 
 def length_of(text: str) -> timedelta:
     """A length of time like ``30m`` or ``4h``; more than zero."""
-    from atdm_engine.spec.base import duration
+    from atdm_engine.values.times import duration
 
     try:
         length = duration(text)
@@ -61,7 +61,7 @@ def length_of(text: str) -> timedelta:
 
 def past_of(text: str, now: datetime) -> datetime:
     """A moment in the past: so long ago (``1d``, ``30m``), or an ISO 8601 time; UTC if unsaid."""
-    from atdm_engine.spec.base import duration
+    from atdm_engine.values.times import duration
 
     try:
         return now - duration(text.strip())

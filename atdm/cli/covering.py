@@ -64,7 +64,7 @@ def write_page(path: Path, found: Mapping[str, Any]) -> None:
 def start_of(text: str) -> datetime | timedelta:
     """``7d``, or an ISO 8601 date or time."""
     from atdm.cli.arguments import moment_of
-    from atdm_engine.spec.base import duration
+    from atdm_engine.values.times import duration
 
     try:
         return duration(text)

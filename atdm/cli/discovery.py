@@ -102,7 +102,7 @@ def as_json(match: Match) -> dict[str, Any]:
 
 def describe(scenario: Card) -> dict[str, Any]:
     """What a caller needs to know of a scenario before asking for it."""
-    from atdm_engine.spec.constraints import scalar_json
+    from atdm_engine.values.scalars import scalar_json
 
     return {
         "scenario_id": scenario.name,
@@ -128,7 +128,7 @@ def describe(scenario: Card) -> dict[str, Any]:
 
 
 def _shown(matches: Sequence[Match], words: Sequence[str], *, ranked: bool) -> list[Any]:
-    from atdm_engine.spec.constraints import scalar_text
+    from atdm_engine.values.scalars import scalar_text
 
     columns = ("scenario", "what", "tags", *(("why",) if ranked else ()))
     rows = [

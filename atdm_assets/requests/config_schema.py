@@ -14,7 +14,8 @@ import dagster as dg
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.model import Scenario
-from atdm_engine.spec.constraints import Constraint, parse_scalar, scalar_text
+from atdm_engine.spec.constraints import Constraint, parse_scalar
+from atdm_engine.values.scalars import scalar_text
 
 Schema = dict[str, dg.Field]
 

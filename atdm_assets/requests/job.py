@@ -14,11 +14,11 @@ from atdm_assets.requests.config_schema import as_of, request_schema
 from atdm_assets.requests.resource import RequestsResource
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.generation.resolve import resolve
+from atdm_engine.generation.request import resolve
 from atdm_engine.model import Scenario
 from atdm_engine.progress import Progress
 from atdm_engine.random.run_ids import check_label
-from atdm_engine.spec.constraints import TypedScalar, scalar_json
+from atdm_engine.values.scalars import TypedScalar, scalar_json
 from atdm_services.requests.request import Outcome
 from atdm_services.requests.steps import mint_request_id, reporting
 from atdm_services.requests.sweep import Reconciled

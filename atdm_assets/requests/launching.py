@@ -10,7 +10,7 @@ import dagster as dg
 from atdm_assets import names
 from atdm_assets.requests.job import RequestedData, request_tags, scenario_run_config
 from atdm_engine.bundle.registry import Registry
-from atdm_engine.generation.resolve import resolve
+from atdm_engine.generation.request import resolve
 from atdm_engine.model import Scenario
 
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from atdm_engine.spec.constraints import scalar_text
-from atdm_engine.spec.table import COLUMN_TYPE
+from atdm_engine.values.scalars import scalar_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +31,10 @@ _ARROW: dict[str, pa.DataType] = {
     "date": pa.date32(),
     "timestamptz": pa.timestamp("us", tz="UTC"),
 }
+COLUMN_TYPE = re.compile(
+    r"^(?P<base>text|smallint|integer|bigint|double|boolean|date|timestamptz|uuid|jsonb"
+    r"|numeric\((?P<precision>\d{1,2}),(?P<scale>\d{1,2})\))(?P<array>\[\])?$"
+)
 INTEGER_BITS = {"smallint": 16, "integer": 32, "bigint": 64}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}\Z")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?\Z")

@@ -9,13 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from atdm_engine.spec.constraints import (
-    Constraint,
-    ConstraintType,
-    TypedScalar,
-    parse_scalar,
-    scalar_json,
-)
+from atdm_engine.spec.constraints import Constraint, ConstraintType, parse_scalar
+from atdm_engine.values.scalars import TypedScalar, scalar_json
 
 if TYPE_CHECKING:
     from atdm_engine.model import Scenario

@@ -15,11 +15,12 @@ from atdm_engine.bundle.loading import Loaded
 from atdm_engine.errors import AtdmError, Problem
 from atdm_engine.generation.datasets import dataset_id
 from atdm_engine.generation.plan import GenerationPlan, unique_columns
-from atdm_engine.generation.resolve import MAX_RUNS, resolve
+from atdm_engine.generation.request import resolve
 from atdm_engine.model import Dataset, Domain, MixPart, Scenario
-from atdm_engine.spec.base import Scalar
-from atdm_engine.spec.constraints import TypedScalar, scalar_json, scalar_text
+from atdm_engine.random.run_ids import MAX_RUNS
 from atdm_engine.spec.dataset import DatasetSpec, MixEntry, Shares
+from atdm_engine.values.fields import Scalar
+from atdm_engine.values.scalars import TypedScalar, scalar_json, scalar_text
 
 MAX_COMBINATIONS = 1_000
 """Combinations of shares that one entry of a mix may have."""

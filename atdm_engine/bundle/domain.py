@@ -21,12 +21,12 @@ from atdm_engine.errors import Problem, SpecError
 from atdm_engine.generation.plan import GenerationPlan
 from atdm_engine.model import Dataset, Domain, Rule, Scenario
 from atdm_engine.patterns.parser import parse as parse_pattern
-from atdm_engine.spec.base import SpecModel
-from atdm_engine.spec.constraints import scalar_text
 from atdm_engine.spec.dataset import DatasetSpec
 from atdm_engine.spec.domain import DomainSpec
 from atdm_engine.spec.scenario import ScenarioSpec
 from atdm_engine.spec.table import TableSpec
+from atdm_engine.values.fields import SpecModel
+from atdm_engine.values.scalars import scalar_text
 
 Model = TypeVar("Model", bound=SpecModel)
 Words = Mapping[tuple[str, str], tuple[str, ...]]

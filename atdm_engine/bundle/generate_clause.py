@@ -13,9 +13,9 @@ from atdm_engine.bundle.tables import DomainTables
 from atdm_engine.errors import Problem
 from atdm_engine.patterns.parser import parse as parse_pattern
 from atdm_engine.spec import generators as g
-from atdm_engine.spec.base import TIME_EXPRESSION
-from atdm_engine.spec.constraints import scalar_text
 from atdm_engine.spec.table import ColumnSpec
+from atdm_engine.values.scalars import scalar_text
+from atdm_engine.values.times import EPOCH, instant
 
 _FITS: Mapping[type[g.GeneratorModel], tuple[str, ...]] = {
     g.Id: ("text",),
@@ -110,12 +110,11 @@ class GeneratorCheck:
             word = "date" if isinstance(value, g.Date) else "timestamp"
             bounds = value.date if isinstance(value, g.Date) else value.timestamp
             for name, text in (("from", bounds.start), ("to", bounds.stop)):
-                if isinstance(text, str) and not TIME_EXPRESSION.match(text):
-                    try:
-                        parse_value("timestamptz", text)
-                    except ValueError:
-                        allowed = "a date, a timestamp, or as_of, as_of - 30d, as_of + 12h"
-                        yield self.problem((*path, word, name), repr(text), allowed)
+                try:
+                    instant(text, EPOCH)
+                except ValueError:
+                    allowed = "a date, a timestamp, or as_of, as_of - 30d, as_of + 12h"
+                    yield self.problem((*path, word, name), repr(text), allowed)
         elif isinstance(value, g.Json):
             for name, part in value.json_.items():
                 yield from self._check_json((*path, "json", name), part)

@@ -7,11 +7,11 @@ from typing import Any, get_args
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from atdm_engine.spec.base import SpecModel
 from atdm_engine.spec.dataset import DatasetSpec
 from atdm_engine.spec.domain import DomainSpec
 from atdm_engine.spec.scenario import ScenarioSpec, SchemaKind
 from atdm_engine.spec.table import TableSpec
+from atdm_engine.values.fields import SpecModel
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCHEMA_KINDS: tuple[SchemaKind, ...] = get_args(SchemaKind)

@@ -14,11 +14,11 @@ from atdm_engine.bundle.loading import Loaded, load
 from atdm_engine.bundle.search import Match, search
 from atdm_engine.errors import AtdmError, ErrorCode, Problem, SpecError, nearest_spelling
 from atdm_engine.model import Dataset, Domain, Exposure, Rule, Scenario
-from atdm_engine.spec.base import SpecModel
 from atdm_engine.spec.constraints import Constraint
 from atdm_engine.spec.domain import BundleSpec, ClonePool
 from atdm_engine.spec.scenario import ScenarioSpec
 from atdm_engine.spec.vocabulary import parse_words
+from atdm_engine.values.fields import SpecModel
 
 __all__ = [
     "Constraint",

@@ -13,13 +13,7 @@ from atdm_engine.bundle.version import version_of
 from atdm_engine.errors import Problem
 from atdm_engine.model import Domain, Exposure, Scenario
 from atdm_engine.spec import generators as g
-from atdm_engine.spec.constraints import (
-    Constraint,
-    ConstraintType,
-    TypedScalar,
-    parse_scalar,
-    scalar_text,
-)
+from atdm_engine.spec.constraints import Constraint, ConstraintType, parse_scalar
 from atdm_engine.spec.scenario import (
     PoissonCount,
     RowGroup,
@@ -29,6 +23,7 @@ from atdm_engine.spec.scenario import (
     ZipfCount,
 )
 from atdm_engine.spec.table import ConstraintSpec, TableSpec
+from atdm_engine.values.scalars import TypedScalar, scalar_text
 
 _TYPES: Mapping[str, ConstraintType] = {
     "text": "text", "uuid": "text", "smallint": "integer", "integer": "integer",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from atdm_engine.bundle.cards import Card
-from atdm_engine.spec.constraints import scalar_text
+from atdm_engine.values.scalars import scalar_text
 
 
 @dataclass(frozen=True)

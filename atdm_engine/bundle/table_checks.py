@@ -19,8 +19,8 @@ from atdm_engine.errors import Problem
 from atdm_engine.patterns.parser import parse as parse_pattern
 from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_engine.spec import generators as g
-from atdm_engine.spec.constraints import scalar_text
 from atdm_engine.spec.table import ColumnSpec, TableSpec
+from atdm_engine.values.scalars import scalar_text
 
 _ORDERED = {"smallint", "integer", "bigint", "double", "numeric", "date", "timestamptz"}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from atdm_engine.spec.base import key_text
+from atdm_engine.values.scalars import key_text
 
 MAX_CHARACTERS = 512 * 1024
 MAX_NODES = 200_000

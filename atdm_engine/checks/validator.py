@@ -27,7 +27,7 @@ from atdm_engine.checks.rules import RuleRunner, json_value
 from atdm_engine.checks.seen_values import SeenValues
 from atdm_engine.model import Domain, Scenario
 from atdm_engine.random.run_ids import RUN_COLUMN
-from atdm_engine.spec.constraints import TypedScalar, scalar_json
+from atdm_engine.values.scalars import TypedScalar, scalar_json
 
 __all__ = [
     "CheckId",

@@ -19,8 +19,8 @@ from atdm_engine.generation.links import chosen_rows
 from atdm_engine.generation.request import RequestSpec
 from atdm_engine.random.run_ids import RUN_COLUMN, key_array, run_id_array
 from atdm_engine.random.stream import stream_for
-from atdm_engine.spec.constraints import TypedScalar
 from atdm_engine.spec.generators import ReferenceChoice, References
+from atdm_engine.values.scalars import TypedScalar
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from atdm_engine.model import Scenario
 from atdm_engine.random.stream import Numbers, Stream, cumulative, pick, unit, zipf_shares
-from atdm_engine.spec.constraints import TypedScalar
 from atdm_engine.spec.scenario import (
     Count,
     PoissonCount,
@@ -19,6 +18,7 @@ from atdm_engine.spec.scenario import (
     WeightedCount,
     ZipfCount,
 )
+from atdm_engine.values.scalars import TypedScalar
 
 MAX_ROWS_PER_RUN = 10_000_000
 """The most rows of one table that one run may have."""

@@ -9,7 +9,6 @@ from atdm_engine.generation.counts import count_range, resolved_count
 from atdm_engine.generation.generators.scalars import MAX_RANKS, scaled_bounds
 from atdm_engine.generation.generators.texts import faker_pool
 from atdm_engine.patterns.parser import parse
-from atdm_engine.spec.base import duration
 from atdm_engine.spec.generators import (
     After,
     Array,
@@ -33,6 +32,7 @@ from atdm_engine.spec.generators import (
     Uuid,
 )
 from atdm_engine.spec.table import ColumnSpec
+from atdm_engine.values.times import duration
 
 if TYPE_CHECKING:
     from atdm_engine.generation.plan import GenerationPlan

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from atdm_engine.generation.counts import count_range, drawn_counts, resolved_count
 from atdm_engine.model import Scenario
 from atdm_engine.random.stream import Numbers, Stream
-from atdm_engine.spec.constraints import TypedScalar
+from atdm_engine.values.scalars import TypedScalar
 
 Positions = NDArray[np.int64] | None
 

@@ -12,10 +12,10 @@ from atdm_engine.generation.counts import MAX_ROWS_PER_RUN, max_rows
 from atdm_engine.generation.generators import branch_for
 from atdm_engine.generation.generators.unique import Unique, needs_numbers
 from atdm_engine.model import Domain, Scenario
-from atdm_engine.spec.constraints import TypedScalar
 from atdm_engine.spec.generators import Case, Constant, GeneratorModel, References
 from atdm_engine.spec.scenario import RowGroup
 from atdm_engine.spec.table import ColumnSpec, TableSpec
+from atdm_engine.values.scalars import TypedScalar
 
 Value = Any
 """A generator model or a scalar."""

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 U64 = NDArray[np.uint64]
+MAX_SEED = 2**63 - 1
 Numbers = NDArray[Any] | int
 
 _BLOCK = 32_768

@@ -14,13 +14,12 @@ from atdm_engine.checks.results import CheckOutcome, Verdict, verdict
 from atdm_engine.checks.validator import Validator
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.batches import batches, generate, runs_per_batch
-from atdm_engine.generation.request import RequestSpec
-from atdm_engine.generation.resolve import Scenarios, resolve
+from atdm_engine.generation.request import RequestSpec, Scenarios, resolve
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.progress import Progress
 from atdm_engine.random.run_ids import run_id
 from atdm_engine.replay.spec import ReplaySpec
-from atdm_engine.spec.constraints import scalar_json, scalar_text
+from atdm_engine.values.scalars import scalar_json, scalar_text
 
 _SHOWN = 12
 

@@ -8,10 +8,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.generation.resolve import MAX_RUNS, MAX_SEED
-from atdm_engine.random.run_ids import MAX_RUNS as MOST_IDS
-from atdm_engine.random.run_ids import is_run_id, request_of, run_number
-from atdm_engine.spec.base import Identifier, SpecModel
+from atdm_engine.random.run_ids import MAX_RUNS, is_run_id, request_of, run_number
+from atdm_engine.random.stream import MAX_SEED
+from atdm_engine.values.fields import Identifier, SpecModel
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 JsonScalar = str | int | float | bool | None
@@ -42,7 +41,7 @@ class ReplaySpec(SpecModel):
     effective: dict[str, JsonScalar]
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     as_of: Annotated[datetime, AfterValidator(_in_utc)]
-    runs: Annotated[int, Field(ge=1, le=min(MAX_RUNS, MOST_IDS))]
+    runs: Annotated[int, Field(ge=1, le=MAX_RUNS)]
     number_base: Annotated[int, Field(ge=0, le=MAX_SEED)]
     content_hash: Digest | None
     tables: dict[str, Digest]

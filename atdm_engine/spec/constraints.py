@@ -13,11 +13,9 @@ from decimal import Decimal, InvalidOperation
 from typing import Literal
 
 from atdm_engine.errors import nearest_spelling
+from atdm_engine.values.scalars import TypedScalar, scalar_text
 
 ConstraintType = Literal["text", "integer", "decimal", "boolean", "date", "timestamptz"]
-TypedScalar = str | int | float | bool | date | datetime | Decimal | None
-"""A scalar after parsing: decimals are ``Decimal``, timestamps are aware and in UTC."""
-
 _TRUE = frozenset({"true", "t", "yes", "y", "on", "1"})
 _FALSE = frozenset({"false", "f", "no", "n", "off", "0"})
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}\Z")
@@ -119,25 +117,3 @@ def parse_scalar(kind: ConstraintType, value: TypedScalar) -> TypedScalar:
     except (ValueError, InvalidOperation) as error:
         raise ValueError(refusal) from error
     raise ValueError(refusal)
-
-
-def scalar_text(value: TypedScalar) -> str:
-    """A scalar as a person writes it: ``true``, ``null``, ISO dates, decimals without exponent."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    return str(value)
-
-
-def scalar_json(value: TypedScalar) -> str | int | float | bool | None:
-    """A scalar as a JSON value: decimals and times are texts that ``parse`` reads back."""
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    return scalar_text(value)

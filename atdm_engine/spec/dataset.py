@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from atdm_engine.spec.base import Identifier, Scalar, SpecModel, key_text
+from atdm_engine.random.run_ids import MAX_RUNS
+from atdm_engine.random.stream import MAX_SEED
 from atdm_engine.spec.cron import cron_problem
-
-MAX_SEED = 2**63 - 1
-MAX_RUNS = 2**30 - 1
+from atdm_engine.values.fields import Identifier, Scalar, SpecModel
+from atdm_engine.values.scalars import key_text
 
 
 class Shares(SpecModel):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from atdm_engine.spec.base import Duration, Identifier, SpecModel
+from atdm_engine.values.fields import Duration, Identifier, SpecModel
 
 QualifiedColumn = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$")]
 

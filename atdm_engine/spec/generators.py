@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from atdm_engine.spec.base import Duration, Scalar, SpecModel, TimeExpression, key_text
+from atdm_engine.values.fields import Duration, Scalar, SpecModel, TimeExpression
+from atdm_engine.values.scalars import key_text
 
 
 def _with_text_keys(data: Any) -> Any:

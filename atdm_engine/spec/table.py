@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from atdm_engine.spec.base import Identifier, Scalar, SpecModel
+from atdm_engine.arrow.types import COLUMN_TYPE
 from atdm_engine.spec.generators import Generator
+from atdm_engine.values.fields import Identifier, Scalar, SpecModel
 
-COLUMN_TYPE = re.compile(
-    r"^(?P<base>text|smallint|integer|bigint|double|boolean|date|timestamptz|uuid|jsonb"
-    r"|numeric\((?P<precision>\d{1,2}),(?P<scale>\d{1,2})\))(?P<array>\[\])?$"
-)
 ColumnType = Annotated[
     str,
     StringConstraints(pattern=COLUMN_TYPE.pattern),

@@ -21,7 +21,7 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.random.run_ids import check_label
 
 if TYPE_CHECKING:
-    from atdm_engine.generation.resolve import RequestSpec
+    from atdm_engine.generation.request import RequestSpec
     from atdm_engine.model import Scenario
 
 RequestStatus = Literal["pending", "ready", "rejected", "rolled_back", "retired"]

@@ -11,8 +11,8 @@ import psycopg
 
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError
-from atdm_engine.spec.base import duration
 from atdm_engine.spec.domain import ClonePool
+from atdm_engine.values.times import duration
 from atdm_resources.store.files import Store
 from atdm_services.baselines.listing import latest
 from atdm_services.baselines.records import Actor

@@ -37,7 +37,7 @@ from atdm_engine.generation.datasets import (
 )
 from atdm_engine.hashing.rows import RowHash
 from atdm_engine.model import Dataset, Domain, MixPart
-from atdm_engine.spec.constraints import TypedScalar
+from atdm_engine.values.scalars import TypedScalar
 from atdm_resources.store.files import ParquetSink, Store
 from atdm_services.baselines.manifest import BaselineFiles, PartFile
 

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.batches import exposed_data
-from atdm_engine.generation.resolve import numbers_needed
+from atdm_engine.generation.request import numbers_needed
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.random.run_ids import is_run_id, request_of, run_id
 from atdm_engine.replay.regenerate import MadeAgain

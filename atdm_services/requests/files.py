@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from atdm_engine.checks.profile import ColumnProfile
 from atdm_engine.generation.batches import exposed_data
-from atdm_engine.generation.resolve import RequestSpec
+from atdm_engine.generation.request import RequestSpec
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.random.run_ids import run_id_array
 from atdm_resources.catalog.requests import plain

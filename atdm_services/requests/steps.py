@@ -16,7 +16,7 @@ import pyarrow as pa
 from atdm_engine.checks.results import verdict
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.batches import batches, runs_per_batch
-from atdm_engine.generation.resolve import RequestSpec, numbers_needed, resolve
+from atdm_engine.generation.request import RequestSpec, numbers_needed, resolve
 from atdm_engine.progress import Progress
 from atdm_engine.random import run_ids
 from atdm_engine.random.run_ids import check_label

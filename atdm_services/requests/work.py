@@ -14,10 +14,10 @@ import psycopg
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.checks.results import CheckOutcome, Verdict
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.generation.resolve import RequestSpec
+from atdm_engine.generation.request import RequestSpec
 from atdm_engine.model import Domain, Scenario
 from atdm_engine.random.run_ids import run_id
-from atdm_engine.spec.constraints import TypedScalar
+from atdm_engine.values.scalars import TypedScalar
 from atdm_resources.catalog import queue as queueing
 from atdm_resources.catalog import replays, requests
 from atdm_resources.catalog.requests import RequestRecord

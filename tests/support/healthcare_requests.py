@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.checks.validator import CheckOutcome, Validator
-from atdm_engine.generation.resolve import RequestSpec, resolve
+from atdm_engine.generation.request import RequestSpec, resolve
 from atdm_resources.store.bundle import read_bundle, shipped_root
 
 AS_OF = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)

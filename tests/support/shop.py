@@ -10,12 +10,13 @@ from typing import Any
 import pyarrow as pa
 
 from atdm_engine.arrow.types import typed_array
-from atdm_engine.generation.resolve import RequestSpec, resolve
+from atdm_engine.generation.request import RequestSpec, resolve
 from atdm_engine.model import Domain, Exposure, Scenario
-from atdm_engine.spec.constraints import Constraint, TypedScalar
+from atdm_engine.spec.constraints import Constraint
 from atdm_engine.spec.domain import DomainSpec
 from atdm_engine.spec.scenario import ScenarioSpec
 from atdm_engine.spec.table import TableSpec
+from atdm_engine.values.scalars import TypedScalar
 
 AS_OF = datetime(2026, 6, 1, 12, 30, tzinfo=UTC)
 REQUEST = "01K0ABCDEF0123456789000000"

@@ -17,7 +17,6 @@ from atdm_engine.arrow.types import repeated
 from atdm_engine.generation.generators import nested, scalars, texts, times
 from atdm_engine.generation.generators.cells import Cells
 from atdm_engine.generation.generators.texts import Luhn
-from atdm_engine.spec.constraints import TypedScalar, scalar_text
 from atdm_engine.spec.generators import (
     After,
     Array,
@@ -40,6 +39,7 @@ from atdm_engine.spec.generators import (
     Timestamp,
     Uuid,
 )
+from atdm_engine.values.scalars import TypedScalar, scalar_text
 
 __all__ = ["branches_of", "make"]
 

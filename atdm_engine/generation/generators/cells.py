@@ -12,8 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from atdm_engine.random.stream import U64, Numbers, Stream, below, unit
-from atdm_engine.spec.constraints import TypedScalar
 from atdm_engine.spec.generators import References
+from atdm_engine.values.scalars import TypedScalar
 
 
 class Surroundings(Protocol):

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from atdm_engine.arrow.types import canonical_json
 from atdm_engine.generation.generators.cells import Cells, Surroundings
 from atdm_engine.generation.generators.scalars import choice_index, choice_values, pooled
-from atdm_engine.spec.constraints import TypedScalar
 from atdm_engine.spec.generators import (
     After,
     Array,
@@ -33,6 +32,7 @@ from atdm_engine.spec.generators import (
     References,
     Timestamp,
 )
+from atdm_engine.values.scalars import TypedScalar
 
 _NATURAL: Mapping[type[GeneratorModel], str] = {
     Integer: "bigint",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 
 import numpy as np
@@ -13,40 +13,11 @@ from atdm_engine.arrow.types import column_kind
 from atdm_engine.generation.generators.cells import Cells
 from atdm_engine.generation.generators.scalars import ranged
 from atdm_engine.random.stream import cumulative, pick
-from atdm_engine.spec.base import TIME_EXPRESSION, duration
 from atdm_engine.spec.generators import After, Before, Date, TimeRange, Timestamp
+from atdm_engine.values.times import DAY, HOUR, MICROSECOND, duration, instant, microseconds
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
-HOUR = 3_600_000_000
-DAY = 24 * HOUR
 MAX_HOURS_RANGE = 200 * 366 * DAY
 """The longest range, in microseconds, that may have weights of the hours."""
-
-
-def instant(expression: str | date | datetime, as_of: datetime) -> datetime:
-    """The moment (UTC) that a time expression names; ValueError if it is none."""
-    if isinstance(expression, datetime):
-        return expression.replace(tzinfo=UTC) if not expression.tzinfo else expression
-    if isinstance(expression, date):
-        return datetime(expression.year, expression.month, expression.day, tzinfo=UTC)
-    match = TIME_EXPRESSION.match(expression.strip())
-    if match is None:
-        try:
-            return instant(datetime.fromisoformat(expression.strip()), as_of)
-        except ValueError:
-            raise ValueError(
-                f"{expression!r} is no point in time: a date, a timestamp, as_of, as_of - 30d"
-            ) from None
-    if match[1] is None:
-        return as_of
-    length = duration(match[2] + match[3])
-    return as_of - length if match[1] == "-" else as_of + length
-
-
-def microseconds(moment: datetime) -> int:
-    """Microseconds since 1970 in UTC, exactly."""
-    return (moment - EPOCH) // MICROSECOND
 
 
 def bounds(form: TimeRange, as_of: datetime, *, days: bool) -> tuple[int, int]:

@@ -17,7 +17,7 @@ import pytest
 from atdm_engine import ENGINE_VERSION
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.generation.batches import batches
-from atdm_engine.generation.resolve import resolve
+from atdm_engine.generation.request import resolve
 from atdm_engine.hashing.content import ContentHash, combined
 from tests.support.healthcare_requests import AS_OF, RUNS, shipped_registry
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from atdm_engine.spec.constraints import Constraint, parse_scalar, scalar_json, scalar_text
+from atdm_engine.spec.constraints import Constraint, parse_scalar
+from atdm_engine.values.scalars import scalar_json, scalar_text
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.batches import batches, exposed_data, generate
-from atdm_engine.generation.resolve import RequestSpec, numbers_needed
+from atdm_engine.generation.request import RequestSpec, numbers_needed
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.model import Exposure
 from atdm_engine.random.run_ids import key_text, run_id

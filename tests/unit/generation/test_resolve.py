@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.generation.resolve import MAX_RUNS, numbers_needed, resolve, seed_of
-from atdm_engine.random.run_ids import time_of
+from atdm_engine.generation.request import numbers_needed, resolve, seed_of
+from atdm_engine.random.run_ids import MAX_RUNS, time_of
 from tests.support.shop import REQUEST, ROWS, TABLES, request, shop
 
 

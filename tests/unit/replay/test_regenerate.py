@@ -17,12 +17,12 @@ from atdm_engine.bundle.registry import Registry
 from atdm_engine.bundle.version import changes, version_parts
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.batches import batches, generate
-from atdm_engine.generation.resolve import resolve
+from atdm_engine.generation.request import resolve
 from atdm_engine.hashing.content import ContentHash, added, combined
 from atdm_engine.random.run_ids import run_id
 from atdm_engine.replay import regenerate
 from atdm_engine.replay.spec import ReplaySpec, read_replay_spec
-from atdm_engine.spec.constraints import scalar_json
+from atdm_engine.values.scalars import scalar_json
 from tests.support import shop_bundle
 from tests.support.shop_bundle import replaced
 

@@ -1,0 +1,36 @@
+"""Scalars as text and as JSON. Standard library only: shell completion imports it."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from decimal import Decimal
+
+TypedScalar = str | int | float | bool | date | datetime | Decimal | None
+"""A scalar after parsing: decimals are ``Decimal``, timestamps are aware and in UTC."""
+
+
+def scalar_text(value: TypedScalar) -> str:
+    """A scalar as a person writes it: ``true``, ``null``, ISO dates, decimals without exponent."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    return str(value)
+
+
+def scalar_json(value: TypedScalar) -> str | int | float | bool | None:
+    """A scalar as a JSON value: decimals and times are texts that constraints read back."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return scalar_text(value)
+
+
+def key_text(key: object) -> str:
+    """A key of a YAML mapping as text: YAML reads ``true`` and ``1`` as other types."""
+    if isinstance(key, bool):
+        return "true" if key else "false"
+    return "null" if key is None else str(key)
