@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
 
 import yaml
+from yaml.composer import Composer
+from yaml.resolver import BaseResolver
 
 from atdm_engine.values.scalars import key_text
 
@@ -38,7 +39,7 @@ _BOOLEAN = {
 }
 
 
-class YamlProblem(ValueError):  # noqa: N818 - what is wrong with a text somebody wrote
+class YamlProblem(ValueError):  # noqa: N818 - a problem of the text, not of the program
     """Why a text is no usable YAML document; ``line`` counts from 1."""
 
     def __init__(self, line: int, key: str, found: str, allowed: str) -> None:
@@ -51,31 +52,17 @@ class YamlProblem(ValueError):  # noqa: N818 - what is wrong with a text somebod
 
 @dataclass
 class YamlDocument:
-    """A document's data and where its parts stand."""
+    """The data of a document, and the line of each of its parts."""
 
     data: Any
     lines: dict[Path, int] = field(default_factory=dict)
 
     def line(self, path: Path) -> int:
-        """The line of ``path``, or of the nearest part above it that is there."""
+        """The line of ``path``, or of the nearest part above it that has one."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.lines:
                 return self.lines[path[:length]]
         return 0
-
-
-@dataclass
-class _Open:
-    """A mapping or list whose end has not been seen yet."""
-
-    value: Any
-    path: Path
-    anchor: str | None
-    line: int
-    key: Any = None
-    has_key: bool = False
-    merges: list[Any] = field(default_factory=list)
-    size: int = 1
 
 
 def read_yaml(text: str) -> YamlDocument:
@@ -86,12 +73,15 @@ def read_yaml(text: str) -> YamlDocument:
     """
     if len(text) > MAX_CHARACTERS:
         raise YamlProblem(1, "(file)", f"{len(text):,} characters", f"at most {MAX_CHARACTERS:,}")
+    document = YamlDocument(None, {(): 1})
     try:
-        return _Composer().compose(_events(text))
+        node = _Composer(text).get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        problem, allowed = str(error.problem or error.context).removeprefix("found "), "YAML"
+        repeated = error.problem == "second occurrence"
+        words = str(error.context if repeated else error.problem or error.context)
+        problem, allowed = words.removeprefix("but ").removeprefix("found "), "YAML"
         if "\t" in _indentation(text, line):
             problem, allowed = "a tab at the start of the line", "spaces for indentation"
         raise YamlProblem(line, "(file)", problem, allowed) from error
@@ -103,6 +93,9 @@ def read_yaml(text: str) -> YamlDocument:
     except UnicodeEncodeError as error:
         line = text[: error.start].count("\n") + 1
         raise YamlProblem(line, "(file)", "half of a surrogate pair", "text in UTF-8") from error
+    if node is not None:
+        document.data = _Constructor(document.lines).value(node, ())
+    return document
 
 
 def _indentation(text: str, line: int) -> str:
@@ -111,114 +104,97 @@ def _indentation(text: str, line: int) -> str:
     return written[: len(written) - len(written.lstrip())]
 
 
-def _events(text: str) -> Iterator[Any]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    yield from yaml.parse(text, Loader=loader)
+class _Composer(Composer, BaseResolver):
+    """PyYAML's composer with a limit of depth, because it recurses."""
+
+    def __init__(self, text: str) -> None:
+        Composer.__init__(self)
+        BaseResolver.__init__(self)
+        events = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+        self.check_event = events.check_event
+        self.peek_event = events.peek_event
+        self.get_event = events.get_event
+        self.depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.depth > MAX_DEPTH:
+            raise _too_deep(self.peek_event().start_mark.line + 1)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
-class _Composer:
-    # Built from events and a stack of its own: PyYAML's composer recurses (a file of 100,000
-    # brackets would end the process) and lets duplicate keys overwrite each other.
-    def __init__(self) -> None:
-        self.document = YamlDocument(None, {(): 1})
-        self.stack: list[_Open] = []
-        self.anchors: dict[str, tuple[Any, int]] = {}
-        self.nodes = 0
-        self.seen = False
+_PLAIN = "plain"
+"""The tag of a scalar without quotes and tag: its type follows from its text."""
+_TAGS = {_PLAIN, "tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"}
+_Composer.add_implicit_resolver(_PLAIN, re.compile(""), None)
 
-    def compose(self, events: Iterator[Any]) -> YamlDocument:
-        documents = 0
-        for event in events:
-            line = event.start_mark.line + 1 if event.start_mark else 1
-            if isinstance(event, yaml.DocumentStartEvent):
-                documents += 1
-                if documents > 1:
-                    raise YamlProblem(line, "(file)", "a second document", "one document a file")
-            elif isinstance(event, yaml.ScalarEvent):
-                self._refuse_tag(event, line)
-                value = event.value if event.tag or not event.implicit[0] else _scalar(event.value)
-                if event.anchor:
-                    self.anchors[event.anchor] = (value, 1)
-                self._add(value, line, 1)
-            elif isinstance(event, yaml.AliasEvent):
-                if event.anchor not in self.anchors:
-                    raise YamlProblem(line, "(file)", f"*{event.anchor}", "an anchor set before")
-                value, size = self.anchors[event.anchor]
-                self._add(value, line, size)
-            elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
-                self._refuse_tag(event, line)
-                container: Any = {} if isinstance(event, yaml.MappingStartEvent) else []
-                if len(self.stack) >= MAX_DEPTH:
-                    raise YamlProblem(
-                        line, "(file)", f"more than {MAX_DEPTH} levels", "fewer levels of nesting"
-                    )
-                self.stack.append(_Open(container, self._place(line), event.anchor, line))
-            elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
-                self._close(self.stack.pop())
-        return self.document
 
-    def _refuse_tag(self, event: Any, line: int) -> None:
-        if event.tag not in (None, "!", "tag:yaml.org,2002:str"):
-            raise YamlProblem(line, "(file)", f"the tag {event.tag}", "no tags")
+def _too_deep(line: int) -> YamlProblem:
+    allowed = "fewer levels of nesting, and no alias inside of its own anchor"
+    return YamlProblem(line, "(file)", f"more than {MAX_DEPTH} levels", allowed)
 
-    def _place(self, line: int) -> Path:
-        """The path at which the next value stands."""
-        if not self.stack:
-            return ()
-        top = self.stack[-1]
-        part = str(len(top.value)) if isinstance(top.value, list) else key_text(top.key)
-        path = (*top.path, part)
-        if isinstance(top.value, list):
-            self.document.lines[path] = line
-        return path
 
-    def _close(self, done: _Open) -> None:
-        for merged in done.merges:
-            for key, value in merged.items():
-                done.value.setdefault(key, value)
-        if done.anchor:
-            self.anchors[done.anchor] = (done.value, done.size)
-        self._add(done.value, done.line, done.size)
+@dataclass
+class _Constructor:
+    """Makes data of nodes and notes the line of every key and item in ``lines``.
 
-    def _add(self, value: Any, line: int, size: int) -> None:
-        self.nodes += size
-        if self.nodes > MAX_NODES:
+    PyYAML's own constructor lets duplicate keys overwrite each other and keeps no lines.
+    """
+
+    lines: dict[Path, int]
+    values: int = 0
+
+    def value(self, node: yaml.Node, path: Path) -> Any:
+        """The data of ``node``, which stands at ``path``; an alias is read wherever it stands."""
+        line = _line(node)
+        self.values += 1
+        if self.values > MAX_NODES:
             raise YamlProblem(line, "(file)", f"more than {MAX_NODES:,} values", "fewer values")
-        if not self.stack:
-            self.document.data = value
-            return
-        top = self.stack[-1]
-        top.size += size
-        if isinstance(top.value, list):
-            self._place(line)
-            top.value.append(value)
-        elif not top.has_key:
-            self._take_key(top, value, line)
-        else:
-            top.has_key = False
-            if top.key == "<<":
-                self._take_merge(top, value, line)
+        if len(path) > MAX_DEPTH:
+            raise _too_deep(line)
+        if node.tag not in _TAGS:
+            raise YamlProblem(line, "(file)", f"the tag {node.tag}", "no tags")
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            places = [(*path, str(position)) for position in range(len(node.value))]
+            self.lines.update(zip(places, map(_line, node.value), strict=True))
+            return [self.value(*part) for part in zip(node.value, places, strict=True)]
+        return _scalar(node.value) if node.tag == _PLAIN else node.value
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        merged: list[Any] = []
+        for key_node, value_node in node.value:
+            line = _line(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                where = ".".join(path) or "(file)"
+                raise YamlProblem(line, where, "a mapping or list as a key", "a plain key")
+            key = self.value(key_node, path)
+            place = (*path, key_text(key))
+            # The second test is for 1 and true, which are one key to Python.
+            if place in self.lines or key in found:
+                first = self.lines.get(place, line)
+                was = f"the key a second time (first on line {first})"
+                raise YamlProblem(line, ".".join(place), was, "each key once")
+            self.lines[place] = line
+            value = self.value(value_node, place)
+            if key == "<<":
+                merged = value if isinstance(value, list) else [value]
             else:
-                top.value[top.key] = value
+                found[key] = value
+        for part in merged:
+            if not isinstance(part, dict):
+                where = ".".join((*path, "<<"))
+                raise YamlProblem(_line(node), where, "no mapping", "an aliased mapping")
+            found |= {key: value for key, value in part.items() if key not in found}
+        return found
 
-    def _take_key(self, top: _Open, key: Any, line: int) -> None:
-        where = ".".join(top.path) or "(file)"
-        if isinstance(key, dict | list):
-            raise YamlProblem(line, where, "a mapping or list as a key", "a plain key")
-        path = (*top.path, key_text(key))
-        # The second test is for 1 and true, which are one key to Python.
-        if path in self.document.lines or key in top.value:
-            first = self.document.line(path)
-            found = f"the key a second time (first on line {first})"
-            raise YamlProblem(line, ".".join(path), found, "each key once")
-        self.document.lines[path] = line
-        top.key, top.has_key = key, True
 
-    def _take_merge(self, top: _Open, value: Any, line: int) -> None:
-        merged = value if isinstance(value, list) else [value]
-        if not all(isinstance(part, dict) for part in merged):
-            raise YamlProblem(line, ".".join((*top.path, "<<")), "no mapping", "an aliased mapping")
-        top.merges.extend(merged)
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
 
 
 def _scalar(text: str) -> Any:

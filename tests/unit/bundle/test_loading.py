@@ -68,6 +68,10 @@ class TestYaml:
         assert data["b"] == {"k": 1, "l": 2}
         assert data["c"] == {"l": 3, "k": 1}
 
+    def test_a_problem_in_an_alias_stands_where_it_is_written(self) -> None:
+        document = read_yaml("a: &x\n  k: 1\nb: *x\n")
+        assert [document.line(path) for path in (("a", "k"), ("b", "k"), ("b",))] == [2, 2, 3]
+
     @pytest.mark.parametrize(
         ("text", "line", "word"),
         [
@@ -75,12 +79,13 @@ class TestYaml:
             ("a:\n  true: 1\n  1: 2\n", 3, "second time"),
             ("a:\n\tb: 1\n", 2, "a tab"),
             ("a: [1,\nb: }", 2, "did not find expected"),
-            ("a: 1\n---\nb: 2\n", 2, "a second document"),
+            ("a: 1\n---\nb: 2\n", 2, "another document"),
             ("a: !!python/object:os.system x\n", 1, "the tag"),
             ("a: \x00\n", 1, "control characters"),
             ("a: \ud800\n", 1, "surrogate"),
-            ("a: *b\n", 1, "*b"),
-            ("a: &b [*b]\n", 1, "*b"),
+            ("a: *b\n", 1, "undefined alias 'b'"),
+            ("a: &b 1\nc: &b 2\n", 2, "duplicate anchor 'b'"),
+            ("a: &b [*b]\n", 1, "more than 100 levels"),
             ("[" * 100_000, 1, "more than 100 levels"),
             ("x" * (MAX_CHARACTERS + 1), 1, "characters"),
             ("? [a]\n: 1\n", 1, "as a key"),
