@@ -12,8 +12,8 @@ from typing import Any
 import psycopg
 
 from atdm_engine.bundle.registry import Registry
-from atdm_engine.generation import batches, resolve
-from atdm_engine.generation.request import RequestSpec
+from atdm_engine.generation import batches
+from atdm_engine.generation.request import RequestSpec, numbers_needed, resolve
 from atdm_engine.random import run_ids
 from atdm_resources.catalog import requests
 from atdm_resources.catalog.requests import RequestRecord
@@ -41,7 +41,7 @@ def stage_runs(
     conn: psycopg.Connection[Any], registry: Registry, scenario: str, runs: int, folder: Path
 ) -> StagedRequest:
     """Record a request and write its rows as Parquet."""
-    spec = resolve.resolve(
+    spec = resolve(
         registry,
         scenario,
         {},
@@ -53,7 +53,7 @@ def stage_runs(
     record = requests.create_request(
         conn,
         spec,
-        numbers=resolve.numbers_needed(spec),
+        numbers=numbers_needed(spec),
         pooled=True,
         invoker="human:benchmark",
         source="benchmark",

@@ -14,8 +14,8 @@ import psycopg
 import pyarrow as pa
 
 from atdm_engine.bundle.registry import Registry
-from atdm_engine.generation import batches, resolve
-from atdm_engine.generation.request import RequestSpec
+from atdm_engine.generation import batches
+from atdm_engine.generation.request import RequestSpec, numbers_needed, resolve
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.random import run_ids
 from atdm_resources.catalog import requests
@@ -64,13 +64,13 @@ def recorded(
     **options: Any,
 ) -> tuple[RequestSpec, RequestRecord]:
     """A pending request and its spec."""
-    spec = resolve.resolve(
+    spec = resolve(
         registry, scenario, constraints or {}, runs=runs, request_id=fresh_request_id()
     )
     record = requests.create_request(
         conn,
         spec,
-        numbers=resolve.numbers_needed(spec) if numbers is None else numbers,
+        numbers=numbers_needed(spec) if numbers is None else numbers,
         pooled=pooled,
         label=label,
         invoker="human:tester",
