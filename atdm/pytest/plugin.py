@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from atdm.pytest import reporting
+from atdm.pytest import report as reporting
 from atdm.pytest.data import AtdmData
 from atdm.pytest.marker import CLEANUPS, MARKER_HELP, Wanted, atdm_scenario, wanted_by
 from atdm.pytest.scopes import Leases, fixture_name, needs_of
@@ -144,7 +144,7 @@ def _asks_later(session: pytest.Session) -> bool:
 
 def _stop(session: pytest.Session, error: AtdmError) -> str:
     """End the session with one message; what it says."""
-    from atdm.pytest.target import said
+    from atdm.pytest.client import said
 
     message = f"atdm {said(error)}"
     session.config.stash[_STOPPED] = message
@@ -253,7 +253,7 @@ def _leased(
 @contextmanager
 def _refusing(session: pytest.Session) -> Iterator[None]:
     """Fail the test that asked; end the session where every other one would fail alike."""
-    from atdm.pytest.target import said
+    from atdm.pytest.client import said
 
     try:
         yield
@@ -319,7 +319,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, Any, Any]:
     if suite is not None:
         told.append({"seconds": suite.seconds, "kept": suite.kept, "problems": suite.problems})
     if suite is not None or config.pluginmanager.hasplugin("dsession"):
-        from atdm.pytest.ending import end_session
+        from atdm.pytest.session_end import end_session
 
         ended = end_session(config.stash[_SESSION_ID], suite.settings if suite else None)
         told.append({"seconds": [], "kept": ended.kept, "problems": ended.problems})
@@ -330,7 +330,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, Any, Any]:
 
 
 def _seal(session: pytest.Session) -> list[str]:
-    from atdm.pytest.ending import seal
+    from atdm.pytest.session_end import seal
 
     try:
         seal()

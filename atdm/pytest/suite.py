@@ -18,10 +18,10 @@ from atdm_engine.errors import AtdmError, ErrorCode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from atdm.pytest.client import Holder, Target
     from atdm.pytest.outcomes import Outcomes
     from atdm.pytest.session_files import Journal, SessionFolder
     from atdm.pytest.supply import Need, Supply
-    from atdm.pytest.target import Holder, Target
     from atdm_resources.settings import Settings
 
 
@@ -131,11 +131,11 @@ class Suite:
                 self._open_target(client)
 
     def _open_target(self, client: Any) -> None:
+        from atdm.pytest.client import Holder, Target
+        from atdm.pytest.orphans import reap_others
         from atdm.pytest.outcomes import Outcomes
-        from atdm.pytest.reaping import reap_others
         from atdm.pytest.session_files import SessionFolder
         from atdm.pytest.supply import Supply
-        from atdm.pytest.target import Holder, Target
 
         place = self.place
         settings = client.settings
@@ -338,13 +338,13 @@ class Suite:
 
     def _wait_for_restore(self) -> None:
         if self._folder is not None:
-            from atdm.pytest.restoring import wait_while_restoring
+            from atdm.pytest.restores import wait_while_restoring
 
             wait_while_restoring(self._folder)
 
     def restore(self, baseline: str, restore: Callable[[], Any]) -> dict[str, Any]:
         """What ``restore`` returned, called once a session; see ``restoring.once``."""
-        from atdm.pytest.restoring import once
+        from atdm.pytest.restores import once
 
         if self._folder is None:
             if baseline not in self._restored:
@@ -361,7 +361,7 @@ class Suite:
         """Give back what is left, whatever has happened; this process leases no more."""
         if self._target is None or self._journal is None or self._holder is None:
             return
-        from atdm.pytest.reaping import give_back_all
+        from atdm.pytest.orphans import give_back_all
 
         if self._outcomes is not None:
             self._outcomes.flush()

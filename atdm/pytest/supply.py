@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from atdm.pytest.client import Holder, Target, said
 from atdm.pytest.marker import Wanted
 from atdm.pytest.session_files import SessionFolder
-from atdm.pytest.target import Holder, Target, said
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.settings import Settings
 
@@ -217,7 +217,7 @@ class Supply:
 
     def _answers(self, orders: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """How each order went, as it goes; raises where the making process dies."""
-        command = [sys.executable, "-P", "-m", "atdm.pytest.making"]
+        command = [sys.executable, "-P", "-m", "atdm.pytest.maker"]
         with (
             open(self.folder.path / "making.log", "w+", encoding="utf-8") as log,
             subprocess.Popen(

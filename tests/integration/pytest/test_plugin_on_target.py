@@ -20,10 +20,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from atdm.pytest import restoring
-from atdm.pytest.reaping import reap_others
+from atdm.pytest import restores
+from atdm.pytest.client import Target
+from atdm.pytest.orphans import reap_others
 from atdm.pytest.session_files import SessionFolder, sessions_of
-from atdm.pytest.target import Target
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import leases, suites
@@ -418,9 +418,9 @@ def test_a_baseline_is_restored_once_also_when_whoever_restores_is_killed(tmp_pa
     dying.wait()
     assert waiting.communicate(timeout=30)[0].strip() == str(second)
     # It is restored: nobody restores again, and nobody waits to lease.
-    late = restoring.once(folder, "golden", lambda: pytest.fail("again"), patient=True)
+    late = restores.once(folder, "golden", lambda: pytest.fail("again"), patient=True)
     assert late == {"by": str(second)}
-    restoring.wait_while_restoring(folder)
+    restores.wait_while_restoring(folder)
     assert not folder.is_marked("restoring")
 
 
@@ -435,9 +435,9 @@ def test_a_restore_that_waits_for_its_own_leases_fails_at_once(tmp_path: Path) -
             raise AtdmError(ErrorCode.BUSY, "leases are out")
 
     with pytest.raises(AtdmError, match="leases are out"):
-        restoring.once(folder, "golden", busy, patient=False)
+        restores.once(folder, "golden", busy, patient=False)
     assert len(calls) == 1
-    restoring.once(folder, "silver", busy, patient=True)
+    restores.once(folder, "silver", busy, patient=True)
     assert len(calls) == 3
 
 

@@ -1,4 +1,4 @@
-"""Making what a session lacks, in a process of its own: ``python -m atdm.pytest.making``.
+"""Making what a session lacks, in a process of its own: ``python -m atdm.pytest.maker``.
 
 A process of its own, so that no test runs in one that has loaded Dagster; it ends when it is done,
 so that nothing stays.

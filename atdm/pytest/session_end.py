@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from atdm.pytest.reaping import clean_up
+from atdm.pytest.client import Target, said
+from atdm.pytest.orphans import clean_up
 from atdm.pytest.session_files import SessionFolder, read_entries
-from atdm.pytest.target import Target, said
 from atdm_engine.errors import AtdmError
 from atdm_resources.postgres.connection import masked
 from atdm_resources.settings import Settings

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psycopg
 
+from atdm.pytest.client import Holder, Target, said
 from atdm.pytest.session_files import Entry, Journal, SessionFolder, sessions_of
-from atdm.pytest.target import Holder, Target, said
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog.reclaim import TakenBack
 
