@@ -86,6 +86,7 @@ class AsyncAtdmClient:
         timeout: float = 30.0,
         run_timeout: float = 600.0,
         owner: str | None = None,
+        owner_secret: str | None = None,
         source: str = "client",
         settings: Settings | None = None,
     ) -> None:
@@ -97,6 +98,7 @@ class AsyncAtdmClient:
             timeout=timeout,
             run_timeout=run_timeout,
             owner=owner,
+            owner_secret=owner_secret,
             source=source,
             settings=settings,
         )
@@ -130,16 +132,16 @@ class AsyncAtdmClient:
 
     @_as(AtdmClient.lease)
     async def lease(self, *args: Any, **options: Any) -> dict[str, Any]:
-        return await self._kept(self._from_pool(self._caller.wish(*args, **options)))
+        return await self._kept(self._from_pool(self._caller.request(*args, **options)))
 
     @_as(AtdmClient.request_scenario)
     async def request_scenario(self, *args: Any, **options: Any) -> dict[str, Any]:
         from atdm_services.requests.request import MADE_WHEN
 
-        wish = self._caller.wish(*args, **options)
-        if wish.may_come_from_a_pool:
+        request = self._caller.request(*args, **options)
+        if request.may_come_from_a_pool:
             try:
-                return await self._kept(self._from_pool(wish))
+                return await self._kept(self._from_pool(request))
             except AtdmError as error:
                 if error.code not in MADE_WHEN:
                     raise
@@ -176,18 +178,18 @@ class AsyncAtdmClient:
     record_outcomes = _in_thread(AtdmClient.record_outcomes)
     coverage = _in_thread(AtdmClient.coverage)
 
-    async def _from_pool(self, wish: LeaseRequest) -> dict[str, Any]:
+    async def _from_pool(self, request: LeaseRequest) -> dict[str, Any]:
         from atdm_services.requests.request import answer_to, pool_call
 
-        names, options = pool_call(self._caller.settings, wish)
+        names, options = pool_call(self._caller.settings, request)
         async with self._one_statement:
             connection = await self._connection()
             async with connection.transaction():
                 leases = [
                     await leases_async.lease(connection, *names, **options)
-                    for _ in range(wish.runs)
+                    for _ in range(request.runs)
                 ]
-        return answer_to(wish, leases)
+        return answer_to(request, leases)
 
     async def _kept(self, leasing: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
         """What is leased; given back when whoever waits for it is cancelled meanwhile."""

@@ -36,6 +36,7 @@ class Caller:
         timeout: float,
         run_timeout: float,
         owner: str | None,
+        owner_secret: str | None,
         source: str,
         settings: Settings | None,
     ) -> None:
@@ -50,6 +51,7 @@ class Caller:
         self.reporter = Silent()
         self.source = source
         self._owner = owner
+        self._owner_secret = owner_secret
         self._given = settings
         self._database_url = database_url
         self._dagster_url = dagster_url and dagster_url.rstrip("/").removesuffix("/graphql")
@@ -67,7 +69,7 @@ class Caller:
         return replace(settings, database_url=self._database_url)
 
     @property
-    def who(self) -> dict[str, str]:
+    def who(self) -> dict[str, Any]:
         """Who asks and through what, for the audit trail."""
         return {"invoker": self.settings.invoker, "source": self.source}
 
@@ -79,7 +81,7 @@ class Caller:
     @property
     def owner_secret(self) -> str | None:
         """What somebody must know to give back all that the owner holds."""
-        return os.environ.get("ATDM_OWNER_SECRET") or None
+        return self._owner_secret or os.environ.get("ATDM_OWNER_SECRET") or None
 
     @property
     def is_remote(self) -> bool:
@@ -128,7 +130,7 @@ class Caller:
             )
         return access.database_url(self.settings, self.reporter)
 
-    def wish(
+    def request(
         self,
         scenario: str,
         constraints: Mapping[str, Any] | None = None,

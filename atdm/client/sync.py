@@ -86,6 +86,7 @@ class AtdmClient:
         timeout: seconds that one answer of the webserver may take.
         run_timeout: seconds that a run there may take.
         owner: who holds what this client leases; default: ATDM_OWNER, else the invoker.
+        owner_secret: what ``reset_owner`` needs to reset these leases; default: ATDM_OWNER_SECRET.
         source: what calls, for the audit trail.
         settings: instead of those of the environment.
 
@@ -103,6 +104,7 @@ class AtdmClient:
         timeout: float = 30.0,
         run_timeout: float = 600.0,
         owner: str | None = None,
+        owner_secret: str | None = None,
         source: str = "client",
         settings: Settings | None = None,
     ) -> None:
@@ -115,6 +117,7 @@ class AtdmClient:
                 timeout=timeout,
                 run_timeout=run_timeout,
                 owner=owner,
+                owner_secret=owner_secret,
                 source=source,
                 settings=settings,
             )
@@ -161,7 +164,7 @@ class AtdmClient:
         makes the runs and leaves them ready for others. Making needs the extra ``server``, or a
         webserver. Raises AtdmClientError with the code of the problem.
         """
-        wish = self._caller.wish(
+        wanted = self._caller.request(
             scenario,
             constraints,
             runs=runs,
@@ -173,11 +176,11 @@ class AtdmClient:
             lease=lease,
         )
         if self._caller.is_remote:
-            return self._caller.remote.request(self._settings, lambda: self._connection, wish)
+            return self._caller.remote.request(self._settings, lambda: self._connection, wanted)
         from atdm.in_dagster import make
         from atdm_services.requests.request import request
 
-        return request(self._settings, self._caller.reporter, self._connection, wish, make)
+        return request(self._settings, self._caller.reporter, self._connection, wanted, make)
 
     @_raising
     def lease(
@@ -194,8 +197,8 @@ class AtdmClient:
         """
         from atdm_services.requests.request import from_pool
 
-        wish = self._caller.wish(scenario, constraints, runs=runs, ttl=ttl)
-        return from_pool(self._settings, self._connection, wish)
+        request = self._caller.request(scenario, constraints, runs=runs, ttl=ttl)
+        return from_pool(self._settings, self._connection, request)
 
     @_raising
     def submit(
@@ -219,12 +222,12 @@ class AtdmClient:
         """
         from atdm_services.queue import submit as submitting
 
-        wish = self._caller.wish(
+        request = self._caller.request(
             scenario, constraints, runs=runs, seed=seed, as_of=as_of, ttl=ttl, reason=reason
         )
         return submitting.submit(
             self._connection,
-            wish,
+            request,
             invoker=self._settings.invoker,
             key=idempotency_key,
             priority=priority,

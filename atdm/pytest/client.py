@@ -1,47 +1,43 @@
-"""The database that a session leases from, as one process of it sees it.
+"""The client that one process of a test session leases through.
 
 Imports the database driver: only a process that leases imports this.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from atdm.cli.arguments import length_of
+from atdm.client.context import length
+from atdm.client.sync import AtdmClient
 from atdm_engine.errors import AtdmError
 from atdm_resources.catalog import leases, suites
-from atdm_resources.catalog import queue as queueing
-from atdm_resources.catalog.reclaim import TakenBack
 from atdm_resources.postgres.connection import connect
+from atdm_services.advice import ADVICE
 from atdm_services.clones import lease as clones
 from atdm_services.clones import scenario_copies
-from atdm_services.progress import Silent
-from atdm_services.requests.request import refuse_language_model
-from atdm_services.target import access
+from atdm_services.requests.request import from_pool, of_request, refuse_language_model
 
 if TYPE_CHECKING:
-    import psycopg
-
     from atdm.pytest.data import Records
     from atdm.pytest.marker import Wanted
+    from atdm_resources.catalog.reclaim import TakenBack
     from atdm_resources.settings import Settings
+    from atdm_services.requests.request import LeaseRequest
 
 SOURCE = "pytest"
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds what a process leases.
+    """Owner and secret of the leases of a process.
 
-    ``shared``: others may hold leases under the same owner and secret, so nothing may be given back
-    by the owner's name alone.
+    ``shared``: others may hold leases under the same owner and secret, so nothing may be reset by
+    the owner's name alone.
     """
 
     owner: str
@@ -61,7 +57,7 @@ class Holder:
 
     @classmethod
     def of_user(cls, invoker: str) -> Holder:
-        """The holder of what outlives the session: whoever runs the tests."""
+        """The holder of leases that outlive the session: the user who runs the tests."""
         return cls(
             os.environ.get("ATDM_OWNER") or invoker,
             os.environ.get("ATDM_OWNER_SECRET") or None,
@@ -69,36 +65,31 @@ class Holder:
         )
 
 
-class Target:
-    """One connection, opened at the first call and again when it was lost."""
+class SessionClient(AtdmClient):
+    """``AtdmClient`` with the calls that only a test session makes.
 
-    def __init__(self, settings: Settings) -> None:
+    ``holder`` owns what it leases; without one it can only look and give back.
+    """
+
+    def __init__(self, settings: Settings, holder: Holder | None = None) -> None:
         refuse_language_model(settings)
-        self.settings = settings
-        self._opened: psycopg.Connection[Any] | None = None
+        super().__init__(
+            source=SOURCE,
+            settings=settings,
+            owner=None if holder is None else holder.owner,
+            owner_secret=None if holder is None else holder.secret,
+        )
 
     @property
-    def connection(self) -> psycopg.Connection[Any]:
-        """Raises AtdmError TARGET_UNREACHABLE, MISSING_EXTRA."""
-        if self._opened is None or self._opened.closed:
-            self._opened = access.connected(self.settings, Silent())
-        return self._opened
-
-    def close(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
-
-    @property
-    def name(self) -> str:
-        """Which database it is, without user and password."""
-        info = self.connection.info
+    def database(self) -> str:
+        """Host, port and name of the target, without user and password."""
+        info = self._connection.info
         return f"{info.host}:{info.port}/{info.dbname}"
 
     @property
     def url(self) -> str:
-        """The URL that other processes reach it by; it may hold a password."""
-        return access.database_url(self.settings, Silent())
+        """The URL that other processes reach the target by; it may hold a password."""
+        return self._caller.target_url()
 
     @property
     def can_make(self) -> bool:
@@ -106,106 +97,64 @@ class Target:
         return all(importlib.util.find_spec(name) for name in ("dagster", "pandas", "pandera"))
 
     def ready(self, wanted: Wanted, most: int) -> suites.Ready:
-        return suites.ready(self.connection, wanted.scenario, wanted.constraints, most)
+        """How many runs of the pool the tests could lease, up to ``most``."""
+        return suites.ready(self._connection, wanted.scenario, wanted.constraints, most)
 
-    def lease(self, wanted: Wanted, holder: Holder) -> leases.Lease:
-        """A ready run of the pool. Raises AtdmError NONE_READY and whatever else a lease may."""
-        domain, _, name = wanted.scenario.rpartition("/")
-        return leases.lease(
-            self.connection, domain or None, name, dict(wanted.constraints),
-            owner=holder.owner, owner_secret=holder.secret, ttl=_length(wanted.ttl), **self._who,
-        )  # fmt: skip
+    def lease_wanted(self, wanted: Wanted) -> dict[str, Any]:
+        """A ready run of the pool, as ``lease`` answers. Raises AtdmError NONE_READY, ..."""
+        return from_pool(self.settings, self._connection, self._request(wanted))
 
-    def lease_request(self, request_id: str, wanted: Wanted, holder: Holder) -> leases.Lease:
+    def lease_made(self, request_id: str, wanted: Wanted) -> dict[str, Any]:
         """The first ready run of a request that was made for this session."""
-        leased = leases.lease_request(
-            self.connection, request_id, owner=holder.owner, owner_secret=holder.secret, count=1,
-            ttl=_length(wanted.ttl), **self._who,
+        return of_request(self.settings, self._connection, request_id, self._request(wanted))
+
+    def _request(self, wanted: Wanted) -> LeaseRequest:
+        request = self._caller.request(wanted.scenario, wanted.constraints, ttl=wanted.ttl)
+        if wanted.cleanup != "leave":
+            return request
+        user = Holder.of_user(self.settings.invoker)
+        return replace(request, owner=user.owner, owner_secret=user.secret)
+
+    def claim_leases(self, key: str, holder: Holder) -> list[leases.Lease]:
+        """Lease the runs of a submission as JSON can keep them: with tokens in plain text."""
+        return leases.claim(
+            self._connection, key, secret=holder.secret, owner=holder.owner,
+            owner_secret=holder.secret, **self._caller.who,
         )  # fmt: skip
-        return leased[0]
-
-    def reset(self, test_run_id: str, token: str) -> dict[str, Any]:
-        return leases.reset_run(self.connection, test_run_id, token, **self._who)
-
-    def reset_owner(self, owner: str, secret: str) -> dict[str, Any]:
-        return leases.reset_owner(self.connection, owner, secret, **self._who)
 
     def give_back_unused(self, labels: Sequence[str]) -> TakenBack:
-        return suites.give_back_unused(
-            self.connection, labels, invoker=self.settings.invoker, source=SOURCE
-        )
+        """Reset the ready runs of the requests with these labels."""
+        return suites.give_back_unused(self._connection, labels, **self._caller.who)
 
-    def submit(self, key: str, wanted: Wanted, runs: int, holder: Holder) -> dict[str, Any]:
-        """Ask the queue for runs that only ``holder`` can claim; how the submission stands."""
-        submission = {
-            "idempotency_key": key,
-            "scenario": wanted.scenario,
-            "constraints": wanted.plain_constraints,
-            "runs": runs,
-            "seed": wanted.seed,
-            "as_of": wanted.as_of,
-            "owner": holder.owner,
-            "invoker": self.settings.invoker,
-            "source": SOURCE,
-            "secret_sha256": hashlib.sha256((holder.secret or "").encode()).hexdigest(),
-        }
-        given = {name: value for name, value in submission.items() if value is not None}
-        return queueing.submit(self.connection, given)
-
-    def submission(self, key: str, holder: Holder) -> dict[str, Any]:
-        return queueing.submission_status(self.connection, key, holder.secret)
-
-    def claim(self, key: str, holder: Holder) -> list[leases.Lease]:
-        return leases.claim(
-            self.connection, key, secret=holder.secret, owner=holder.owner,
-            owner_secret=holder.secret, **self._who,
-        )  # fmt: skip
-
-    def records(self, domain: str, test_run_id: str) -> Callable[[], Records]:
-        """A call that reads a run's rows."""
-        return lambda: suites.records_of_run(self.connection, domain, test_run_id)
-
-    def copy_of(
-        self, template: str, domain: str, holder: Holder, wanted: Wanted
-    ) -> scenario_copies.CloneLease:
-        """A database of a test's own. Raises AtdmError CLONE_FAILED."""
+    def copy_of(self, template: str, domain: str, wanted: Wanted) -> scenario_copies.CloneLease:
+        """A database for one test, copied from ``template``. Raises AtdmError CLONE_FAILED."""
         return scenario_copies.copy_of(
-            self.connection, self.url, template, domain=domain, owner=holder.owner,
-            ttl=_length(wanted.ttl), **self._who,
+            self._connection, self.url, template, domain=domain, owner=str(self._caller.owner),
+            ttl=length(wanted.ttl), **self._caller.who,
         )  # fmt: skip
 
     def drop_copy(self, database: str, token: str | None) -> None:
-        clones.drop_clone(self.connection, self.url, database=database, token=token, **self._who)
+        """Drop a database that ``copy_of`` made."""
+        clones.drop_clone(
+            self._connection, self.url, database=database, token=token, **self._caller.who
+        )
 
-    def records_in(self, url: str, domain: str, test_run_id: str) -> Callable[[], Records]:
-        """A call that reads a run's rows from another database."""
+    def records(self, domain: str, run: str, url: str | None = None) -> Callable[[], Records]:
+        """A call that reads the rows of a run; ``url`` names another database than the target."""
 
         def read() -> Records:
+            if url is None:
+                return suites.records_of_run(self._connection, domain, run)
             with connect(url) as other:
-                return suites.records_of_run(other, domain, test_run_id)
+                return suites.records_of_run(other, domain, run)
 
         return read
 
-    def record_outcomes(self, told: Sequence[Mapping[str, object]]) -> int:
-        from atdm_resources.catalog import outcomes
 
-        return outcomes.record(self.connection, told)
-
-    @property
-    def _who(self) -> dict[str, Any]:
-        return {"invoker": self.settings.invoker, "source": SOURCE}
-
-
-def said(error: BaseException) -> str:
-    """An error in one line: its code, what it says, what to do."""
+def in_one_line(error: BaseException) -> str:
+    """An error in one line: its code, its message, what to do."""
     if not isinstance(error, AtdmError):
         return f"{type(error).__name__}: {error}"
-    from atdm_services.advice import ADVICE
-
     hint = error.details.get("hint") or ADVICE.get(error.code)
     message = error.message.replace("\n", " ")
     return f"{error.code}: {message}" + (f" {hint}" if hint and hint not in message else "")
-
-
-def _length(text: str | None) -> timedelta | None:
-    return None if text is None else length_of(text)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 
-from atdm.pytest.client import Holder, Target, said
+from atdm.pytest.client import Holder, SessionClient, in_one_line
 from atdm.pytest.session_files import Entry, Journal, SessionFolder, sessions_of
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog.reclaim import TakenBack
@@ -18,7 +18,7 @@ _FORGOTTEN_SECONDS = 7 * 24 * 3600.0
 """After so long, leases in a database that nobody uses here any more have expired."""
 
 
-def reap_others(home: Path, own: str, target: Target) -> list[str]:
+def reap_others(home: Path, own: str, target: SessionClient) -> list[str]:
     """Give back what dead sessions left in this target; what could not be, in words."""
     problems: list[str] = []
     for folder in sessions_of(home):
@@ -27,7 +27,7 @@ def reap_others(home: Path, own: str, target: Target) -> list[str]:
     return problems
 
 
-def clean_up(folder: SessionFolder, target: Target, *, keep: bool = False) -> list[str]:
+def clean_up(folder: SessionFolder, target: SessionClient, *, keep: bool = False) -> list[str]:
     """Give back what dead processes of a session hold, and, once all are gone, what it asked for.
 
     ``keep`` leaves the runs that --atdm-keep-failed kept: their session is the one that ends.
@@ -65,12 +65,12 @@ def _all_done(problems: Iterator[str | None], path: Path) -> tuple[bool, list[st
     return not found, [problem for problem in found if problem]
 
 
-def _of_journal(entries: list[Entry], target: Target, *, keep: bool) -> Iterator[str | None]:
+def _of_journal(entries: list[Entry], target: SessionClient, *, keep: bool) -> Iterator[str | None]:
     """Give back what the process of a journal held; yields problems."""
     if not entries:
         return
     header = entries[0]
-    if header["target"] != target.name:
+    if header["target"] != target.database:
         yield None
         return
     holder = Holder(header["owner"], header["secret"], header["shared"])
@@ -78,7 +78,7 @@ def _of_journal(entries: list[Entry], target: Target, *, keep: bool) -> Iterator
 
 
 def give_back_all(
-    entries: Iterable[Entry], target: Target, holder: Holder, *, keep: bool
+    entries: Iterable[Entry], target: SessionClient, holder: Holder, *, keep: bool
 ) -> Iterator[str]:
     """Give back everything that a process holds: by its owner's name, or run by run where some stay
     or the name is not its alone. Yields problems, in words.
@@ -103,7 +103,7 @@ def give_back_all(
         yield from _tried(f"database {database}", partial(target.drop_copy, database, token))
     if kept or holder.shared:
         for run, token in held.items():
-            yield from _tried(f"test run {run}", partial(target.reset, run, token))
+            yield from _tried(f"test run {run}", partial(target.reset_run, run, token))
     elif holder.secret is not None:
         secret = holder.secret
         yield from _tried(
@@ -111,9 +111,9 @@ def give_back_all(
         )
 
 
-def _of_notes(notes: list[Entry], target: Target) -> Iterator[str | None]:
+def _of_notes(notes: list[Entry], target: SessionClient) -> Iterator[str | None]:
     """Take back what a session asked for and nobody leased; yields problems."""
-    if any(note.get("target", target.name) != target.name for note in notes):
+    if any(note.get("target", target.database) != target.database for note in notes):
         yield None
         return
     claimed = {note["claimed"] for note in notes if "claimed" in note}
@@ -131,12 +131,12 @@ def _of_notes(notes: list[Entry], target: Target) -> Iterator[str | None]:
             yield from _given_back_unclaimed(note, target)
 
 
-def _given_back_unclaimed(note: Entry, target: Target) -> Iterator[str | None]:
+def _given_back_unclaimed(note: Entry, target: SessionClient) -> Iterator[str | None]:
     """Claim what was made for a session that is over, and give it back."""
     holder = Holder(note["owner"], note["secret"], shared=False)
     key = note["submission"]
     try:
-        leases = target.claim(key, holder)
+        leases = target.claim_leases(key, holder)
     except AtdmError as error:
         if error.code is ErrorCode.NONE_READY:
             yield None  # it still waits to be made: the next session looks again
@@ -144,7 +144,7 @@ def _given_back_unclaimed(note: Entry, target: Target) -> Iterator[str | None]:
     for lease in leases:
         yield from _tried(
             f"test run {lease['test_run_id']}",
-            partial(target.reset, lease["test_run_id"], lease["token"]),
+            partial(target.reset_run, lease["test_run_id"], lease["token"]),
         )
 
 
@@ -160,4 +160,4 @@ def _tried(what: str, call: Callable[[], object]) -> Iterator[str]:
     except (AtdmError, psycopg.Error) as error:
         # A mismatch: nothing of it is there any more, or it is somebody else's by now.
         if getattr(error, "code", None) is not ErrorCode.TOKEN_MISMATCH:
-            yield f"{what} could not be given back: {said(error)}"
+            yield f"{what} could not be given back: {in_one_line(error)}"

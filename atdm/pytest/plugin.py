@@ -144,9 +144,9 @@ def _asks_later(session: pytest.Session) -> bool:
 
 def _stop(session: pytest.Session, error: AtdmError) -> str:
     """End the session with one message; what it says."""
-    from atdm.pytest.client import said
+    from atdm.pytest.client import in_one_line
 
-    message = f"atdm {said(error)}"
+    message = f"atdm {in_one_line(error)}"
     session.config.stash[_STOPPED] = message
     session.shouldfail = message
     return message
@@ -253,7 +253,7 @@ def _leased(
 @contextmanager
 def _refusing(session: pytest.Session) -> Iterator[None]:
     """Fail the test that asked; end the session where every other one would fail alike."""
-    from atdm.pytest.client import said
+    from atdm.pytest.client import in_one_line
 
     try:
         yield
@@ -261,7 +261,7 @@ def _refusing(session: pytest.Session) -> Iterator[None]:
         if error.code in _OF_THE_TARGET:
             message = _stop(session, error)
         else:
-            message = f"atdm {error.message if error.details.get('told') else said(error)}"
+            message = f"atdm {error.message if error.details.get('told') else in_one_line(error)}"
         raise pytest.fail.Exception(message, pytrace=False) from None
 
 

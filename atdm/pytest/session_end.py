@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from atdm.pytest.client import Target, said
+from atdm.pytest.client import SessionClient, in_one_line
 from atdm.pytest.orphans import clean_up
 from atdm.pytest.session_files import SessionFolder, read_entries
 from atdm_engine.errors import AtdmError
@@ -33,7 +33,7 @@ def end_session(session_id: str, settings: Settings | None) -> Ended:
         folder = SessionFolder(known.home, session_id)
         if not folder.path.is_dir():
             return ended
-        target = Target(known)
+        target = SessionClient(known)
         ended.url = masked(target.url).replace(":***@", "@")
         for path in folder.journals():
             ended.kept += [entry for entry in read_entries(path) if "kept" in entry]
@@ -41,7 +41,7 @@ def end_session(session_id: str, settings: Settings | None) -> Ended:
         target.close()
     except (AtdmError, OSError) as error:
         ended.problems.append(
-            f"what this session left is given back when the next one starts: {said(error)}"
+            f"what this session left is given back when the next one starts: {in_one_line(error)}"
         )
     return ended
 

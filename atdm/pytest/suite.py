@@ -18,7 +18,7 @@ from atdm_engine.errors import AtdmError, ErrorCode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from atdm.pytest.client import Holder, Target
+    from atdm.pytest.client import Holder, SessionClient
     from atdm.pytest.outcomes import Outcomes
     from atdm.pytest.session_files import Journal, SessionFolder
     from atdm.pytest.supply import Need, Supply
@@ -30,7 +30,7 @@ class AtdmResetWarning(pytest.PytestWarning):
 
 
 class LeaseClient(Protocol):
-    """What the plugin calls of a client that is none of ATDM's own: a fake in somebody's tests."""
+    """What the plugin calls of a client that is not ATDM's own: a fake in the tests of a suite."""
 
     def request_scenario(self, scenario: str, constraints: Any, **options: Any) -> dict[str, Any]:
         """Lease or make a run."""
@@ -40,8 +40,8 @@ class LeaseClient(Protocol):
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """A server that is lost, a folder that is closed: what keeps a session from its data."""
+def _as_atdm_errors() -> Iterator[None]:
+    """Raise a lost connection and a folder that cannot be written as AtdmError."""
     import psycopg
 
     try:
@@ -51,14 +51,14 @@ def _told() -> Iterator[None]:
     except OSError as error:
         raise AtdmError(
             ErrorCode.REQUEST_INVALID,
-            f"what this session holds cannot be noted: {error}; "
+            f"the leases of this session cannot be recorded: {error}; "
             "set ATDM_HOME to a folder that can be written",
         ) from error
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which process of which session this is. ``workers`` is 1 without pytest-xdist."""
+    """A process of a session. ``workers`` is 1 without pytest-xdist."""
 
     session_id: str
     worker: str
@@ -80,8 +80,8 @@ class ActiveLease:
     over: bool = False
 
     @property
-    def told(self) -> dict[str, Any]:
-        """The run as an outcome names it; the target does not know one in a database of its own."""
+    def outcome_key(self) -> dict[str, Any]:
+        """How an outcome names the run. The target does not know runs in other databases."""
         data = self.data
         named: dict[str, Any] = {"test_run_id": data.test_run_id}
         if self.database is not None:
@@ -104,7 +104,7 @@ class Suite:
         self._needs: Sequence[Need] = ()
         self._prepared = False
         self._client: LeaseClient | None = None
-        self._target: Target | None = None
+        self._target: SessionClient | None = None
         self._supply: Supply | None = None
         self._holder: Holder | None = None
         self._folder: SessionFolder | None = None
@@ -127,11 +127,11 @@ class Suite:
             return
         self._client = client
         if isinstance(client, AtdmClient):
-            with _told():
+            with _as_atdm_errors():
                 self._open_target(client)
 
     def _open_target(self, client: Any) -> None:
-        from atdm.pytest.client import Holder, Target
+        from atdm.pytest.client import Holder, SessionClient
         from atdm.pytest.orphans import reap_others
         from atdm.pytest.outcomes import Outcomes
         from atdm.pytest.session_files import SessionFolder
@@ -139,12 +139,11 @@ class Suite:
 
         place = self.place
         settings = client.settings
-        target = Target(settings)
         folder = SessionFolder(settings.home, place.session_id)
         holder = Holder.of_process(settings.invoker, place.session_id, place.worker)
-        name = target.name
+        target = SessionClient(settings, holder)
         self._journal = folder.journal(
-            place.worker, target=name, owner=holder.owner, secret=holder.secret,
+            place.worker, target=target.database, owner=holder.owner, secret=holder.secret,
             shared=holder.shared,
         )  # fmt: skip
         self._folder, self._holder, self._target = folder, holder, target
@@ -157,9 +156,9 @@ class Suite:
         )  # fmt: skip
 
     def prepare(self) -> None:
-        """Have made what the session lacks, unless that is done."""
+        """Have the runs made that the session lacks, once."""
         if self._supply is not None and not self._prepared:
-            with _told():
+            with _as_atdm_errors():
                 self._supply.prepare(self._needs)
         self._prepared = True
 
@@ -167,7 +166,7 @@ class Suite:
         """Lease what is wanted. Raises AtdmError; ``why`` is the test's id."""
         started = time.perf_counter()
         if self._target is None or self._supply is None:
-            held = self._asked(wanted, why)
+            held = self._requested(wanted, why)
         else:
             self._wait_for_restore()
             self.prepare()
@@ -186,7 +185,7 @@ class Suite:
             self.at_the_end.append(held)
         return held
 
-    def _asked(self, wanted: Wanted, why: str) -> ActiveLease:
+    def _requested(self, wanted: Wanted, why: str) -> ActiveLease:
         assert self._client is not None
         if wanted.isolation == "database":
             raise AtdmError(
@@ -207,18 +206,17 @@ class Suite:
 
     def _found(self, wanted: Wanted) -> ActiveLease | None:
         """A lease of what is ready or put by, None when there is none."""
-        target, supply, holder = self._target, self._supply, self._holder
+        from atdm_services.leases.answer import leased
+
+        target, supply = self._target, self._supply
         assert target is not None
         assert supply is not None
-        assert holder is not None
         if wanted.isolation == "database":
             template = supply.stocked(wanted)
             return None if template is None else self._copied(wanted, template)
-        if wanted.cleanup == "leave":
-            holder = holder.of_user(target.settings.invoker)
         if not wanted.pinned:
             try:
-                return self._leased(target.lease(wanted, holder), wanted)
+                return self._active(target.lease_wanted(wanted), wanted)
             except AtdmError as error:
                 # A scenario's file may be newer than what is published: it is made then.
                 if error.code not in (ErrorCode.NONE_READY, ErrorCode.SCENARIO_NOT_FOUND) and not (
@@ -228,43 +226,38 @@ class Suite:
                     raise
         while (entry := supply.stocked(wanted)) is not None:
             if "lease" in entry:
-                return self._leased(entry["lease"], wanted)
+                return self._active(leased(entry["lease"]), wanted)
             try:
-                return self._leased(
-                    target.lease_request(entry["request_id"], wanted, holder), wanted
-                )
+                return self._active(target.lease_made(entry["request_id"], wanted), wanted)
             except AtdmError as error:
                 if error.code is not ErrorCode.NONE_READY:
                     raise
         return None
 
-    def _leased(self, lease: Mapping[str, Any], wanted: Wanted) -> ActiveLease:
-        from atdm_services.leases.answer import leased
-
+    def _active(self, answer: dict[str, Any], wanted: Wanted) -> ActiveLease:
         assert self._target is not None
         assert self._journal is not None
-        run = lease["test_run_id"]
+        run = answer["test_run_id"]
         selective = self.place.keep_failed or (self._holder is not None and self._holder.shared)
         if selective and wanted.cleanup != "leave":
-            self._journal.write(leased=run, token=lease["token"])
-        records = self._target.records(lease["domain"], run)
-        return ActiveLease(AtdmData(leased(lease), records), wanted, 0.0)
+            self._journal.write(leased=run, token=str.__str__(answer["cleanup"]["cleanup_token"]))
+        records = self._target.records(answer["domain"], run)
+        return ActiveLease(AtdmData(answer, records), wanted, 0.0)
 
     def _copied(self, wanted: Wanted, template: Mapping[str, Any]) -> ActiveLease:
         """A database of the test's own; the run in it was leased when the template was made."""
         from atdm_services.leases.answer import Secret, leased
 
-        target, holder = self._target, self._holder
+        target = self._target
         assert target is not None
-        assert holder is not None
         assert self._journal is not None
         lease = template["lease"]
-        copy = target.copy_of(template["database"], lease["domain"], holder, wanted)
+        copy = target.copy_of(template["database"], lease["domain"], wanted)
         self._journal.write(copied=copy.database, token=copy.token)
         answer = leased(lease)
         answer["expires_at"] = copy.expires_at.isoformat()
         answer["database_url"] = Secret(copy.url)
-        records = target.records_in(copy.url, lease["domain"], lease["test_run_id"])
+        records = target.records(lease["domain"], lease["test_run_id"], copy.url)
         return ActiveLease(AtdmData(answer, records), wanted, 0.0, copy.database, copy.token)
 
     def give_back(self, held: ActiveLease) -> None:
@@ -303,13 +296,13 @@ class Suite:
 
     def _reset(self, held: ActiveLease) -> None:
         run, token = held.data.test_run_id, str.__str__(held.data.token)
-        if self._target is None:
-            assert self._client is not None
-            self._client.reset_run(run, token)
-        elif held.database is not None:
+        if held.database is not None:
+            assert self._target is not None
             self._target.drop_copy(held.database, held.database_token)
-        else:
-            self._target.reset(run, token)
+            return
+        client = self._target or self._client
+        assert client is not None
+        client.reset_run(run, token)
 
     def _keep(self, held: ActiveLease) -> None:
         data = held.data
@@ -355,7 +348,7 @@ class Suite:
     def note_outcome(self, report: pytest.TestReport, used: Sequence[ActiveLease]) -> None:
         """How a phase of a test that used these leases ended."""
         if self._outcomes is not None:
-            self._outcomes.add(report, [held.told for held in used])
+            self._outcomes.add(report, [held.outcome_key for held in used])
 
     def finish(self) -> None:
         """Give back what is left, whatever has happened; this process leases no more."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from atdm.pytest.client import Holder, Target, said
+from atdm.pytest.client import Holder, SessionClient, in_one_line
 from atdm.pytest.marker import Wanted
 from atdm.pytest.session_files import SessionFolder
 from atdm_engine.errors import AtdmError, ErrorCode
@@ -51,7 +51,7 @@ class Supply:
     """
 
     folder: SessionFolder
-    target: Target
+    target: SessionClient
     holder: Holder
     workers: int
     queue_seconds: float
@@ -99,7 +99,7 @@ class Supply:
                 return need
             if error.code not in _OF_ONE_SCENARIO:
                 raise
-            self._failed(wanted, said(error))
+            self._failed(wanted, in_one_line(error))
             return Need(wanted, 0)
         if ready.violates:
             self._failed(wanted, _made_to_be_rejected(wanted))
@@ -200,7 +200,7 @@ class Supply:
             unique = secrets.token_hex(6)
             database = f"atdm_clone_{unique}" if wanted.isolation == "database" else None
             label = f"pytest-{self.folder.session_id}-{unique}"
-            self.folder.note(target=self.target.name, label=label, database=database)
+            self.folder.note(target=self.target.database, label=label, database=database)
             yield {
                 "scenario": wanted.scenario,
                 "constraints": wanted.plain_constraints,
@@ -275,10 +275,10 @@ class Supply:
             for portion in runs:
                 key = f"pytest-{self.folder.session_id}-{secrets.token_hex(6)}"
                 self.folder.note(
-                    target=self.target.name, submission=key,
+                    target=self.target.database, submission=key,
                     owner=self.holder.owner, secret=self.holder.secret,
                 )  # fmt: skip
-                self.target.submit(key, need.wanted, portion, self.holder)
+                self._submit(key, need.wanted, portion)
                 waiting[key] = Need(need.wanted, portion)
         if waiting:
             total = sum(need.count for need in waiting.values())
@@ -288,10 +288,17 @@ class Supply:
             self._wait(waiting, begun + self.queue_seconds)
             self.say(f"{time.monotonic() - begun:.1f} s\n")
 
+    def _submit(self, key: str, wanted: Wanted, runs: int) -> None:
+        """Ask the queue for runs that only this process can claim."""
+        self.target.submit(
+            wanted.scenario, wanted.constraints, runs=runs, seed=wanted.seed, as_of=wanted.as_of,
+            idempotency_key=key,
+        )  # fmt: skip
+
     def _wait(self, waiting: dict[str, Need], deadline: float) -> None:
         while waiting:
             for key, need in list(waiting.items()):
-                standing = self.target.submission(key, self.holder)
+                standing = self.target.submission(key)
                 answer = standing["answer"]
                 if answer is None:
                     continue
@@ -302,7 +309,7 @@ class Supply:
                 elif answer.get("expected"):
                     self._failed(need.wanted, _made_to_be_rejected(need.wanted))
                 else:
-                    for lease in self.target.claim(key, self.holder):
+                    for lease in self.target.claim_leases(key, self.holder):
                         self.folder.stock(need.wanted.pair, {"lease": lease})
                     self.folder.note(claimed=key)
             if waiting and time.monotonic() > deadline:

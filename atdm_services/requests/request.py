@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -127,7 +128,8 @@ def from_pool(
 ) -> dict[str, Any]:
     """As many ready runs as were asked for, or none of them and NONE_READY."""
     names, options = pool_call(settings, wish)
-    with connection.transaction():
+    # One lease commits by itself; several are leased together or not at all.
+    with nullcontext() if wish.runs == 1 else connection.transaction():
         leases = [leasing.lease(connection, *names, **options) for _ in range(wish.runs)]
     return answer_to(wish, leases)
 

@@ -21,7 +21,7 @@ import pytest
 from psycopg import sql
 
 from atdm.pytest import restores
-from atdm.pytest.client import Target
+from atdm.pytest.client import SessionClient
 from atdm.pytest.orphans import reap_others
 from atdm.pytest.session_files import SessionFolder, sessions_of
 from atdm_engine.bundle.registry import Registry
@@ -305,11 +305,11 @@ def test_looking_at_a_suite_opens_no_connection(
 
 
 def abandoned(
-    conn: Connection, target: Target, folder: SessionFolder, *, owner: str, **header: Any
+    conn: Connection, target: SessionClient, folder: SessionFolder, *, owner: str, **header: Any
 ) -> str:
     """A run that a process of another session holds, and its journal, as if it had died."""
     folder.create()
-    journal = folder.journal("gw0", target=target.name, owner=owner, secret="s", **header)
+    journal = folder.journal("gw0", target=target.database, owner=owner, secret="s", **header)
     held = leases.lease(conn, None, SCENARIO, owner=owner, owner_secret="s")
     journal.write(leased=held["test_run_id"], token=held["token"])
     journal.close(remove=False)
@@ -317,23 +317,23 @@ def abandoned(
 
 
 @pytest.fixture
-def reaper(suite: pytest.Pytester, target: str) -> Iterator[Target]:
-    opened = Target(Settings.from_environment())
+def reaper(suite: pytest.Pytester, target: str) -> Iterator[SessionClient]:
+    opened = SessionClient(Settings.from_environment())
     yield opened
     opened.close()
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_what_the_dead_hold_is_given_back(
-    reaper: Target, conn: Connection, registry: Registry, tmp_path: Path, shared: bool
+    reaper: SessionClient, conn: Connection, registry: Registry, tmp_path: Path, shared: bool
 ) -> None:
     made = seeded(conn, tmp_path, registry, SCENARIO, runs=4, label="pytest-dead-1")
     dead = SessionFolder(reaper.settings.home, "dead")
     abandoned(conn, reaper, dead, owner="build", shared=shared)
-    dead.note(target=reaper.name, label="pytest-dead-1", database=None)
+    dead.note(target=reaper.database, label="pytest-dead-1", database=None)
     living = SessionFolder(reaper.settings.home, "living")
     living.create()
-    journal = living.journal("main", target=reaper.name, owner="build", secret="s", shared=True)
+    journal = living.journal("main", target=reaper.database, owner="build", secret="s", shared=True)
     mine = leases.lease(conn, None, SCENARIO, owner="build", owner_secret="other")
     assert reap_others(reaper.settings.home, "own", reaper) == []
     # Its lease went, and so did the runs that it had made and nobody came for; ours did not.
@@ -345,7 +345,7 @@ def test_what_the_dead_hold_is_given_back(
 
 
 def test_what_was_leased_elsewhere_is_left_to_those_who_are_there(
-    reaper: Target, conn: Connection, registry: Registry, tmp_path: Path
+    reaper: SessionClient, conn: Connection, registry: Registry, tmp_path: Path
 ) -> None:
     seeded(conn, tmp_path, registry, SCENARIO, runs=1)
     folder = SessionFolder(reaper.settings.home, "elsewhere")
@@ -362,7 +362,7 @@ def test_what_was_leased_elsewhere_is_left_to_those_who_are_there(
 
 
 def test_a_journal_that_was_cut_off_is_read_as_far_as_it_goes(
-    reaper: Target, conn: Connection, registry: Registry, tmp_path: Path
+    reaper: SessionClient, conn: Connection, registry: Registry, tmp_path: Path
 ) -> None:
     seeded(conn, tmp_path, registry, SCENARIO, runs=1)
     folder = SessionFolder(reaper.settings.home, "cut")
@@ -380,7 +380,7 @@ def test_a_journal_that_was_cut_off_is_read_as_far_as_it_goes(
 
 RESTORER = """
 import pathlib, sys, time
-from atdm.pytest.restoring import once
+from atdm.pytest.restores import once
 from atdm.pytest.session_files import SessionFolder
 folder = SessionFolder(pathlib.Path(sys.argv[1]), "s")
 def restore():
