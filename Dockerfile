@@ -1,5 +1,5 @@
 # One image for every process of ATDM: code server, webserver, daemon, metrics and the one-off init.
-# docker-compose.yml and deploy/kubernetes say which command each of them runs.
+# docker-compose.yml and deploy/kubernetes give the command of each process.
 
 FROM python:3.12.11-slim-bookworm AS build
 WORKDIR /src

@@ -1,22 +1,22 @@
-# Every target does its own set-up: python3 (3.11, 3.12 or 3.13) and make are all it takes.
+# Every target sets up what it needs; only python3 (3.11, 3.12 or 3.13) and make must be installed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# One more than the two cores that the suite is made for: a third of its long tests is waiting.
+# One more than the two cores of a small machine: long tests spend a third of their time waiting.
 WORKERS ?= 3
 PYTEST_ARGS ?=
 
 export DAGSTER_DISABLE_TELEMETRY := 1
-# Compiled modules halve the start of every process, and the tests start hundreds.
+# Compiled modules halve the start time of a process, and the tests start hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
-# uv trusts what the system trusts, as pip does: a company's own certificates are there.
+# uv uses the system's certificates, as pip does, so that a company's own certificates work.
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format coverage examples docs bench up down status lock clean
 
-help: ## Show what there is to make
+help: ## Show all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Make .venv and install the pinned dependencies into it
@@ -38,7 +38,7 @@ demo: setup ## Run the main job on a real PostgreSQL, end to end
 test: setup ## Run all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
-coverage: setup ## Run all tests and hold engine, resources, services and assets to 90 % coverage
+coverage: setup ## Run all tests; fail below 90 % coverage of engine, resources, services and assets
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report= $(PYTEST_ARGS)
 	@$(BIN)/coverage report --include 'atdm_engine/*,atdm_resources/*,atdm_services/*,atdm_assets/*' --fail-under 90
 
@@ -67,12 +67,12 @@ up: setup ## Start PostgreSQL, the Dagster webserver and the daemon
 down: setup ## Stop what make up started
 	@$(BIN)/atdm down
 
-status: setup ## Say what is running and what is leased
+status: setup ## Show what is running and what is leased
 	@$(BIN)/atdm status
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-lock: setup ## Pin the dependencies anew
+lock: setup ## Update the pinned dependencies
 	@$(COMPILE) --all-extras pyproject.toml --output-file requirements.lock
 	@$(COMPILE) --extra server --extra kubernetes --extra otel --constraint requirements.lock pyproject.toml \
 		--output-file deploy/requirements.lock

@@ -1,4 +1,4 @@
-"""Pages of the site that are made from the code: the command line, the files, the domains."""
+"""Reference pages that are made from the code: command line, specification files, domains."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from atdm_resources.store.bundle import read_bundle, shipped_root
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the made pages to those of ``docs/``."""
+    """Add the reference pages to those of ``docs/``."""
     registry = Registry.build(read_bundle([shipped_root()]))
     pages = {
         "reference/cli.md": command_line(),
@@ -32,7 +32,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links into the project, which are not part of the site, become the path that they name."""
+    """Replace links to files outside of the site by the path of the file."""
     folder = PurePosixPath(page.file.src_uri).parent
 
     def kept(found: re.Match[str]) -> str:
@@ -45,7 +45,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def command_line() -> str:
-    """Every command with its arguments and options, as its ``--help`` has them."""
+    """Every command with its arguments and options, as in its ``--help``."""
     import click
     import typer.cli
     import typer.main
@@ -67,10 +67,10 @@ def command_line() -> str:
 
 
 def specification() -> str:
-    """Every key of every kind of specification file; what several kinds share stands once."""
+    """Every key of every kind of specification file; parts that several kinds share come once."""
     parts = [
         "# Specification files\n",
-        "Made from the models that read them; `atdm schema KIND` prints these as JSON Schema.\n",
+        "Made from the models that read the files; `atdm schema KIND` prints a model as JSON Schema.\n",
     ]
     shared: dict[str, Mapping[str, Any]] = {}
     for kind in get_args(SchemaKind):
@@ -104,7 +104,7 @@ def _object(schema: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _type(part: Mapping[str, Any]) -> str:
-    """A short name of what a key holds."""
+    """A short name for the type of a key's value."""
     if "const" in part:
         return f"`{part['const']}`"
     if "enum" in part:
@@ -127,7 +127,7 @@ def _type(part: Mapping[str, Any]) -> str:
 
 
 def domain(found: Domain) -> str:
-    """The tables of a domain and how they hang together, its rules, its scenarios."""
+    """The tables of a domain with their references, its rules, its scenarios."""
     parts = [f"# The {found.name} domain\n", f"{_plain(found.spec.description)}\n", "## Tables\n"]
     parts += _table(
         ("table", "refers to", "what"),
@@ -199,7 +199,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """On one line, and with no tag outside of code."""
+    """The text on one line; ``<`` is escaped outside of code."""
     words = " ".join(str(text).replace("``", "`").split())
     pieces = words.split("`")
     pieces[::2] = [piece.replace("<", "&lt;") for piece in pieces[::2]]
