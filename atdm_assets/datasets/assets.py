@@ -16,7 +16,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from atdm_assets import metadata, names
 from atdm_assets.resources import StoreResource
 from atdm_engine.bundle.dataset import described_part
-from atdm_engine.checks.dataset import dataset_check_ids, references
+from atdm_engine.checks.dataset import dataset_check_ids
 from atdm_engine.checks.results import CheckId, CheckOutcome
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.datasets import version_id
@@ -162,7 +162,7 @@ def _definition_metadata(dataset: Dataset) -> dict[str, Any]:
 
 def _specs(domain: Domain, dataset: Dataset) -> Iterator[dg.AssetSpec]:
     for table, spec in domain.tables.items():
-        parents = dict.fromkeys(references(spec).values())
+        parents = dict.fromkeys(spec.foreign_keys.values())
         deps = [
             names.dataset_key(domain.name, dataset.name, parent)
             for parent in parents

@@ -116,9 +116,7 @@ def _table_specs(registry: Registry, scenario: Scenario) -> Iterator[dg.AssetSpe
     domain = registry.domains[scenario.domain]
     for table in scenario.tables:
         spec = domain.tables[table]
-        parents = dict.fromkeys(
-            column.references for column in spec.columns.values() if column.references
-        )
+        parents = dict.fromkeys(spec.foreign_keys.values())
         deps = [names.request_key(domain.name, scenario.name)]
         for parent in parents:
             if parent in scenario.tables and parent != table:

@@ -233,8 +233,7 @@ def _with_parents(names: set[str], tables: Mapping[str, TableSpec]) -> set[str]:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            columns = tables[name].columns.values() if name in tables else ()
-            waiting.extend(column.references for column in columns if column.references)
+            waiting.extend(tables[name].foreign_keys.values() if name in tables else ())
     return found
 
 

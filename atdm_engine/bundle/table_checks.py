@@ -158,14 +158,7 @@ def insert_order(domain: DomainTables) -> tuple[list[str], list[Problem]]:
     A circle of references between tables is a problem; a reference to the same table is not.
     """
     needs: dict[str, list[str]] = {
-        name: sorted(
-            {
-                column.references
-                for column in loaded.model.columns.values()
-                if column.references and column.references in domain.tables
-            }
-            - {name}
-        )
+        name: sorted((set(loaded.model.foreign_keys.values()) & domain.tables.keys()) - {name})
         for name, loaded in sorted(domain.tables.items())
     }
     problems = []

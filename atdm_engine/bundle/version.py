@@ -132,7 +132,7 @@ def _shape(domain: Domain, scenario: Scenario) -> dict[str, Any]:
             for key, column in spec.columns.items()
         ]
         tables[name] = body
-        waiting.extend(column.references for column in spec.columns.values() if column.references)
+        waiting.extend(spec.foreign_keys.values())
     providers = _providers(tables, scenario)
     return {
         "engine": ENGINE_VERSION,

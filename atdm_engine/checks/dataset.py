@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from atdm_engine.arrow.text_hash import U64, mix
-from atdm_engine.checks.results import MAX_CASES, CheckId, CheckOutcome, check_ids
+from atdm_engine.checks.results import MAX_CASES, CheckId, CheckOutcome, Tally, check_ids
 from atdm_engine.hashing.content import cell_hashes
 from atdm_engine.model import Dataset, Domain
 from atdm_engine.random.run_ids import RUN_DIGITS
-from atdm_engine.spec.table import TableSpec
 
 WHOLE_KEYS = "whole_keys"
 WHOLE_REFERENCES = "whole_references"
@@ -37,7 +36,7 @@ def dataset_check_ids(domain: Domain, dataset: Dataset) -> tuple[CheckId, ...]:
             WHOLE_KEYS: f"No key or unique value of {table} occurs twice in any two shards.",
             WHOLE_COUNTS: f"The shards of {table} hold the rows that were made and checked.",
         }
-        if references(spec):
+        if spec.foreign_keys:
             described[WHOLE_REFERENCES] = f"Every {table} refers to rows that are in the dataset."
         for name, text in described.items():
             found[table, name] = CheckId(table, name, "whole", text)
@@ -45,76 +44,43 @@ def dataset_check_ids(domain: Domain, dataset: Dataset) -> tuple[CheckId, ...]:
     return tuple(sorted(found.values(), key=lambda check: order[check.table]))
 
 
-def references(spec: TableSpec) -> dict[str, str]:
-    """The columns of a table that refer to others, with the tables they refer to."""
-    return {name: column.references for name, column in spec.columns.items() if column.references}
-
-
-@dataclass
-class _Sum:
-    judged: int = 0
-    failed: int = 0
-    cases: list[dict[str, Any]] = field(default_factory=list)
-    error: str | None = None
-    details: dict[str, Any] = field(default_factory=dict)
-
-
 class DatasetOutcomes:
     """Adds up the outcomes of checks over the shards of a dataset."""
 
     def __init__(self, domain: Domain, dataset: Dataset) -> None:
-        self._checks = dataset_check_ids(domain, dataset)
-        self._sums = {(check.table, check.name): _Sum() for check in self._checks}
+        self._tallies = {
+            (check.table, check.name): (check, Tally())
+            for check in dataset_check_ids(domain, dataset)
+        }
 
     def add(self, outcomes: Iterable[Mapping[str, Any]]) -> None:
         """Add outcomes as ``outcome_json`` writes them."""
         for one in outcomes:
-            found = self._sums[one["table"], one["name"]]
-            found.judged += one["judged"]
-            found.failed += one["failed"]
-            found.cases.extend(one["cases"][: MAX_CASES - len(found.cases)])
-            found.error = found.error or one["error"]
-            found.details = found.details or one.get("details") or {}
+            _, tally = self._tallies[one["table"], one["name"]]
+            tally.add(one["judged"], one["failed"], one["cases"])
+            tally.fail(one["error"])
+            tally.details = tally.details or one.get("details") or {}
 
     def outcomes(self) -> list[CheckOutcome]:
         """The outcome of every check of ``dataset_check_ids``, in its order."""
-        return [
-            CheckOutcome(
-                check=check,
-                passed=found.failed == 0 and found.error is None,
-                judged=found.judged,
-                failed=found.failed,
-                vacuous=found.judged == 0 and found.error is None,
-                cases=found.cases,
-                error=found.error,
-                details=found.details,
-            )
-            for check in self._checks
-            for found in [self._sums[check.table, check.name]]
-        ]
-
-
-def outcome_json(outcome: CheckOutcome) -> dict[str, Any]:
-    """An outcome as it is kept beside a shard."""
-    return {
-        "table": outcome.check.table,
-        "name": outcome.check.name,
-        "judged": outcome.judged,
-        "failed": outcome.failed,
-        "cases": outcome.cases,
-        "error": outcome.error,
-        "details": outcome.details,
-    }
+        return [tally.outcome(check) for check, tally in self._tallies.values()]
 
 
 def whole_outcome(
     table: str, name: str, judged: int, failed: int, cases: Sequence[dict[str, Any]] = ()
 ) -> dict[str, Any]:
-    """The outcome of a check over all shards, to be added to the others."""
+    """The outcome of a check over all shards as JSON values, to be added to the others."""
     return {
         "table": table, "name": name, "judged": judged, "failed": failed,
         "cases": list(cases[:MAX_CASES]), "error": None,
     }  # fmt: skip
+
+
+def outcome_json(outcome: CheckOutcome) -> dict[str, Any]:
+    """An outcome as JSON values, as it is kept beside a shard."""
+    check = outcome.check
+    found = whole_outcome(check.table, check.name, outcome.judged, outcome.failed, outcome.cases)
+    return {**found, "error": outcome.error, "details": outcome.details}
 
 
 @dataclass(frozen=True)
@@ -138,10 +104,8 @@ def hash_groups(domain: Domain) -> tuple[HashGroup, ...]:
     """What is compared over the shards of any dataset of a domain."""
     found: list[HashGroup] = []
     for table, spec in domain.tables.items():
-        groups = [spec.key_columns, *(tuple(group) for group in spec.unique)]
-        groups += [(name,) for name, column in spec.columns.items() if column.unique]
-        found += [HashGroup(table, group) for group in dict.fromkeys(groups)]
-        for column, parent in references(spec).items():
+        found += [HashGroup(table, group) for group in spec.unique_groups]
+        for column, parent in spec.foreign_keys.items():
             keys = HashGroup(parent, domain.tables[parent].key_columns)
             found.append(HashGroup(table, (column,), keys.name))
     return tuple(found)

@@ -19,7 +19,7 @@ from atdm_engine.checks.columns import ColumnCheck, column_checks
 from atdm_engine.checks.results import MAX_CASES
 from atdm_engine.model import Domain
 from atdm_engine.random.run_ids import RUN_COLUMN
-from atdm_engine.spec.table import ColumnSpec, TableSpec
+from atdm_engine.spec.table import ColumnSpec
 
 Mask = NDArray[np.bool_]
 """True where a row fails."""
@@ -75,7 +75,7 @@ def pandera_schema(
     return pandera.DataFrameSchema(
         columns,
         checks=[
-            *_unique_checks(spec, found),
+            *(_unique_check(group, found) for group in spec.unique_groups),
             *(_row_check(name, sql, found) for name, sql in spec.checks.items()),
         ],
         strict=True,
@@ -131,12 +131,6 @@ def _judged(
 
 _PLAIN = next(column_checks(ColumnSpec(type="text")))
 """Of test_run_id, which no table file declares, only what PostgreSQL's text demands."""
-
-
-def _unique_checks(spec: TableSpec, findings: Findings) -> list[pandera.Check]:
-    groups = [spec.key_columns, *(tuple(group) for group in spec.unique)]
-    groups += [(name,) for name, column in spec.columns.items() if column.unique]
-    return [_unique_check(group, findings) for group in dict.fromkeys(groups)]
 
 
 def _unique_check(columns: tuple[str, ...], findings: Findings) -> pandera.Check:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 from atdm_engine.model import Domain, Scenario
 
 MAX_CASES = 20
+"""Failing rows of a check that are kept."""
+_LISTED_CASES = 3
 CheckKind = Literal["schema", "references", "rule", "whole"]
 """``whole``: over all shards of a dataset together."""
 
@@ -49,6 +52,63 @@ class CheckOutcome:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class Tally:
+    """The running result of one check over batches or shards."""
+
+    judged: int = 0
+    failed: int = 0
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    error: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, judged: int, failed: int, cases: Iterable[dict[str, Any]] = ()) -> None:
+        """Add what one batch or shard gave; of all cases the first 20 are kept."""
+        self.judged += judged
+        self.failed += failed
+        self.cases.extend(islice(cases, MAX_CASES - len(self.cases)))
+
+    def fail(self, error: str | None) -> None:
+        """Record what kept the check from judging; the first error is kept."""
+        self.error = self.error or error
+
+    def outcome(self, check: CheckId) -> CheckOutcome:
+        """The result so far."""
+        return CheckOutcome(
+            check=check,
+            passed=self.failed == 0 and self.error is None,
+            judged=self.judged,
+            failed=self.failed,
+            vacuous=self.judged == 0 and self.error is None,
+            cases=self.cases,
+            error=self.error,
+            details=self.details,
+        )
+
+
+def failed_checks(outcomes: Iterable[CheckOutcome]) -> list[dict[str, Any]]:
+    """The checks that did not pass: validator, message and details of each (A-AUD-04).
+
+    ``details`` hold at most three of the failing rows.
+    """
+    return [
+        {
+            "validator": outcome.check.label,
+            "message": outcome.error
+            or f"{outcome.failed} of {outcome.judged} rows of {outcome.check.table} break it",
+            "details": {
+                "table": outcome.check.table,
+                "judged": outcome.judged,
+                "failed": outcome.failed,
+                **outcome.details,
+                "cases": outcome.cases[:_LISTED_CASES],
+            },
+        }
+        for outcome in outcomes
+        if not outcome.passed
+    ]
+
+
 @dataclass(frozen=True)
 class Verdict:
     """``accepted``: the data may be published. ``expected_violation``: it broke what it was made
@@ -78,9 +138,8 @@ def check_ids(domain: Domain, scenario: Scenario) -> tuple[CheckId, ...]:
                 f"Types, keys, NULLs, allowed values, ranges, patterns and markers of {table}.",
             )
         )
-        parents = [column.references for column in spec.columns.values() if column.references]
-        if parents:
-            named = ", ".join(dict.fromkeys(parents))
+        if spec.foreign_keys:
+            named = ", ".join(dict.fromkeys(spec.foreign_keys.values()))
             described = f"Every {table} refers to existing rows of {named}."
             found.append(CheckId(table, "references", "references", described))
         found.extend(

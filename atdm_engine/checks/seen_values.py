@@ -22,13 +22,12 @@ class SeenValues:
     """
 
     def __init__(self, spec: TableSpec, *, limit: int = MAX_REMEMBERED) -> None:
-        groups = [tuple(group) for group in spec.unique]
-        groups += [(name,) for name, column in spec.columns.items() if column.unique]
-        if not any(isinstance(spec.columns[name].generate, Id) for name in spec.key_columns):
-            groups.append(spec.key_columns)
+        derived = any(isinstance(spec.columns[name].generate, Id) for name in spec.key_columns)
         self._limit = limit
         self._hashes: dict[tuple[str, ...], NDArray[np.uint64]] = {
-            group: np.empty(0, np.uint64) for group in dict.fromkeys(groups)
+            group: np.empty(0, np.uint64)
+            for group in spec.unique_groups
+            if not (derived and group == spec.key_columns)
         }
 
     def repeated(self, table: pa.Table) -> dict[tuple[str, str], NDArray[np.bool_]]:

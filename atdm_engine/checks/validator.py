@@ -5,7 +5,6 @@ written.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,9 @@ import pyarrow.compute as pc
 from atdm_engine.arrow import duck
 from atdm_engine.checks.pandera_schema import Findings, Mask, pandera_schema, validate
 from atdm_engine.checks.results import (
-    MAX_CASES,
     CheckId,
     CheckOutcome,
+    Tally,
     Verdict,
     check_ids,
     involved_constraints,
@@ -43,16 +42,6 @@ MAX_REJECTED = 10_000
 REASON = "atdm_reason"
 
 
-@dataclass
-class _Tally:
-    """The running result of one check."""
-
-    judged: int = 0
-    failed: int = 0
-    cases: list[dict[str, Any]] = field(default_factory=list)
-    error: str | None = None
-
-
 class Validator:
     """Runs every check of ``scenario`` over batches of whole test runs.
 
@@ -70,7 +59,7 @@ class Validator:
         self._scenario = scenario
         self._effective = {name: scalar_json(value) for name, value in (effective or {}).items()}
         self._checks = check_ids(domain, scenario)
-        self._tallies = {check: _Tally() for check in self._checks}
+        self._tallies = {check: Tally() for check in self._checks}
         self._findings = Findings()
         self._schemas = {
             table: pandera_schema(domain, table, self._findings) for table in scenario.tables
@@ -98,24 +87,14 @@ class Validator:
                 self._count(check, tally, table, masks, reasons)
             except Exception as error:
                 # Checks never raise: what went wrong is a failed result that names it.
-                tally.error = tally.error or _named(error)
+                tally.fail(_named(error))
         self._keep_rejected(batch, reasons)
 
     def outcomes(self) -> list[CheckOutcome]:
         """The result of every check of ``check_ids`` so far, in its order."""
-        return [
-            CheckOutcome(
-                check=check,
-                passed=tally.failed == 0 and tally.error is None,
-                judged=tally.judged,
-                failed=tally.failed,
-                vacuous=tally.judged == 0 and tally.error is None,
-                cases=tally.cases,
-                error=tally.error,
-                details=self._details(check) if tally.failed else {},
-            )
-            for check, tally in self._tallies.items()
-        ]
+        for check, tally in self._tallies.items():
+            tally.details = self._details(check) if tally.failed else {}
+        return [tally.outcome(check) for check, tally in self._tallies.items()]
 
     def rejected(self) -> dict[str, pa.Table]:
         """Failing rows by table with what they failed (``atdm_reason``), at most 10,000 a table."""
@@ -130,13 +109,12 @@ class Validator:
         except Exception as error:
             for check in self._checks:
                 if check.kind == "rule":
-                    self._tallies[check].error = self._tallies[check].error or _named(error)
+                    self._tallies[check].fail(_named(error))
 
     def _schema_masks(self, check: CheckId, table: pa.Table) -> dict[tuple[str, str], Mask]:
         validate(self._schemas[check.table], table, self._findings)
         if self._findings.errors:
-            tally = self._tallies[check]
-            tally.error = tally.error or "; ".join(self._findings.errors[:5])
+            self._tallies[check].fail("; ".join(self._findings.errors[:5]))
         masks = dict(self._findings.masks)
         if not self._findings.errors:
             masks.update(self._seen[check.table].repeated(table))
@@ -147,16 +125,14 @@ class Validator:
     ) -> dict[tuple[str, str], Mask]:
         masks = {}
         table = batch[check.table]
-        for name, column in self._domain.tables[check.table].columns.items():
-            if column.references is None:
-                continue
+        for name, parent in self._domain.tables[check.table].foreign_keys.items():
             values = table.column(name)
-            known = self._keys(column.references, batch)
+            known = self._keys(parent, batch)
             if _same(values, known):
                 continue
             found = pc.or_(pc.is_in(values, value_set=known), pc.is_null(values))
             if not pc.all(found, min_count=0).as_py():
-                masks[name, f"no such {column.references}"] = ~found.to_numpy()
+                masks[name, f"no such {parent}"] = ~found.to_numpy()
         return masks
 
     def _keys(self, table: str, batch: Mapping[str, pa.Table]) -> pa.ChunkedArray:
@@ -168,33 +144,35 @@ class Validator:
     def _count(
         self,
         check: CheckId,
-        tally: _Tally,
+        tally: Tally,
         table: pa.Table,
         masks: dict[tuple[str, str], Mask],
         reasons: dict[str, dict[int, list[str]]],
     ) -> None:
         rows = len(table)
         if check.kind == "references":
-            columns = self._domain.tables[check.table].columns
-            tally.judged += sum(
-                rows - table.column(name).null_count
-                for name, column in columns.items()
-                if column.references
-            )
-            tally.failed += sum(int(mask.sum()) for mask in masks.values())
+            columns = self._domain.tables[check.table].foreign_keys
+            judged = sum(rows - table.column(name).null_count for name in columns)
+            failed = sum(int(mask.sum()) for mask in masks.values())
         else:
-            tally.judged += rows
-            failing = np.zeros(rows, bool)
-            for mask in masks.values():
-                failing |= mask
-            tally.failed += rows if tally.error and not masks else int(failing.sum())
+            judged = rows
+            failed = int(np.logical_or.reduce([*masks.values()]).sum())
+            if tally.error and not masks:
+                failed = rows
+        places = {named: np.flatnonzero(mask)[:MAX_REJECTED] for named, mask in masks.items()}
+        tally.add(
+            judged,
+            failed,
+            (
+                self._case(check.table, table, int(row), column, name)
+                for (column, name), failing in places.items()
+                for row in failing
+            ),
+        )
         by_row = reasons.setdefault(check.table, {})
-        for (column, name), mask in masks.items():
-            places = np.flatnonzero(mask)[:MAX_REJECTED]
-            for place in places[: max(0, MAX_CASES - len(tally.cases))]:
-                tally.cases.append(self._case(check.table, table, int(place), column, name))
-            for place in places.tolist():
-                by_row.setdefault(place, []).append(f"{check.name}: {column} {name}")
+        for (column, name), failing in places.items():
+            for row in failing.tolist():
+                by_row.setdefault(row, []).append(f"{check.name}: {column} {name}")
 
     def _case(
         self, table_name: str, table: pa.Table, row: int, column: str, check: str
@@ -213,15 +191,13 @@ class Validator:
     def _check_rule(
         self,
         check: CheckId,
-        tally: _Tally,
+        tally: Tally,
         batch: Mapping[str, pa.Table],
         reasons: dict[str, dict[int, list[str]]],
     ) -> None:
         rule = self._domain.rules[str(check.rule)]
         finding = self._rules.run(rule)
-        tally.judged += finding.judged
-        tally.failed += finding.failed
-        tally.cases.extend(finding.cases[: MAX_CASES - len(tally.cases)])
+        tally.add(finding.judged, finding.failed, finding.cases)
         if finding.keys is None or rule.table not in batch:
             return
         keys = self._domain.tables[rule.table].key_columns

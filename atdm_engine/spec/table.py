@@ -94,3 +94,15 @@ class TableSpec(SpecModel):
     @property
     def key_columns(self) -> tuple[str, ...]:
         return (self.key,) if isinstance(self.key, str) else tuple(self.key)
+
+    @property
+    def unique_groups(self) -> tuple[tuple[str, ...], ...]:
+        """The columns, or groups of columns, whose values occur once: the key comes first."""
+        groups = [self.key_columns, *(tuple(group) for group in self.unique)]
+        groups += [(name,) for name, column in self.columns.items() if column.unique]
+        return tuple(dict.fromkeys(groups))
+
+    @property
+    def foreign_keys(self) -> dict[str, str]:
+        """The columns that refer to tables, each with the name of its table."""
+        return {name: c.references for name, c in self.columns.items() if c.references}

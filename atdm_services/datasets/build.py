@@ -16,8 +16,8 @@ from typing import Any
 from atdm_engine import ENGINE_VERSION
 from atdm_engine.arrow.types import ColumnKind, column_kind
 from atdm_engine.bundle.dataset import described_part
-from atdm_engine.checks.dataset import DatasetOutcomes
-from atdm_engine.checks.results import CheckOutcome
+from atdm_engine.checks.dataset import DatasetOutcomes, whole_outcome
+from atdm_engine.checks.results import CheckOutcome, failed_checks
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.datasets import REFERENCE_SHARD
 from atdm_engine.hashing.content import added
@@ -66,28 +66,9 @@ class Built:
     def accepted(self) -> bool:
         return self.manifest is not None
 
-    def failed(self) -> list[dict[str, Any]]:
-        """What did not pass: check, message and details of each."""
-        return [
-            {
-                "validator": outcome.check.label,
-                "message": outcome.error
-                or f"{outcome.failed} of {outcome.judged} rows of {outcome.check.table} break it",
-                "details": {
-                    "table": outcome.check.table,
-                    "judged": outcome.judged,
-                    "failed": outcome.failed,
-                    **outcome.details,
-                    "cases": outcome.cases[:3],
-                },
-            }
-            for outcome in self.outcomes
-            if not outcome.passed
-        ]
-
     def rejection(self) -> AtdmError:
         """Why nothing was published, as VALIDATOR_REJECTED."""
-        failed = self.failed()
+        failed = failed_checks(self.outcomes)
         names = ", ".join(one["validator"] for one in failed)
         return AtdmError(
             ErrorCode.VALIDATOR_REJECTED,
@@ -244,12 +225,8 @@ def _manifest(
             "mix": [described_part(part) for part in dataset.parts],
             "checked": work.check,
             "outcomes": [
-                {
-                    "table": outcome.check.table, "name": outcome.check.name,
-                    "judged": outcome.judged, "failed": outcome.failed,
-                    "cases": [], "error": None,
-                }
-                for outcome in outcomes
+                whole_outcome(one.check.table, one.check.name, one.judged, one.failed)
+                for one in outcomes
             ],
         },
         content_hash=content_hash_of(tables),

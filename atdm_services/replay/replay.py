@@ -196,20 +196,12 @@ def _refuse_rejected(made: MadeAgain, judged: Judged) -> None:
 
 
 def _rejection(test_run_id: str, judged: Judged) -> AtdmError:
-    failed = [
-        {
-            "validator": outcome.check.label,
-            "message": outcome.error
-            or f"{outcome.failed} of {outcome.judged} rows of {outcome.check.table} break it",
-            "cases": outcome.cases[:3],
-        }
-        for outcome in judged.outcomes
-        if not outcome.passed
-    ]
+    from atdm_engine.checks.results import failed_checks
+
     return AtdmError(
         ErrorCode.VALIDATOR_REJECTED,
         f"test run {test_run_id} is rejected: {', '.join(judged.verdict.failed)}",
-        {"test_run_id": test_run_id, "failed": failed},
+        {"test_run_id": test_run_id, "failed": failed_checks(judged.outcomes)},
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from atdm_engine.checks.results import verdict
+from atdm_engine.checks.results import failed_checks, verdict
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.batches import batches, runs_per_batch
 from atdm_engine.generation.request import RequestSpec, numbers_needed, resolve
@@ -327,7 +327,7 @@ def _record_judgement(work: RequestWork, checked: Checked) -> None:
     requests.mark_rejected(
         work.connection,
         checked.request_id,
-        failed=checked.failed(),
+        failed=failed_checks(checked.outcomes),
         expected=checked.verdict.expected_violation,
         quarantine=checked.quarantine,
     )

@@ -12,7 +12,7 @@ from typing import Any, Final
 import psycopg
 
 from atdm_engine.bundle.registry import Registry
-from atdm_engine.checks.results import CheckOutcome, Verdict
+from atdm_engine.checks.results import CheckOutcome, Verdict, failed_checks
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.request import RequestSpec
 from atdm_engine.model import Domain, Scenario
@@ -30,9 +30,6 @@ from atdm_services.requests.load import StagedTable
 
 END: Final = "end"
 """The step that a request is given up in when its run ends too early."""
-
-LISTED_CASES: Final = 3
-"""Failing rows of each rule that an error names; the check's metadata and quarantine have more."""
 
 
 @dataclass(frozen=True)
@@ -109,25 +106,6 @@ class Checked:
     def scenario(self) -> Scenario:
         return self.spec.scenario
 
-    def failed(self) -> list[dict[str, Any]]:
-        """What did not pass: validator, message and details of each (requirement A-AUD-04)."""
-        return [
-            {
-                "validator": outcome.check.label,
-                "message": outcome.error
-                or f"{outcome.failed} of {outcome.judged} rows of {outcome.check.table} break it",
-                "details": {
-                    "table": outcome.check.table,
-                    "judged": outcome.judged,
-                    "failed": outcome.failed,
-                    **outcome.details,
-                    "cases": outcome.cases[:LISTED_CASES],
-                },
-            }
-            for outcome in self.outcomes
-            if not outcome.passed
-        ]
-
     def rejection(self) -> AtdmError:
         """Why the data is not accepted, as VALIDATOR_REJECTED."""
         missing = sorted(set(self.scenario.spec.violates) - set(self.verdict.failed))
@@ -141,7 +119,7 @@ class Checked:
             message,
             {
                 "request_id": self.request_id,
-                "failed": self.failed(),
+                "failed": failed_checks(self.outcomes),
                 "violates": list(self.scenario.spec.violates),
                 "quarantine": self.quarantine,
             },
