@@ -22,8 +22,8 @@ def make(
     connection: psycopg.Connection[Any],
     request: LeaseRequest,
 ) -> Outcome:
-    """Make the runs of a request in this process: ``atdm_assets.in_process.materialise``."""
-    from atdm_assets import in_process
+    """Make the runs of a request in this process (``atdm_assets.requests.in_process``)."""
+    from atdm_assets.requests import in_process
 
     return in_process.materialise(settings, reporter, connection, request)
 

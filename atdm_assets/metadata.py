@@ -17,8 +17,8 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.model import Domain, Scenario
 from atdm_engine.spec.table import ColumnSpec, TableSpec
 from atdm_engine.values.scalars import scalar_json
+from atdm_services.requests.execution import Checked, Planned, Seeded, TableResult
 from atdm_services.requests.reference import ReferenceResult
-from atdm_services.requests.work import Checked, Planned, Seeded, TableResult
 
 Metadata = dict[str, Any]
 

@@ -206,8 +206,8 @@ class Demonstration:
         """Hash the rows of every table twice: read from PostgreSQL and read from Parquet."""
         with server_part("comparing rows"):
             from atdm_engine.hashing.content import ContentHash
+            from atdm_resources.postgres.run_rows import rows_of_request
             from atdm_resources.store.files import Store
-            from atdm_services.requests.read_back import rows_of_request
 
         domain = load_registry(self.settings).domains[record.domain]
         store = Store(self.settings.store_url, s3=self.settings.s3)
@@ -261,7 +261,7 @@ class Demonstration:
         return str(found[0]["test_run_id"])
 
     def _rows_left(self, connection: psycopg.Connection[Any], test_run: str) -> dict[str, int]:
-        from atdm_services.requests.read_back import rows_of_run
+        from atdm_resources.postgres.run_rows import rows_of_run
 
         request = requests.get_request(connection, runs.find(connection, test_run)[0])
         domain = load_registry(self.settings).domains[request.domain]

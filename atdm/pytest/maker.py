@@ -96,7 +96,7 @@ def _template(
 
 
 def _materialised(settings: Settings, conn: Any, wish: LeaseRequest) -> Any:
-    from atdm_assets import in_process
+    from atdm_assets.requests import in_process
 
     return in_process.materialise(settings, Silent(), conn, wish)
 

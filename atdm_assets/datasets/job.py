@@ -14,8 +14,8 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from atdm_assets import metadata, names
 from atdm_assets.datasets.assets import dataset_assets, dataset_job
 from atdm_assets.instance import run_liveness
-from atdm_assets.requests.config_schema import as_of as config_as_of
 from atdm_assets.requests.job import ResolveJob, first_error
+from atdm_assets.requests.run_config import as_of as config_as_of
 from atdm_assets.resources import StoreResource, TargetResource
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
@@ -30,7 +30,7 @@ from atdm_services.baselines.records import Actor
 from atdm_services.baselines.restore import restore
 from atdm_services.clones import teardown
 from atdm_services.datasets import versions
-from atdm_services.requests.steps import reporting
+from atdm_services.requests.plan import reporting
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from atdm_assets.resources import StoreResource, TargetResource
 from atdm_resources.catalog import reclaim, retirement
 from atdm_resources.store.files import Store
 from atdm_services.clones import teardown
-from atdm_services.requests import sweep
+from atdm_services.requests import orphans
 from atdm_services.retention import Retention
 
 INVOKER = "agent:atdm-expiry"
@@ -70,7 +70,7 @@ def tick(
         expired += part
         if len(part.runs) < reclaim.MOST:
             break
-    dead = sweep.reconcile(conn, store)
+    dead = orphans.reconcile(conn, store)
     report_failed(instance, dead)
     databases = teardown.sweep(conn, thorough=thorough)
     done = {

@@ -11,12 +11,12 @@ import psycopg
 
 from atdm_assets.instance import ticks
 from atdm_assets.requests.job import RequestedData
-from atdm_assets.requests.launching import Launches, forget_key
+from atdm_assets.requests.launches import Launches, forget_key
 from atdm_assets.resources import TargetResource
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError
 from atdm_resources.catalog import pools, reclaim
-from atdm_services.requests.steps import mint_request_id
+from atdm_services.requests.plan import mint_request_id
 
 INVOKER = "agent:atdm-pool"
 SOURCE = "pool"

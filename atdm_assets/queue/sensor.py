@@ -13,7 +13,7 @@ import psycopg
 from atdm_assets import names
 from atdm_assets.instance import ticks
 from atdm_assets.requests.job import RequestedData, error_in_events
-from atdm_assets.requests.launching import Launches, forget_key
+from atdm_assets.requests.launches import Launches, forget_key
 from atdm_assets.resources import StoreResource, TargetResource
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
@@ -23,7 +23,7 @@ from atdm_resources.catalog import reclaim
 from atdm_resources.catalog.queue import Launch, SuiteEvent
 from atdm_resources.store.files import Store
 from atdm_services.queue import inbox
-from atdm_services.requests.steps import mint_request_id
+from atdm_services.requests.plan import mint_request_id
 
 SOURCE = "queue"
 FILES_A_TICK = 500

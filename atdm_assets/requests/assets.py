@@ -9,13 +9,13 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from atdm_assets import metadata, names
-from atdm_assets.requests.config_schema import as_of, scenario_schema
 from atdm_assets.requests.resource import RequestsResource
+from atdm_assets.requests.run_config import as_of, scenario_schema
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.checks.results import CheckId, check_ids
 from atdm_engine.model import Domain, Scenario
-from atdm_services.requests import steps
-from atdm_services.requests.work import Planned, RunConfig
+from atdm_services.requests import plan
+from atdm_services.requests.execution import Planned, RunConfig
 
 
 def scenario_assets(registry: Registry, scenario: Scenario) -> list[dg.AssetsDefinition]:
@@ -73,7 +73,7 @@ def _request_asset(registry: Registry, scenario: Scenario) -> dg.AssetsDefinitio
     ) -> dg.MaterializeResult[Any]:
         config: Mapping[str, Any] = context.op_execution_context.op_config or {}
         with metadata.reported_failures():
-            planned = steps.plan(requests.work(registry, scenario), _asked(context, config))
+            planned = plan.plan(requests.work(registry, scenario), _asked(context, config))
             context.instance.add_run_tags(context.run.run_id, _run_tags(planned))
         return dg.MaterializeResult(metadata=metadata.request_metadata(planned))
 
@@ -153,7 +153,7 @@ def _table_assets(registry: Registry, scenario: Scenario) -> dg.AssetsDefinition
         context: dg.AssetExecutionContext, requests: RequestsResource
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
         with metadata.reported_failures():
-            checked = steps.generate_and_check(
+            checked = plan.generate_and_check(
                 requests.work(registry, scenario), context.partition_key, context.run.run_id
             )
         for outcome in checked.outcomes:
@@ -196,7 +196,7 @@ def _seeded_asset(registry: Registry, scenario: Scenario) -> dg.AssetsDefinition
         context: dg.AssetExecutionContext, requests: RequestsResource
     ) -> dg.MaterializeResult[Any]:
         with metadata.reported_failures():
-            result = steps.seed(requests.work(registry, scenario), context.partition_key)
+            result = plan.seed(requests.work(registry, scenario), context.partition_key)
         return dg.MaterializeResult(
             metadata=metadata.seeded_metadata(result),
             data_version=dg.DataVersion(result.content_hash),

@@ -10,13 +10,13 @@ import psycopg
 from atdm_assets import names
 from atdm_assets.instance import ticks
 from atdm_assets.requests.job import error_in_events, report_failed
-from atdm_assets.requests.launching import forget_key
+from atdm_assets.requests.launches import forget_key
 from atdm_assets.resources import StoreResource, TargetResource
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import pools, requests
 from atdm_resources.catalog import queue as queueing
 from atdm_resources.store.files import Store
-from atdm_services.requests import sweep
+from atdm_services.requests import orphans
 
 SECONDS = 15
 
@@ -80,7 +80,7 @@ def tick(
     the expiry sensor finds it once it is gone.
     """
     inner = instance.get_runs(filters=dg.RunsFilter(tags={names.PARENT_TAG: run.run_id}))
-    dead = sweep.reconcile(
+    dead = orphans.reconcile(
         conn,
         store,
         dagster_run_ids=[run.run_id, *(child.run_id for child in inner)],

@@ -19,9 +19,10 @@ from atdm_engine.model import Scenario
 from atdm_engine.random.run_ids import run_id
 from atdm_resources.catalog import reclaim
 from atdm_resources.catalog import requests as catalog
+from atdm_resources.postgres import run_rows
 from atdm_resources.settings import Settings
-from atdm_services.requests import read_back, steps
-from atdm_services.requests.work import RunConfig
+from atdm_services.requests import plan
+from atdm_services.requests.execution import RunConfig
 
 CHECK = "idempotent_seed"
 SOURCE = "check"
@@ -124,7 +125,7 @@ def materialised_twice(
     """
     if request_id is None:
         chosen = registry.scenario(scenario) if scenario else _first_of(registry, domain)
-        request_id = steps.mint_request_id()
+        request_id = plan.mint_request_id()
         try:
             _materialise(requests, registry, chosen, request_id)
             return _again(conn, requests, registry, chosen, request_id)
@@ -174,7 +175,7 @@ def _materialise(
     work = requests.new_work(registry, scenario)
     try:
         new = work.recorded(request_id) is None
-        steps.plan(
+        plan.plan(
             work,
             RunConfig(
                 request_id,
@@ -184,10 +185,10 @@ def _materialise(
                 reason=f"check {CHECK}",
             ),
         )
-        checked = steps.generate_and_check(work, request_id)
+        checked = plan.generate_and_check(work, request_id)
         if not checked.verdict.accepted:
             raise checked.rejection()
-        steps.seed(work, request_id)
+        plan.seed(work, request_id)
     finally:
         work.close()
 
@@ -202,7 +203,7 @@ def _state(
     count = 0
     for table in scenario.tables:
         digest = ContentHash(domain, table, request_id, record.number_base)
-        for rows in read_back.rows_of_request(
+        for rows in run_rows.rows_of_request(
             conn, domain.name, table, domain.tables[table], request_id
         ):
             digest.add(rows)

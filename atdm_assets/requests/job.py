@@ -10,8 +10,8 @@ from typing import Any
 import dagster as dg
 
 from atdm_assets import metadata, names
-from atdm_assets.requests.config_schema import as_of, request_schema
 from atdm_assets.requests.resource import RequestsResource
+from atdm_assets.requests.run_config import as_of, request_schema
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.request import resolve
@@ -19,9 +19,9 @@ from atdm_engine.model import Scenario
 from atdm_engine.progress import Progress
 from atdm_engine.random.run_ids import check_label
 from atdm_engine.values.scalars import TypedScalar, scalar_json
+from atdm_services.requests.orphans import Reconciled
+from atdm_services.requests.plan import mint_request_id, reporting
 from atdm_services.requests.request import Outcome
-from atdm_services.requests.steps import mint_request_id, reporting
-from atdm_services.requests.sweep import Reconciled
 
 ResolveJob = Callable[[str], dg.JobDefinition]
 

@@ -14,8 +14,8 @@ from atdm_resources.catalog import requests
 from atdm_resources.catalog.requests import RequestRecord
 from atdm_resources.postgres.target import ensure_disposable
 from atdm_resources.settings import Settings
-from atdm_services.requests import sweep
-from atdm_services.requests.work import RequestWork
+from atdm_services.requests import orphans
+from atdm_services.requests.execution import RequestWork
 
 
 class RequestsResource(dg.ConfigurableResource[Any]):
@@ -70,8 +70,8 @@ class RequestsResource(dg.ConfigurableResource[Any]):
             ensure_disposable(connection)
             requests.require_published(connection, scenario)
 
-    def reconcile(self) -> list[sweep.Reconciled]:
+    def reconcile(self) -> list[orphans.Reconciled]:
         """Roll back the requests whose process is gone."""
         with self.target.connection() as connection:
             ensure_disposable(connection)
-            return sweep.reconcile(connection, self.store.store())
+            return orphans.reconcile(connection, self.store.store())

@@ -25,7 +25,7 @@ from atdm_resources.postgres.ddl import domain_tables
 from atdm_resources.postgres.errors import guarded
 from atdm_resources.postgres.owner_rights import catalog_needed
 from atdm_resources.postgres.ownership import RunColumn, RunOwnership
-from atdm_services.requests.read_back import rows_of_run
+from atdm_resources.postgres.run_rows import rows_of_run
 
 _SCRATCH = "atdm_expected"
 _LISTED_ROWS = 100

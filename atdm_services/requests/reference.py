@@ -14,7 +14,7 @@ from atdm_engine.hashing.content import ContentHash
 from atdm_engine.model import Domain
 from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_resources.catalog.requests import plain
-from atdm_services.requests import read_back
+from atdm_resources.postgres import run_rows
 
 NO_REQUEST: Final = "0" * 26
 """The request id of rows that belong to none."""
@@ -46,7 +46,7 @@ def verify_reference(conn: psycopg.Connection[Any], domain: Domain, table: str) 
     spec = domain.tables[table]
     expected = domain.reference[table]
     try:
-        found = read_back.shared_rows(conn, domain.name, table, spec)
+        found = run_rows.shared_rows(conn, domain.name, table, spec)
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
         raise AtdmError(
             ErrorCode.TARGET_NOT_INITIALISED,

@@ -173,7 +173,7 @@ class Load(Operation):
     marks = (
         Mark("record the request", r"INSERT INTO atdm\.request "),
         Mark("generate and check", r"SET started_at"),
-        Mark("stage the files", call="atdm_services.requests.files:RequestFiles.__exit__"),
+        Mark("stage the files", call="atdm_services.requests.generation:RequestFiles.__exit__"),
         Mark("note the verdict", f"{_EVENT}validators_passed"),
         Mark("copy rows", rf'COPY "{DOMAIN}"\.'),
         Mark("copy runs", r'COPY "atdm"\."test_run"'),

@@ -25,6 +25,7 @@ from atdm_resources.catalog import reclaim, requests, retirement, runs
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.locks import RequestLock
 from atdm_resources.postgres.residue import residue_of_domain
+from atdm_resources.postgres.run_rows import rows_of_run
 from atdm_resources.settings import Settings
 from atdm_resources.store.files import Store
 from atdm_services.baselines import contained_runs
@@ -32,7 +33,6 @@ from atdm_services.baselines.manifest import BaselineFiles
 from atdm_services.progress import Silent
 from atdm_services.replay.load import read_back_hashes
 from atdm_services.replay.replay import ReplayRequest, replay, replay_spec
-from atdm_services.requests.read_back import rows_of_run
 from atdm_services.retention import Retention
 from tests.support.made_requests import Made, recorded, rows_left, seeded
 

@@ -15,10 +15,11 @@ from atdm_engine.bundle.registry import Registry, SpecFile
 from atdm_engine.errors import ErrorCode
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_resources.catalog import leases as leasing
+from atdm_resources.postgres import run_rows
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.locks import RequestLock
 from atdm_resources.store.bundle import read_bundle, shipped_root
-from atdm_services.requests import load, read_back, steps
+from atdm_services.requests import load
 from atdm_services.target.init import initialise
 from tests.support.dagster_world import World, error_of, materialised
 
@@ -54,7 +55,7 @@ def read_back_hash(world: World, request_id: str) -> str:
     with connect(world.target_url) as conn:
         for table in domain.scenarios[record.scenario_id].tables:
             content = ContentHash(domain, table, request_id, record.number_base)
-            for rows in read_back.rows_of_request(
+            for rows in run_rows.rows_of_request(
                 conn, domain.name, table, domain.tables[table], request_id
             ):
                 content.add(rows)
@@ -294,7 +295,7 @@ def test_an_exception_in_generation_leaves_nothing(
     def broken(*_: Any) -> Any:
         raise RuntimeError("a bug in a generator")
 
-    monkeypatch.setattr(steps, "batches", broken)
+    monkeypatch.setattr(plan, "batches", broken)
     result = world.run(CLEAN, "broken", {})
     assert not result.success
     record = world.recorded(CLEAN, "broken")

@@ -11,7 +11,7 @@ from atdm_assets import names
 from atdm_assets.requests.idempotence import CHECK, RUNS
 from atdm_resources.catalog import leases
 from atdm_resources.postgres.connection import connect
-from atdm_services.requests import steps
+from atdm_services.requests import plan
 from tests.support.dagster_world import QUIET, World
 
 pytest_plugins = ["tests.support.dagster_fixtures"]
@@ -64,7 +64,7 @@ def test_rows_that_change_between_the_times_fail_the_check(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = world.ask(CLEAN)
-    seed = steps.seed
+    seed = plan.seed
 
     def seed_and_spoil(*arguments: Any) -> Any:
         done = seed(*arguments)
@@ -75,7 +75,7 @@ def test_rows_that_change_between_the_times_fail_the_check(
             )
         return done
 
-    monkeypatch.setattr(steps, "seed", seed_and_spoil)
+    monkeypatch.setattr(plan, "seed", seed_and_spoil)
     passed, shown = judged(world, request_id=made.request_id)
     assert not passed
     assert shown["first"] != shown["second"]

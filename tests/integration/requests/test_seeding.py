@@ -20,10 +20,11 @@ from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_resources.catalog import leases, requests, runs
+from atdm_resources.postgres import run_rows
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.locks import RequestLock
 from atdm_resources.store.files import ParquetSink, Store
-from atdm_services.requests import load, read_back, sweep
+from atdm_services.requests import load, orphans
 from tests.support.made_requests import recorded, rows_left, seeded, staged
 
 
@@ -64,7 +65,7 @@ def test_what_is_in_the_target_hashes_like_what_was_made(
     digests = {}
     for table in spec.scenario.tables:
         digest = ContentHash(spec.domain, table, spec.request_id, spec.number_base)
-        for rows in read_back.rows_of_request(
+        for rows in run_rows.rows_of_request(
             conn, "healthcare", table, spec.domain.tables[table], spec.request_id, batch_rows=11
         ):
             digest.add(rows)
@@ -164,7 +165,7 @@ def test_seeding_again_replaces_rows_and_keeps_used_ones(
     again()
     assert total_rows(conn) == before
     digest = ContentHash(made.spec.domain, "plan", made.request_id, made.spec.number_base)
-    for rows in read_back.rows_of_request(
+    for rows in run_rows.rows_of_request(
         conn, "healthcare", "plan", made.spec.domain.tables["plan"], made.request_id
     ):
         digest.add(rows)
@@ -202,7 +203,7 @@ def test_a_lock_on_a_request_is_held_once_and_ends_with_its_block(
         ):
             pass
         assert caught.value.code is ErrorCode.BUSY
-        assert sweep.reconcile(conn, store) == []
+        assert orphans.reconcile(conn, store) == []
         # It holds back neither vacuum nor the sealing of the audit trail.
         held = conn.execute(
             "SELECT backend_xid, backend_xmin, state FROM pg_stat_activity"
@@ -221,13 +222,13 @@ def test_a_request_without_a_holder_is_rolled_back_with_its_files(
     staged(store, spec)
     staged(store, alive_spec)
     with RequestLock(target, "healthcare", alive.request_id):
-        (dead,) = sweep.reconcile(conn, store)
+        (dead,) = orphans.reconcile(conn, store)
     assert dead.request_id == record.request_id
     assert dead.dagster_run_id == "dagster-1"
     found = requests.get_request(conn, record.request_id)
     assert found.status == "rolled_back"
     assert found.error is not None
-    assert found.error["message"] == sweep.REASON
+    assert found.error["message"] == orphans.REASON
     assert store.files("requests/healthcare/active_member_clean/" + record.request_id) == []
     assert store.files("requests/healthcare/active_member_clean/" + alive.request_id) != []
     assert requests.get_request(conn, alive.request_id).status == "pending"
@@ -270,9 +271,9 @@ def test_a_process_that_is_killed_while_it_loads_leaves_nothing(
     process.wait()
     store = Store(tmp_path.as_uri())
     deadline = time.monotonic() + 20
-    swept: list[sweep.Reconciled] = []
+    swept: list[orphans.Reconciled] = []
     while not swept and time.monotonic() < deadline:
-        swept = sweep.reconcile(conn, store)
+        swept = orphans.reconcile(conn, store)
         time.sleep(0.05)
     assert len(swept) == 1
     assert total_rows(conn) == 0

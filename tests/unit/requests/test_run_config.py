@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from atdm_assets.requests.config_schema import as_of, constraint_field, request_schema
+from atdm_assets.requests.run_config import as_of, constraint_field, request_schema
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.model import Scenario
 from atdm_engine.spec.constraints import Constraint

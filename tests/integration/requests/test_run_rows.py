@@ -17,7 +17,7 @@ from atdm_engine.model import Domain
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.ddl import constraint_name
 from atdm_resources.postgres.ownership import RunColumn
-from atdm_services.requests.read_back import row_schema, rows_of_request, rows_of_run, shared_rows
+from atdm_resources.postgres.run_rows import row_schema, rows_of_request, rows_of_run, shared_rows
 from atdm_services.target.init import initialise
 
 REQUEST = "01K0ABCDEF0123456789000000"

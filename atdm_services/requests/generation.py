@@ -19,8 +19,8 @@ from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.random.run_ids import run_id_array
 from atdm_resources.catalog.requests import plain
 from atdm_resources.store.files import ParquetSink, Store
+from atdm_services.requests.execution import TableResult
 from atdm_services.requests.load import EXPOSED_COLUMNS, StagedTable
-from atdm_services.requests.work import TableResult
 
 SAMPLE_ROWS: Final = 5
 EXPOSED_FILE: Final = "_exposed.parquet"

@@ -26,8 +26,7 @@ from atdm_resources.settings import is_invoker
 from atdm_resources.store.files import ParquetSink
 from atdm_resources.telemetry import tracing
 from atdm_services.requests import load
-from atdm_services.requests.sweep import REASON
-from atdm_services.requests.work import (
+from atdm_services.requests.execution import (
     Checked,
     Planned,
     RequestWork,
@@ -35,6 +34,7 @@ from atdm_services.requests.work import (
     Seeded,
     TableResult,
 )
+from atdm_services.requests.orphans import REASON
 
 if TYPE_CHECKING:
     from atdm_engine.checks.validator import Validator
@@ -231,7 +231,7 @@ def generate_and_check(
     """
     # Here and not above: pandas and pandera are for those who make data, not for loading the graph.
     from atdm_engine.checks.validator import Validator
-    from atdm_services.requests.files import RequestFiles
+    from atdm_services.requests.generation import RequestFiles
 
     planned = work.planned or _taken_up(work, partition_key, dagster_run_id)
     spec = planned.spec
