@@ -19,7 +19,7 @@ from atdm_resources.postgres import run_rows
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.locks import RequestLock
 from atdm_resources.store.bundle import read_bundle, shipped_root
-from atdm_services.requests import load
+from atdm_services.requests import load, plan
 from atdm_services.target.init import initialise
 from tests.support.dagster_world import World, error_of, materialised
 
