@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from atdm_engine.spec.constraints import Constraint, ConstraintType, parse_scalar
-from atdm_engine.values.scalars import TypedScalar, scalar_json
+from atdm_engine.values.scalars import TypedScalar
 
 if TYPE_CHECKING:
     from atdm_engine.model import Scenario
@@ -74,83 +74,36 @@ def card_of(scenario: Scenario) -> Card:
     )
 
 
-def to_json(card: Card) -> dict[str, Any]:
-    """A card as JSON values."""
-    return {
-        "domain": card.domain,
-        "name": card.name,
-        "description": card.description,
-        "tags": list(card.tags),
-        "linked_requirement_ids": list(card.linked_requirement_ids),
-        "violates": list(card.violates),
-        "version": card.version,
-        "tables": list(card.tables),
-        "rules": list(card.rules),
-        "groups": [
-            {"name": group.name, "table": group.table, "fixed": _values(group.fixed)}
-            for group in card.groups
-        ],
-        "constraints": [
-            {
-                "name": one.name,
-                "type": one.type,
-                "values": [scalar_json(value) for value in one.values],
-                "min": scalar_json(one.min),
-                "max": scalar_json(one.max),
-                "default": scalar_json(one.default),
-                "sets": [list(pair) for pair in one.sets],
-                "reference": one.reference,
-                "description": one.description,
-            }
-            for one in card.constraints.values()
-        ],
-        "defaults": _values(card.defaults),
-    }
-
-
 def from_json(known: Mapping[str, Any]) -> Card:
-    """The card that ``to_json`` wrote. KeyError, TypeError or ValueError when it did not."""
-    constraints = {one["name"]: _constraint(one) for one in known["constraints"]}
+    """The card that ``dataclasses.asdict`` and ``scalar_json`` made ``known`` of.
+
+    KeyError, TypeError or ValueError when they did not.
+    """
+    constraints = {one["name"]: _constraint(one) for one in known["constraints"].values()}
 
     def typed(values: Mapping[str, Any]) -> dict[str, TypedScalar]:
         return {name: _typed(constraints[name].type, value) for name, value in values.items()}
 
+    lists = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
+    groups = [Group(**{**group, "fixed": typed(group["fixed"])}) for group in known["groups"]]
     return Card(
-        domain=known["domain"],
-        name=known["name"],
-        description=known["description"],
-        tags=tuple(known["tags"]),
-        linked_requirement_ids=tuple(known["linked_requirement_ids"]),
-        violates=tuple(known["violates"]),
-        version=known["version"],
-        tables=tuple(known["tables"]),
-        rules=tuple(known["rules"]),
-        groups=tuple(
-            Group(group["name"], group["table"], typed(group["fixed"])) for group in known["groups"]
-        ),
-        constraints=constraints,
-        defaults=typed(known["defaults"]),
+        **{
+            **known,
+            **lists,
+            "groups": tuple(groups),
+            "constraints": constraints,
+            "defaults": typed(known["defaults"]),
+        }
     )
 
 
 def _constraint(known: Mapping[str, Any]) -> Constraint:
     kind: ConstraintType = known["type"]
-    return Constraint(
-        name=known["name"],
-        type=kind,
-        values=tuple(_typed(kind, value) for value in known["values"]),
-        min=_typed(kind, known["min"]),
-        max=_typed(kind, known["max"]),
-        default=_typed(kind, known["default"]),
-        sets=tuple((table, column) for table, column in known["sets"]),
-        reference=known["reference"],
-        description=known["description"],
-    )
+    typed = {name: _typed(kind, known[name]) for name in ("min", "max", "default")}
+    values = tuple(_typed(kind, value) for value in known["values"])
+    sets = tuple((table, column) for table, column in known["sets"])
+    return Constraint(**{**known, **typed, "values": values, "sets": sets})
 
 
 def _typed(kind: ConstraintType, value: Any) -> TypedScalar:
     return None if value is None else parse_scalar(kind, value)
-
-
-def _values(values: Mapping[str, TypedScalar]) -> dict[str, Any]:
-    return {name: scalar_json(value) for name, value in values.items()}

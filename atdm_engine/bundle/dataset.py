@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from atdm_engine import ENGINE_VERSION
 from atdm_engine.bundle.loading import Loaded
+from atdm_engine.bundle.version import dataset_version
 from atdm_engine.errors import AtdmError, Problem
 from atdm_engine.generation.datasets import dataset_id
 from atdm_engine.generation.plan import GenerationPlan, unique_columns
@@ -20,7 +18,7 @@ from atdm_engine.model import Dataset, Domain, MixPart, Scenario
 from atdm_engine.random.run_ids import MAX_RUNS
 from atdm_engine.spec.dataset import DatasetSpec, MixEntry, Shares
 from atdm_engine.values.fields import Scalar
-from atdm_engine.values.scalars import TypedScalar, scalar_json, scalar_text
+from atdm_engine.values.scalars import TypedScalar, scalar_json
 
 MAX_COMBINATIONS = 1_000
 """Combinations of shares that one entry of a mix may have."""
@@ -78,7 +76,7 @@ class DatasetBuilder:
         parts, numbers = self._numbered(planned)
         if self.problems:
             return None, self.problems
-        version = version_of(self.domain, spec)
+        version = dataset_version(self.domain, spec)
         return Dataset(self.domain.name, self.name, spec, version, tuple(parts), numbers), []
 
     def _scenario(self, position: int, entry: MixEntry) -> Scenario | None:
@@ -204,35 +202,7 @@ def apportioned(total: int, weights: Sequence[float]) -> list[int]:
     return parts
 
 
-def version_of(domain: Domain, spec: DatasetSpec) -> str:
-    """16 hex digits over everything that shapes the dataset's data, or judges it.
-
-    The schedule and what is kept are left out: changing them changes no row.
-    """
-    shape = {
-        "engine": ENGINE_VERSION,
-        "dataset": spec.model_dump(
-            mode="json", exclude={"description", "cron", "retention", "restore"}
-        ),
-        "scenarios": {
-            entry.scenario: domain.scenarios[entry.scenario].version for entry in spec.mix
-        },
-        "rules": {name: rule.sql for name, rule in domain.rules.items()},
-        "reference": {name: rows.to_pylist() for name, rows in domain.reference.items()},
-        "tables": {name: list(table.columns) for name, table in domain.tables.items()},
-    }
-    # Not sorted: the order of a mix, and of the shares in it, decides which run gets which.
-    text = json.dumps(shape, default=str, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def described_part(part: MixPart) -> dict[str, Any]:
     """A part of a mix as JSON, for people."""
     given = {name: scalar_json(value) for name, value in part.given.items()}
     return {"scenario": part.scenario, "runs": part.runs, "constraints": given}
-
-
-def part_label(part: MixPart) -> str:
-    """A part of a mix in a line."""
-    given = ", ".join(f"{name}={scalar_text(value)}" for name, value in part.given.items())
-    return f"{part.scenario} ({given})" if given else part.scenario

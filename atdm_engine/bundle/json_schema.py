@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
@@ -14,7 +14,6 @@ from atdm_engine.spec.table import TableSpec
 from atdm_engine.values.fields import SpecModel
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-SCHEMA_KINDS: tuple[SchemaKind, ...] = get_args(SchemaKind)
 
 _MODELS: dict[str, tuple[type[SpecModel], str]] = {
     "scenario": (ScenarioSpec, "ATDM scenario"),

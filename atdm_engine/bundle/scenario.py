@@ -9,7 +9,7 @@ from atdm_engine.arrow.types import column_kind
 from atdm_engine.bundle.generate_clause import GeneratorCheck
 from atdm_engine.bundle.loading import Loaded, describe
 from atdm_engine.bundle.tables import DomainTables
-from atdm_engine.bundle.version import version_of
+from atdm_engine.bundle.version import scenario_version
 from atdm_engine.errors import Problem
 from atdm_engine.model import Domain, Exposure, Scenario
 from atdm_engine.spec import generators as g
@@ -130,7 +130,7 @@ class ScenarioBuilder:
             tables=self.made,
             exposes=exposes,
         )
-        return replace(scenario, version=version_of(self.domain, scenario)), []
+        return replace(scenario, version=scenario_version(self.domain, scenario)), []
 
     def _problem(
         self, path: Sequence[object], found: str, allowed: str, known: Sequence[str] = ()

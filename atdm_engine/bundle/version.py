@@ -1,4 +1,4 @@
-"""What shapes a scenario's data: its version, the parts of it, and which of them changed."""
+"""Versions of scenarios and datasets: what shapes their data, by parts, and which changed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from atdm_engine import ENGINE_VERSION
 from atdm_engine.model import Domain, Scenario
+from atdm_engine.spec.dataset import DatasetSpec
 
-DIGITS = 16
+_DIGITS = 16
 
 _FIRST = ("engine", "scenario", "domain file")
 _ORDER = "column order of "
@@ -30,12 +31,33 @@ class Change:
         return f"{self.part} {self.change}"
 
 
-def version_of(domain: Domain, scenario: Scenario) -> str:
+def scenario_version(domain: Domain, scenario: Scenario) -> str:
     """16 hex digits over everything that shapes the scenario's data and what it hands out.
 
     Descriptions, tags and pool sizes are left out: changing them keeps what is in the pools.
     """
     return _digest(_shape(domain, scenario))
+
+
+def dataset_version(domain: Domain, spec: DatasetSpec) -> str:
+    """16 hex digits over everything that shapes the dataset's data, or judges it.
+
+    The schedule and the retention are left out: changing them changes no row.
+    """
+    shape = {
+        "engine": ENGINE_VERSION,
+        "dataset": spec.model_dump(
+            mode="json", exclude={"description", "cron", "retention", "restore"}
+        ),
+        "scenarios": {
+            entry.scenario: domain.scenarios[entry.scenario].version for entry in spec.mix
+        },
+        "rules": {name: rule.sql for name, rule in domain.rules.items()},
+        "reference": {name: rows.to_pylist() for name, rows in domain.reference.items()},
+        "tables": {name: list(table.columns) for name, table in domain.tables.items()},
+    }
+    # The order of a mix, and of the shares in it, decides which run gets which values.
+    return _digest(shape, sort_keys=False)
 
 
 def version_parts(domain: Domain, scenario: Scenario) -> dict[str, str]:
@@ -58,7 +80,7 @@ def version_parts(domain: Domain, scenario: Scenario) -> dict[str, str]:
     for table, rows in shape["reference"].items():
         parts[f"reference rows of {table}"] = _digest(rows)
     for *key, digest in shape["vocabularies"]:
-        parts[f"vocabulary {'/'.join(key)}"] = digest[:DIGITS]
+        parts[f"vocabulary {'/'.join(key)}"] = digest[:_DIGITS]
     return parts
 
 
@@ -109,9 +131,9 @@ def _place(part: str) -> tuple[int, str]:
     return (_FIRST.index(part) if part in _FIRST else len(_FIRST), part)
 
 
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+def _digest(value: Any, *, sort_keys: bool = True) -> str:
+    text = json.dumps(value, sort_keys=sort_keys, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
 
 
 def _shape(domain: Domain, scenario: Scenario) -> dict[str, Any]:

@@ -7,18 +7,20 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atdm_engine import ENGINE_VERSION
-from atdm_engine.bundle.cards import Card, from_json, to_json
+from atdm_engine.bundle.cards import Card, from_json
+from atdm_engine.values.scalars import scalar_json
 from atdm_resources.store import bundle
 
 if TYPE_CHECKING:
     from atdm_engine.bundle.registry import Registry
     from atdm_resources.settings import Settings
 
-FORMAT = 1
+FORMAT = 2
 """Changes when a card says more or other things."""
 
 
@@ -66,7 +68,8 @@ def _read(path: Path, state: str | None) -> list[Card] | None:
 
 
 def _write(path: Path, state: str, cards: list[Card]) -> None:
-    text = json.dumps({"state": state, "cards": [to_json(card) for card in cards]})
+    kept = {"state": state, "cards": [asdict(card) for card in cards]}
+    text = json.dumps(kept, default=scalar_json)
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

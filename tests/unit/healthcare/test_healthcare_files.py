@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
-from atdm_engine.bundle.json_schema import SCHEMA_KINDS, json_schema
+from atdm_engine.bundle.json_schema import json_schema
 from atdm_engine.spec.domain import DomainSpec
 from atdm_engine.spec.generators import Id
 from atdm_engine.spec.scenario import ScenarioSpec, SchemaKind
@@ -241,7 +242,7 @@ def test_every_file_names_its_json_schema(path: Path) -> None:
     assert named.is_file()
 
 
-@pytest.mark.parametrize("kind", SCHEMA_KINDS)
+@pytest.mark.parametrize("kind", get_args(SchemaKind))
 def test_the_schema_files_are_those_of_the_models(kind: SchemaKind) -> None:
     """`atdm schema KIND > scenarios/schema/KIND.json` writes them anew."""
     stored = json.loads((BUNDLE / "schema" / f"{kind}.json").read_text(encoding="utf-8"))

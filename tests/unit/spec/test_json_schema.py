@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
-from atdm_engine.bundle.json_schema import DIALECT, SCHEMA_KINDS, json_schema
+from atdm_engine.bundle.json_schema import DIALECT, json_schema
 from atdm_engine.spec.scenario import SchemaKind
 
 ROOT = Path(__file__).parents[3]
@@ -29,7 +29,7 @@ def kind_of(path: Path) -> SchemaKind | None:
 SHIPPED = sorted(path for path in (ROOT / "scenarios").rglob("*.yaml") if kind_of(path))
 
 
-@pytest.mark.parametrize("kind", SCHEMA_KINDS)
+@pytest.mark.parametrize("kind", get_args(SchemaKind))
 def test_is_json_and_says_what_it_is(kind: SchemaKind) -> None:
     schema = json_schema(kind)
     assert json.loads(json.dumps(schema)) == schema
@@ -38,7 +38,7 @@ def test_is_json_and_says_what_it_is(kind: SchemaKind) -> None:
     assert schema["additionalProperties"] is False
 
 
-@pytest.mark.parametrize("kind", SCHEMA_KINDS)
+@pytest.mark.parametrize("kind", get_args(SchemaKind))
 def test_every_key_has_a_description(kind: SchemaKind) -> None:
     schema = json_schema(kind)
     bare = [
@@ -72,7 +72,7 @@ def test_shipped_files_name_their_schema(path: Path) -> None:
     assert first.endswith(f"schema/{kind_of(path)}.json")
 
 
-@pytest.mark.parametrize("kind", SCHEMA_KINDS)
+@pytest.mark.parametrize("kind", get_args(SchemaKind))
 def test_kept_schema_files_are_current(kind: SchemaKind) -> None:
     kept = ROOT / "scenarios" / "schema" / f"{kind}.json"
     assert json.loads(kept.read_text(encoding="utf-8")) == json_schema(kind)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from atdm_engine.bundle.cards import from_json, to_json
+from atdm_engine.bundle.cards import from_json
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.bundle.search import search
 from atdm_engine.errors import SpecError
+from atdm_engine.values.scalars import scalar_json
 from atdm_resources.settings import Settings
 from atdm_resources.store.bundle import load_registry
 from atdm_resources.store.scenario_cards import scenario_cards
@@ -47,7 +49,7 @@ def loader(settings: Settings) -> tuple[Callable[[], Registry], list[int]]:
 
 def test_cards_come_back_from_json(registry: Registry) -> None:
     for card in registry.cards():
-        assert from_json(json.loads(json.dumps(to_json(card)))) == card
+        assert from_json(json.loads(json.dumps(asdict(card), default=scalar_json))) == card
 
 
 def test_kept_cards_are_found_alike(settings: Settings) -> None:
