@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from atdm_engine.generation.request import RequestSpec, numbers_needed, resolve
 from atdm_engine.random import run_ids
 from atdm_resources.catalog import requests
 from atdm_resources.catalog.requests import RequestRecord
-from atdm_resources.store.files import ParquetSink, Store
+from atdm_resources.store.files import Store
+from atdm_resources.store.parquet import ParquetWriter, parquet_writer
 from atdm_services.requests import load
 from atdm_services.requests.load import SeedResult, StagedTable
 
@@ -62,17 +64,17 @@ def stage_runs(
     store = Store(folder.as_uri())
     place = requests.request_folder(spec.domain.name, spec.scenario.name, spec.request_id)
     started = time.perf_counter()
-    sinks: dict[str, ParquetSink] = {}
-    for batch in batches.batches(spec):
-        for name, rows in batch.items():
-            if name not in sinks:
-                sink = ParquetSink(store, f"{place}/{name}.parquet", rows.schema)
-                sinks[name] = sink.__enter__()
-            sinks[name].write(rows)
-    for sink in sinks.values():
-        sink.__exit__(None, None, None)
+    writers: dict[str, ParquetWriter] = {}
+    with ExitStack() as stack:
+        for batch in batches.batches(spec):
+            for name, rows in batch.items():
+                if name not in writers:
+                    opened = parquet_writer(store, f"{place}/{name}.parquet", rows.schema)
+                    writers[name] = stack.enter_context(opened)
+                writers[name].write(rows)
     tables = {
-        name: StagedTable(sink.path, sink.rows, sink.bytes, "") for name, sink in sinks.items()
+        name: StagedTable(writer.path, writer.rows, writer.bytes, "")
+        for name, writer in writers.items()
     }
     return StagedRequest(spec, record, store, tables, time.perf_counter() - started)
 

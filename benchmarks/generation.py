@@ -28,7 +28,8 @@ from atdm_engine.generation.batches import batches, runs_per_batch
 from atdm_engine.generation.request import RequestSpec, resolve
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_resources.store.bundle import read_bundle, shipped_root
-from atdm_resources.store.files import ParquetSink, Store
+from atdm_resources.store.files import Store
+from atdm_resources.store.parquet import ParquetWriter, parquet_writer
 
 SCENARIO = "claim_denial_active_member"
 REQUEST = "01K0ABCDEF0123456789000000"
@@ -70,7 +71,7 @@ def make_rows(spec: RequestSpec, batch_runs: int, folder: str) -> tuple[Clock, d
     store = Store(f"file://{folder}")
     hashes = {name: ContentHash(spec.domain, name, REQUEST) for name in spec.scenario.tables}
     profiles = {name: ColumnProfile(spec.domain.tables[name]) for name in spec.scenario.tables}
-    sinks: dict[str, ParquetSink] = {}
+    writers: dict[str, ParquetWriter] = {}
     with ExitStack() as stack:
         source = batches(spec, batch_runs)
         while True:
@@ -84,10 +85,10 @@ def make_rows(spec: RequestSpec, batch_runs: int, folder: str) -> tuple[Clock, d
                 counts["rows"] += table.num_rows
                 counts["values"] += table.num_rows * table.num_columns
                 with clock.timed("Parquet"):
-                    if name not in sinks:
-                        sink = ParquetSink(store, f"{name}.parquet", table.schema)
-                        sinks[name] = stack.enter_context(sink)
-                    sinks[name].write(table)
+                    if name not in writers:
+                        opened = parquet_writer(store, f"{name}.parquet", table.schema)
+                        writers[name] = stack.enter_context(opened)
+                    writers[name].write(table)
                 with clock.timed("content hash"):
                     hashes[name].add(table)
                 with clock.timed("profile"):
@@ -99,7 +100,7 @@ def make_rows(spec: RequestSpec, batch_runs: int, folder: str) -> tuple[Clock, d
             stack.close()
     if not judgement.accepted:
         raise SystemExit(f"the rows were rejected: {judgement.failed}")
-    counts["bytes"] = sum(sink.bytes for sink in sinks.values())
+    counts["bytes"] = sum(writer.bytes for writer in writers.values())
     return clock, counts, combined({name: one.hexdigest() for name, one in hashes.items()})
 
 

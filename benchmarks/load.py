@@ -23,6 +23,7 @@ from psycopg import sql
 
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.copy_csv import copy_csv
+from atdm_resources.store.parquet import read_batches
 from atdm_services.requests import load
 
 SCENARIO = "active_member_clean"
@@ -49,7 +50,11 @@ def write_csv(
     script = ["BEGIN;"]
     rows = 0
     sources = [
-        (f"{staged.spec.domain.name}.{name}", name, staged.store.batches(staged.tables[name].path))
+        (
+            f"{staged.spec.domain.name}.{name}",
+            name,
+            read_batches(staged.store, staged.tables[name].path),
+        )
         for name in staged.spec.scenario.tables
     ]
     runs = load.run_batches(conn, staged.record, staged.store, None)

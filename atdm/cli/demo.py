@@ -208,6 +208,7 @@ class Demonstration:
             from atdm_engine.hashing.content import ContentHash
             from atdm_resources.postgres.run_rows import rows_of_request
             from atdm_resources.store.files import Store
+            from atdm_resources.store.parquet import read_batches
 
         domain = load_registry(self.settings).domains[record.domain]
         store = Store(self.settings.store_url, s3=self.settings.s3)
@@ -219,7 +220,7 @@ class Demonstration:
             ):
                 in_database.add(part)
             in_file = ContentHash(domain, name, record.request_id, record.number_base)
-            in_file.add(_whole(store.batches(entry["path"])))
+            in_file.add(_whole(read_batches(store, entry["path"])))
             found = {in_database.hexdigest(), in_file.hexdigest(), entry["content_hash"]}
             _expect(len(found) == 1, f"{name}: PostgreSQL, Parquet and catalog differ: {found}")
             _expect(in_database.rows == in_file.rows > 0, f"{name}: the row counts differ")

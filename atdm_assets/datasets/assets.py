@@ -223,9 +223,11 @@ def _summary(check: CheckId, outcome: CheckOutcome) -> str:
 
 def _sample(store: Store, manifest: Manifest, table: BaselineTable) -> list[dict[str, Any]]:
     """The first rows of the last file that has any: made ones, where reference rows come first."""
+    from atdm_resources.store.parquet import read_batches
+
     files = BaselineFiles(manifest.domain, manifest.baseline_id)
     for file in [file for file in table.files if file.rows][-1:]:
-        batches = store.batches(files.full(file), SAMPLE_ROWS)
+        batches = read_batches(store, files.full(file), SAMPLE_ROWS)
         rows = [row for batch in itertools.islice(batches, 1) for row in batch.to_pylist()]
         return [
             {name: cell if cell is None else str(cell) for name, cell in row.items()}

@@ -5,11 +5,8 @@ Tables that the application manages itself will be another one.
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,11 +15,10 @@ import pyarrow as pa
 from psycopg import sql
 
 from atdm_resources.postgres.copy_csv import copy_csv
+from atdm_resources.postgres.prefetch import prefetch
 
 RowsDone = Callable[[int], None]
 """Called with the number of rows sent so far."""
-
-_AHEAD = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +79,8 @@ class RunColumn:
             sql.Identifier(schema, table),
             sql.SQL(", ").join(sql.Identifier(name) for name in first.schema.names),
         )
-        with conn.cursor().copy(statement) as copy, _ahead(_encoded(rest)) as encoded:
-            for count, text in encoded:
+        with conn.cursor().copy(statement) as copy:
+            for count, text in prefetch(_encoded(rest)):
                 copy.write(memoryview(text))
                 rows += count
                 size += len(text)
@@ -120,46 +116,3 @@ def _first_of(
         yield from iterator
 
     return first, all_of_them()
-
-
-@contextmanager
-def _ahead(items: Iterator[Any]) -> Iterator[Iterator[Any]]:
-    """``items``, made in a thread that is a few items ahead of whoever takes them."""
-    waiting: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=_AHEAD)
-    stopped = threading.Event()
-
-    def put(kind: str, value: Any) -> bool:
-        while not stopped.is_set():
-            try:
-                waiting.put((kind, value), timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not put("item", item):
-                    return
-        except BaseException as error:
-            put("error", error)
-        else:
-            put("end", None)
-
-    def taken() -> Iterator[Any]:
-        while True:
-            kind, value = waiting.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                raise value
-            yield value
-
-    thread = threading.Thread(target=work, name="atdm-encoding", daemon=True)
-    thread.start()
-    try:
-        yield taken()
-    finally:
-        stopped.set()
-        thread.join()

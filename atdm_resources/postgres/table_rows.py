@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 import psycopg
@@ -27,8 +26,7 @@ from atdm_resources.postgres.columns import TableColumn
 from atdm_resources.postgres.copy_binary import BEGIN, END, rows_as_binary
 from atdm_resources.postgres.copy_csv import copy_csv
 from atdm_resources.postgres.copy_stream import copied
-
-Item = TypeVar("Item")
+from atdm_resources.postgres.prefetch import prefetch
 
 CHUNK_ROWS: Final = 16_384
 """So many rows are sent at once at most."""
@@ -65,7 +63,6 @@ _SETTINGS = (
     "SET LOCAL statement_timeout = 0",
     "SET LOCAL idle_in_transaction_session_timeout = 0",
 )
-_END = object()
 
 
 def fix_text_form(conn: psycopg.Connection[Any]) -> None:
@@ -123,7 +120,7 @@ def read_source(
     """What COPY reads from ``source``: a table with its columns, or a query in parentheses."""
     statement = sql.SQL("COPY {} TO STDOUT").format(source)
     checked = conn.info.parameter_status("server_encoding") != "SQL_ASCII"
-    for text in ahead(copied(conn, statement)):
+    for text in prefetch(copied(conn, statement)):
         yield _parsed(columns, text, checked=checked)
 
 
@@ -134,7 +131,7 @@ def write_rows(
     batches: Iterable[pa.RecordBatch],
 ) -> int:
     """COPY rows into a table, in the transaction of ``conn``; returns how many."""
-    pieces = ahead(encoded(batches, columns, binary=False))
+    pieces = prefetch(encoded(batches, columns, binary=False))
     return send_rows(conn, relation, columns, pieces, binary=False)
 
 
@@ -204,22 +201,6 @@ def _as_column(array: pa.Array, have: TableColumn, want: TableColumn) -> pa.Arra
     if pa.types.is_temporal(kind):
         return datetimes.from_text(array, kind)
     return array.cast(kind)
-
-
-def ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """``items``, each being made in a thread while the one before it is worked on."""
-    iterator = iter(items)
-    with ThreadPoolExecutor(1, thread_name_prefix="atdm-baseline") as pool:
-        coming = pool.submit(next, iterator, _END)
-        try:
-            while (item := coming.result()) is not _END:
-                coming = pool.submit(next, iterator, _END)
-                yield item  # type: ignore[misc]
-        finally:
-            coming.exception()
-            close = getattr(iterator, "close", None)
-            if close is not None:
-                close()
 
 
 def encoded(

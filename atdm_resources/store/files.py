@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import PurePosixPath
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, Any, cast
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.store.s3 import S3Options, raised_by_store
 from atdm_resources.store.staging import is_abandoned, is_staged, staged_name
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-ROW_GROUP_ROWS = 100_000
-"""Rows of a Parquet row group: fixed, so that the bytes do not depend on the size of batches."""
-
-_COMPRESSION = "zstd"
-_COMPRESSION_LEVEL = 1
-_DICTIONARY_SAMPLE = 10_000
 
 
 class Store:
@@ -42,7 +33,7 @@ class Store:
         self.url = url.rstrip("/")
         self.s3 = s3 or S3Options()
         options = self.s3.for_s3fs() if url.startswith("s3://") else {}
-        with _failing(self.url):
+        with store_errors(self.url):
             self._files, self._root = fsspec.core.url_to_fs(self.url, **options)
         self._local = url.startswith("file://")
 
@@ -60,87 +51,96 @@ class Store:
     def write_atomic(self, path: str) -> Iterator[IO[bytes]]:
         """A file to write to that appears under its name as a whole when the block ends.
 
-        Where the block raises, nothing is left and what was there before stays.
+        Where the block raises, nothing is left and what was there before stays. Only what opening
+        and completing the file raise becomes STORE_FAILED here: the block may raise OSError too.
         """
-        writer = self._write_local(path) if self._local else self._write_object(path)
-        with _failing(self.uri(path)), writer as handle:
+        write = self._staged if self._local else self._uploaded
+        with write(path) as handle:
             yield handle
 
     @contextmanager
-    def _write_local(self, path: str) -> Iterator[IO[bytes]]:
+    def _staged(
+        self, path: str, publish: Callable[[str, str], None] = os.replace
+    ) -> Iterator[IO[bytes]]:
+        """Write beside the file's name, then ``publish`` under it."""
+        # fsspec stages in the system's temporary folder: from there a move is no rename.
         full = self._full(path)
-        folder = os.path.dirname(full)
-        os.makedirs(folder, exist_ok=True)
-        staged = f"{folder}/{staged_name(os.path.basename(full))}"
+        folder, name = os.path.split(full)
+        staged = f"{folder}/{staged_name(name)}"
+        with store_errors(self.uri(path)):
+            os.makedirs(folder, exist_ok=True)
+            handle = open(staged, "xb")  # noqa: SIM115
         try:
-            with open(staged, "xb") as handle:
-                yield handle
+            yield handle
+            with store_errors(self.uri(path)):
                 handle.flush()
                 os.fsync(handle.fileno())
-            os.replace(staged, full)
-        except BaseException:
+                handle.close()
+                publish(staged, full)
+        finally:
+            with suppress(OSError):
+                handle.close()
             with suppress(FileNotFoundError):
                 os.unlink(staged)
-            raise
 
     @contextmanager
-    def _write_object(self, path: str) -> Iterator[IO[bytes]]:
-        # An object appears when its upload is completed, which is what closing does.
-        handle = self._files.open(self._full(path), "wb")
+    def _uploaded(self, path: str) -> Iterator[IO[bytes]]:
+        """An object appears when its upload is completed, which is what closing does."""
+        with store_errors(self.uri(path)):
+            handle = self._files.open(self._full(path), "wb")
         try:
             yield handle
-            handle.close()
+            with store_errors(self.uri(path)):
+                handle.close()
         except BaseException as error:
-            _discard(handle, error)
+            try:
+                handle.discard()
+            except Exception as problem:
+                # The first error is the one to report; the store's own rule drops the upload.
+                error.add_note(f"The upload could not be cancelled: {problem}")
+            # Or it would be completed after all when the handle is collected.
+            handle.closed = True
             raise
 
     def write_bytes(self, path: str, content: bytes) -> None:
         """Write a whole file atomically."""
-        with self.write_atomic(path) as handle:
+        with store_errors(self.uri(path)), self.write_atomic(path) as handle:
             handle.write(content)
 
     def write_new(self, path: str, content: bytes) -> bool:
         """Write a whole file unless there is one of that name; False when there is.
 
-        Of several who try at once, one succeeds: a hard link on disk, a conditional upload in an
-        object store.
+        If several callers try at once, one succeeds: a hard link on disk, a conditional upload in
+        an object store.
         """
-        full = self._full(path)
-        with _failing(self.uri(path)):
-            if self._local:
-                folder = os.path.dirname(full)
-                os.makedirs(folder, exist_ok=True)
-                staged = f"{folder}/{staged_name(os.path.basename(full))}"
-                try:
-                    with open(staged, "xb") as handle:
-                        handle.write(content)
-                        handle.flush()
-                        os.fsync(handle.fileno())
-                    os.link(staged, full)
-                except FileExistsError:
-                    return False
-                finally:
-                    with suppress(FileNotFoundError):
-                        os.unlink(staged)
-                return True
-            if self._files.exists(full):
-                return False
-            handle = self._files.open(full, "xb")
+        new = True
+
+        def link(staged: str, full: str) -> None:
+            nonlocal new
             try:
-                handle.write(content)
-                handle.close()
-            except BaseException as error:
-                _discard(handle, error)
-                if not isinstance(error, FileExistsError):
-                    raise
-                # An upload whose answer was lost is sent again, and refused: it was ours then.
-                return self.read_bytes(path) == content
-            return True
+                os.link(staged, full)
+            except FileExistsError:
+                new = False
+
+        full = self._full(path)
+        with store_errors(self.uri(path)):
+            if self._local:
+                with self._staged(path, link) as handle:
+                    handle.write(content)
+            elif self._files.exists(full):
+                new = False
+            else:
+                try:
+                    self._files.pipe_file(full, content, mode="create")
+                except FileExistsError:
+                    # An upload whose answer was lost is sent again, and refused: it was ours then.
+                    new = self.read_bytes(path) == content
+        return new
 
     @contextmanager
     def open(self, path: str) -> Iterator[IO[bytes]]:
         """A file to read."""
-        with _failing(self.uri(path)), self._files.open(self._full(path), "rb") as handle:
+        with store_errors(self.uri(path)), self._files.open(self._full(path), "rb") as handle:
             yield handle
 
     def read_bytes(self, path: str) -> bytes:
@@ -150,23 +150,28 @@ class Store:
 
     def exists(self, path: str) -> bool:
         """Whether there is a file or a folder of that name."""
-        with _failing(self.uri(path)):
+        with store_errors(self.uri(path)):
             return bool(self._files.exists(self._full(path)))
+
+    def sha256(self, path: str) -> str:
+        """The checksum of a file's content, in hexadecimal digits."""
+        with self.open(path) as handle:
+            return hashlib.file_digest(cast("io.BufferedReader", handle), "sha256").hexdigest()
 
     def size(self, path: str) -> int:
         """The size of a file in bytes."""
-        with _failing(self.uri(path)):
+        with store_errors(self.uri(path)):
             return int(self._files.size(self._full(path)))
 
     def modified(self, path: str) -> datetime:
         """When a file was written last, in UTC."""
-        with _failing(self.uri(path)):
+        with store_errors(self.uri(path)):
             moment: datetime = self._files.modified(self._full(path))
         return moment.astimezone(UTC)
 
     def files(self, prefix: str) -> list[str]:
         """Every file below a folder, sorted, as paths of this store."""
-        with _failing(self.uri(prefix)):
+        with store_errors(self.uri(prefix)):
             found = self._files.find(self._full(prefix))
         return sorted(path.removeprefix(f"{self._root}/") for path in found)
 
@@ -175,7 +180,7 @@ class Store:
 
         Files that are being written, or go while this looks, are none.
         """
-        with _failing(self.uri(prefix)):
+        with store_errors(self.uri(prefix)):
             found = self._files.find(self._full(prefix), detail=True)
         return {
             path.removeprefix(f"{self._root}/"): int(about["size"])
@@ -187,7 +192,7 @@ class Store:
         """Delete a folder with everything in it; returns how many files went."""
         found = self.files(prefix)
         if found or self.exists(prefix):
-            with _failing(self.uri(prefix)), suppress(FileNotFoundError):
+            with store_errors(self.uri(prefix)), suppress(FileNotFoundError):
                 self._files.rm(self._full(prefix), recursive=True)
         return len(found)
 
@@ -201,132 +206,13 @@ class Store:
             return 0
         gone = [path for path in self.files(prefix) if is_abandoned(os.path.basename(path))]
         for path in gone:
-            with _failing(self.uri(path)), suppress(FileNotFoundError):
+            with store_errors(self.uri(path)), suppress(FileNotFoundError):
                 os.unlink(self._full(path))
         return len(gone)
 
-    def batches(self, path: str, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
-        """The rows of a Parquet file, in batches of at most ``rows``."""
-        import pyarrow.parquet as pq
-
-        with self.open(path) as handle, pq.ParquetFile(handle) as parquet:
-            yield from parquet.iter_batches(batch_size=rows)
-
-
-class ParquetSink:
-    """Writes one Parquet file; equal rows give equal bytes, however they are cut into batches.
-
-    A context manager: the file appears when the block ends without an exception. ``rows`` and
-    ``bytes`` (of the finished file) are known then.
-    """
-
-    def __init__(
-        self, store: Store, path: str, schema: pa.Schema, *, row_group_rows: int = ROW_GROUP_ROWS
-    ) -> None:
-        self.path = path
-        self.rows = 0
-        self.bytes = 0
-        self._store = store
-        self._schema = schema
-        self._group = row_group_rows
-        self._waiting: list[pa.Table] = []
-        self._waiting_rows = 0
-        self._writer: Any = None
-        self._opened = store.write_atomic(path)
-
-    def __enter__(self) -> Self:
-        self._handle = self._opened.__enter__()
-        return self
-
-    def _begin(self, first: pa.Table) -> None:
-        """Open the writer. A dictionary of values that all differ costs time and space."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        sample = first.slice(0, _DICTIONARY_SAMPLE)
-        repeating = [
-            name
-            for name in sample.column_names
-            if not pa.types.is_nested(sample.schema.field(name).type)
-            and len(sample[name].unique()) * 2 <= sample.num_rows
-        ]
-        self._writer = pq.ParquetWriter(
-            self._handle,
-            self._schema,
-            compression=_COMPRESSION,
-            compression_level=_COMPRESSION_LEVEL,
-            use_dictionary=repeating or False,
-            store_schema=True,
-        )
-
-    def write(self, table: pa.Table) -> None:
-        """Append rows. Raises AtdmError STORE_FAILED; ValueError when the columns differ."""
-        if table.schema.names != self._schema.names:
-            raise ValueError(f"columns {table.schema.names}, expected {self._schema.names}")
-        self._waiting.append(table)
-        self._waiting_rows += table.num_rows
-        while self._waiting_rows >= self._group:
-            self._write_group(self._group)
-
-    def _write_group(self, rows: int) -> None:
-        import pyarrow as pa
-
-        waiting = pa.concat_tables(self._waiting)
-        # One chunk a column: where chunks end would show in the pages.
-        group = waiting.slice(0, rows).combine_chunks()
-        rest = waiting.slice(rows)
-        self._waiting = [rest] if rest.num_rows else []
-        self._waiting_rows = rest.num_rows
-        with _failing(self._store.uri(self.path)):
-            if self._writer is None:
-                self._begin(group)
-            self._writer.write_table(group, row_group_size=rows)
-        self.rows += rows
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            try:
-                if self._waiting_rows:
-                    self._write_group(self._waiting_rows)
-                with _failing(self._store.uri(self.path)):
-                    if self._writer is None:
-                        self._begin(self._schema.empty_table())
-                    self._writer.close()
-                    self.bytes = self._handle.tell()
-            except BaseException as problem:
-                self._abandon(problem)
-                raise
-            self._opened.__exit__(None, None, None)
-        else:
-            self._abandon(error)
-
-    def _abandon(self, error: BaseException) -> None:
-        # The writer wants to finish its file when it is closed, into a handle that is discarded.
-        if self._writer is not None:
-            with suppress(Exception):
-                self._writer.close()
-        with suppress(type(error), AtdmError):
-            self._opened.__exit__(type(error), error, error.__traceback__)
-
-
-def _discard(handle: Any, error: BaseException) -> None:
-    """Give an upload up: what is there under its name stays as it was."""
-    try:
-        handle.discard()
-    except Exception as problem:
-        # The first error is the one to report; the store drops unfinished uploads by its own rule.
-        error.add_note(f"The upload could not be cancelled: {problem}")
-    # Or it would be completed after all when the handle is collected.
-    handle.closed = True
-
 
 @contextmanager
-def _failing(what: str) -> Iterator[None]:
+def store_errors(what: str) -> Iterator[None]:
     """Turn what a file system raises into STORE_FAILED with the file and the reason."""
     try:
         yield

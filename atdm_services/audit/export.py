@@ -14,7 +14,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from atdm_resources.store.files import ParquetSink, Store
+from atdm_resources.store.files import Store
 
 FOLDER = "audit"
 RANGE = 100_000
@@ -105,6 +105,8 @@ def _write(
 def _write_day(store: Store, path: str, events: list[dict[str, Any]]) -> dict[str, Any]:
     import pyarrow as pa
 
+    from atdm_resources.store.parquet import write_table
+
     types = {
         "seal_number": pa.int64(),
         "event_id": pa.int64(),
@@ -112,6 +114,5 @@ def _write_day(store: Store, path: str, events: list[dict[str, Any]]) -> dict[st
         "schema_version": pa.int32(),
     }
     schema = pa.schema([(name, types.get(name, pa.string())) for name in _COLUMNS])
-    with ParquetSink(store, path, schema) as sink:
-        sink.write(pa.Table.from_pylist(events, schema=schema))
+    write_table(store, path, pa.Table.from_pylist(events, schema=schema))
     return {"path": path, "rows": len(events)}

@@ -133,7 +133,9 @@ def _checked(
 
 
 def _rows(store: Store, path: str) -> Iterator[dict[str, Any]]:
-    for batch in store.batches(path):
+    from atdm_resources.store.parquet import read_batches
+
+    for batch in read_batches(store, path):
         yield from batch.to_pylist()
 
 

@@ -31,6 +31,7 @@ from atdm_resources.postgres.locks import RequestLock
 from atdm_resources.postgres.table_rows import arrow_schema, fix_text_form, read_rows, typed
 from atdm_resources.postgres.target import ensure_disposable
 from atdm_resources.store.files import Store
+from atdm_resources.store.parquet import parquet_writer
 from atdm_services.baselines import contained_runs, records
 from atdm_services.baselines.manifest import (
     BaselineFiles,
@@ -42,7 +43,7 @@ from atdm_services.baselines.manifest import (
     new_id,
     publish_manifest,
 )
-from atdm_services.baselines.part_files import PartWriter
+from atdm_services.baselines.part_files import GROUP_BYTES, part_file
 from atdm_services.baselines.records import Actor
 
 CONNECTIONS: Final = 2
@@ -281,11 +282,12 @@ class _Capture:
         made: dict[str, Any] = {}
         if columns:
             path = self._files.part(table.name, attempt=self._attempt)
-            with PartWriter(self._store, self._files, path, arrow_schema(columns)) as writer:
+            schema = arrow_schema(columns)
+            with parquet_writer(self._store, path, schema, group_bytes=GROUP_BYTES) as writer:
                 for batch in self._rows(conn, table, columns):
                     digest.add(batch)
                     writer.write(batch)
-            made["files"] = (writer.part,)
+            made["files"] = (part_file(self._files, writer),)
             rows = digest.rows
         else:
             row = conn.execute(

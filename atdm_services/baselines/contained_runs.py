@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 from atdm_resources.postgres.columns import TableColumn
 from atdm_resources.postgres.table_rows import arrow_schema, read_source, write_rows
 from atdm_resources.store.files import Store
+from atdm_resources.store.parquet import parquet_writer
 from atdm_services.baselines.manifest import (
     REQUESTS,
     RUNS,
@@ -21,7 +22,7 @@ from atdm_services.baselines.manifest import (
     Manifest,
     PartFile,
 )
-from atdm_services.baselines.part_files import PartWriter, part_batches
+from atdm_services.baselines.part_files import GROUP_BYTES, part_batches, part_file
 
 
 def _columns(*names: str) -> tuple[TableColumn, ...]:
@@ -65,11 +66,12 @@ def _file(
     attempt: str,
     columns: Sequence[TableColumn],
     source: sql.Composable,
-) -> PartFile | None:
-    with PartWriter(store, files, files.catalog(part, attempt), arrow_schema(columns)) as writer:
+) -> PartFile:
+    path = files.catalog(part, attempt)
+    with parquet_writer(store, path, arrow_schema(columns), group_bytes=GROUP_BYTES) as writer:
         for batch in read_source(conn, source, columns):
             writer.write(batch)
-    return writer.part
+    return part_file(files, writer)
 
 
 def leases(conn: psycopg.Connection[Any], domain: str) -> list[dict[str, Any]]:

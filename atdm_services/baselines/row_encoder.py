@@ -25,8 +25,9 @@ import pyarrow as pa
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.rows import RowHash
 from atdm_resources.postgres.copy_binary import has_binary_form
+from atdm_resources.postgres.prefetch import prefetch
 from atdm_resources.postgres.stored_hash import NotComparableError, SentHash, expression
-from atdm_resources.postgres.table_rows import CHUNK_ROWS, ahead, arrow_schema, encoded
+from atdm_resources.postgres.table_rows import CHUNK_ROWS, arrow_schema, encoded
 from atdm_resources.store.files import Store
 from atdm_services.baselines.manifest import BaselineFiles, BaselineTable
 from atdm_services.baselines.part_files import table_batches
@@ -83,7 +84,7 @@ def made_ready(
 
     def hashed() -> Iterator[pa.RecordBatch]:
         nonlocal comparable
-        for batch in ahead(table_batches(store, files, table.files)):
+        for batch in prefetch(table_batches(store, files, table.files)):
             for start in range(0, batch.num_rows, CHUNK_ROWS):
                 part = batch.slice(start, CHUNK_ROWS)
                 digest.add(part)
@@ -118,7 +119,7 @@ class Here:
 
     def pieces(self) -> Iterator[Piece]:
         table = next(self._tables)
-        return ahead(made_ready(self._store, self._files, table, comparable=self._comparable))
+        return prefetch(made_ready(self._store, self._files, table, comparable=self._comparable))
 
 
 class Beside:
@@ -170,7 +171,7 @@ class Beside:
             raise self._gone() from problem
 
     def pieces(self) -> Iterator[Piece]:
-        return ahead(self._received())
+        return prefetch(self._received())
 
     def _received(self) -> Iterator[Piece]:
         while True:
@@ -213,7 +214,7 @@ def _work(commands: IO[bytes], answers: IO[bytes]) -> None:
         return
     try:
         for table in tables:
-            for piece in ahead(made_ready(store, files, table, comparable=comparable)):
+            for piece in prefetch(made_ready(store, files, table, comparable=comparable)):
                 if isinstance(piece, Summary):
                     answer(_SUMMARY, 0, pickle.dumps(piece))
                 else:

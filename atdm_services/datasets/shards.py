@@ -38,12 +38,13 @@ from atdm_engine.generation.datasets import (
 from atdm_engine.hashing.rows import RowHash
 from atdm_engine.model import Dataset, Domain, MixPart
 from atdm_engine.values.scalars import TypedScalar
-from atdm_resources.store.files import ParquetSink, Store
+from atdm_resources.store.files import Store
+from atdm_resources.store.parquet import ParquetWriter, parquet_writer, write_table
 from atdm_services.baselines.manifest import BaselineFiles, PartFile
+from atdm_services.baselines.part_files import part_file
 
 ROOT = "datasets"
 _RECORD_FORMAT = 1
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -146,27 +147,16 @@ def finished_shard(work: ShardWork, shard: int) -> ShardReport | None:
     files = [(work.files.full(table.file), table.file.sha256) for table in report.tables.values()]
     files.append((work.hashes_path(shard), record["hashes_sha256"]))
     for path, wanted in files:
-        if _sha256(work.store, path) != wanted:
+        if not work.store.exists(path) or work.store.sha256(path) != wanted:
             return None
     return report
-
-
-def _sha256(store: Store, path: str) -> str | None:
-    """The checksum of a file as it is in the store, None when there is no such file."""
-    if not store.exists(path):
-        return None
-    digest = hashlib.sha256()
-    with store.open(path) as handle:
-        while chunk := handle.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _made(work: ShardWork, shard: int) -> ShardReport:
     began = time.perf_counter()
     writing = _Writing(work, shard)
     try:
-        with writing.sinks:
+        with writing.opened:
             if shard == REFERENCE_SHARD:
                 writing.write(reference_tables(work.domain))
             else:
@@ -204,7 +194,7 @@ class _RefusedError(Exception):
 
 @dataclass
 class _Part:
-    sink: ParquetSink
+    writer: ParquetWriter
     row_hash: RowHash
     made: int = 0
 
@@ -215,7 +205,7 @@ class _Writing:
 
     work: ShardWork
     shard: int
-    sinks: ExitStack = field(default_factory=ExitStack)
+    opened: ExitStack = field(default_factory=ExitStack)
     parts: dict[str, _Part] = field(default_factory=dict)
     outcomes: list[dict[str, Any]] = field(default_factory=list)
     runs: int = 0
@@ -269,15 +259,14 @@ class _Writing:
         """Write the rejected rows of the part that failed; where they are."""
         folder = f"quarantine/{self.work.domain.name}/{ROOT}/{self.work.version}/{self.shard:05d}"
         for table, rows in rejected.items():
-            with ParquetSink(self.work.store, f"{folder}/{table}.parquet", rows.schema) as sink:
-                sink.write(rows)
+            write_table(self.work.store, f"{folder}/{table}.parquet", rows)
         return self.work.store.uri(folder) if rejected else None
 
     def write(self, tables: Mapping[str, pa.Table]) -> None:
         """Append rows as they are published."""
         for name, rows in tables.items():
-            part = self.parts.get(name) or self._opened(name, rows.schema)
-            part.sink.write(rows)
+            part = self.parts.get(name) or self._open(name, rows.schema)
+            part.writer.write(rows)
             for batch in rows.to_batches():
                 part.row_hash.add(batch)
             part.made += rows.num_rows
@@ -286,23 +275,16 @@ class _Writing:
                 found = group_hashes(tables[group.table], group, self._identity)
                 self._hashes[group.name].append(found)
 
-    def _opened(self, name: str, schema: pa.Schema) -> _Part:
+    def _open(self, name: str, schema: pa.Schema) -> _Part:
         path = self.work.files.part(name, self.shard)
-        sink = self.sinks.enter_context(ParquetSink(self.work.store, path, schema))
-        self.parts[name] = _Part(sink, RowHash())
+        writer = self.opened.enter_context(parquet_writer(self.work.store, path, schema))
+        self.parts[name] = _Part(writer, RowHash())
         return self.parts[name]
 
     def table(self, name: str) -> ShardTable:
-        """What was written of a table; the checksum is that of the file as the store has it."""
-        part, work = self.parts[name], self.work
-        checksum = _sha256(work.store, part.sink.path)
-        assert checksum is not None
-        file = PartFile(
-            path=work.files.relative(part.sink.path),
-            rows=part.sink.rows,
-            bytes=part.sink.bytes,
-            sha256=checksum,
-        )
+        """What was written of a table."""
+        part = self.parts[name]
+        file = part_file(self.work.files, part.writer)
         return ShardTable(file, part.row_hash.hexdigest(), part.made)
 
     def hashed(self) -> tuple[dict[str, HashRange], bytes]:

@@ -18,7 +18,8 @@ from atdm_engine.generation.request import RequestSpec
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.random.run_ids import run_id_array
 from atdm_resources.catalog.requests import plain
-from atdm_resources.store.files import ParquetSink, Store
+from atdm_resources.store.files import Store
+from atdm_resources.store.parquet import ParquetWriter, parquet_writer
 from atdm_services.requests.execution import TableResult
 from atdm_services.requests.load import EXPOSED_COLUMNS, StagedTable
 
@@ -29,7 +30,7 @@ EXPOSED_FILE: Final = "_exposed.parquet"
 
 @dataclass
 class _TableFile:
-    sink: ParquetSink
+    writer: ParquetWriter
     content_hash: ContentHash
     profile: ColumnProfile
     sample: list[dict[str, Any]] = field(default_factory=list)
@@ -45,14 +46,14 @@ class RequestFiles:
         self._store = store
         self._folder = folder
         self._spec = spec
-        self._sinks = ExitStack()
+        self._opened_files = ExitStack()
         self._tables: dict[str, _TableFile] = {}
         moving = any(exposure.row is None for exposure in spec.scenario.exposes)
         self.exposed = f"{folder}/{EXPOSED_FILE}" if moving else None
-        self._exposed_sink: ParquetSink | None = None
+        self._exposed_writer: ParquetWriter | None = None
 
     def __enter__(self) -> Self:
-        self._sinks.__enter__()
+        self._opened_files.__enter__()
         return self
 
     def __exit__(
@@ -61,7 +62,7 @@ class RequestFiles:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._sinks.__exit__(kind, error, traceback)
+        self._opened_files.__exit__(kind, error, traceback)
 
     def write(self, batch: Mapping[str, pa.Table]) -> None:
         """Append a batch: the rows of whole test runs, by table.
@@ -70,19 +71,19 @@ class RequestFiles:
             AtdmError: STORE_FAILED.
         """
         for table, rows in batch.items():
-            file = self._tables.get(table) or self._opened(table, rows)
+            file = self._tables.get(table) or self._open(table, rows)
             file.content_hash.add(rows)
             file.profile.add(rows)
-            file.sink.write(rows)
+            file.writer.write(rows)
         if self.exposed is not None:
             self._write_exposed(batch)
 
-    def _opened(self, table: str, rows: pa.Table) -> _TableFile:
+    def _open(self, table: str, rows: pa.Table) -> _TableFile:
         spec = self._spec
         path = f"{self._folder}/{table}.parquet"
-        sink = self._sinks.enter_context(ParquetSink(self._store, path, rows.schema))
+        writer = self._opened_files.enter_context(parquet_writer(self._store, path, rows.schema))
         file = _TableFile(
-            sink,
+            writer,
             ContentHash(spec.domain, table, spec.request_id, spec.number_base),
             ColumnProfile(spec.domain.tables[table]),
             [plain(row) for row in rows.slice(0, SAMPLE_ROWS).to_pylist()],
@@ -95,12 +96,12 @@ class RequestFiles:
         ids = run_id_array(self._spec.request_id, np.asarray(numbers, dtype=np.int64))
         data = pa.array([json.dumps(plain(value)) for value in values], pa.string())
         rows = pa.table([ids, data], names=list(EXPOSED_COLUMNS))
-        if self._exposed_sink is None:
+        if self._exposed_writer is None:
             assert self.exposed is not None
-            self._exposed_sink = self._sinks.enter_context(
-                ParquetSink(self._store, self.exposed, rows.schema)
+            self._exposed_writer = self._opened_files.enter_context(
+                parquet_writer(self._store, self.exposed, rows.schema)
             )
-        self._exposed_sink.write(rows)
+        self._exposed_writer.write(rows)
 
     def content_hash(self) -> str:
         """The hash of everything written, the same for equal data of another request."""
@@ -114,12 +115,12 @@ class RequestFiles:
             table: TableResult(
                 table=table,
                 file=StagedTable(
-                    path=file.sink.path,
-                    rows=file.sink.rows,
-                    bytes=file.sink.bytes,
+                    path=file.writer.path,
+                    rows=file.writer.rows,
+                    bytes=file.writer.bytes,
                     content_hash=file.content_hash.hexdigest(),
                 ),
-                uri=self._store.uri(file.sink.path),
+                uri=self._store.uri(file.writer.path),
                 profile=file.profile.result(),
                 sample=file.sample,
             )

@@ -23,6 +23,7 @@ from atdm_resources.postgres.errors import as_atdm_error
 from atdm_resources.postgres.ownership import Loaded, RunColumn, RunOwnership
 from atdm_resources.postgres.target import ensure_disposable
 from atdm_resources.store.files import Store
+from atdm_resources.store.parquet import read_batches
 from atdm_resources.telemetry import tracing
 
 RUN_TABLE = "test_run"
@@ -101,7 +102,7 @@ def seed(
                         conn,
                         domain.name,
                         current,
-                        store.batches(file.path, _ROWS_A_BATCH),
+                        read_batches(store, file.path, _ROWS_A_BATCH),
                         _reporter(progress, current, file.rows),
                     )
                 if done[current].rows != file.rows:
@@ -203,7 +204,7 @@ def run_batches(
     if exposed is not None:
         return (
             batch(part.column(EXPOSED_COLUMNS[0]), part.column(EXPOSED_COLUMNS[1]))
-            for part in store.batches(exposed, _RUNS_A_BATCH)
+            for part in read_batches(store, exposed, _RUNS_A_BATCH)
         )
     return (
         batch(

@@ -23,7 +23,7 @@ from atdm_engine.random.run_ids import check_label
 from atdm_resources.catalog import replays, requests
 from atdm_resources.catalog.requests import RequestRecord
 from atdm_resources.settings import is_invoker
-from atdm_resources.store.files import ParquetSink
+from atdm_resources.store.parquet import write_table
 from atdm_resources.telemetry import tracing
 from atdm_services.requests import load
 from atdm_services.requests.execution import (
@@ -313,8 +313,7 @@ def _quarantine(work: RequestWork, spec: RequestSpec, validator: Validator) -> s
     rejected = validator.rejected()
     folder = f"quarantine/{spec.scenario.key}/{spec.request_id}"
     for table, rows in rejected.items():
-        with ParquetSink(work.store, f"{folder}/{table}.parquet", rows.schema) as sink:
-            sink.write(rows)
+        write_table(work.store, f"{folder}/{table}.parquet", rows)
     return work.store.uri(folder) if rejected else None
 
 

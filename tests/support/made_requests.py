@@ -6,6 +6,7 @@ import dataclasses
 import json
 import secrets
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.random import run_ids
 from atdm_resources.catalog import requests
 from atdm_resources.catalog.requests import RequestRecord
-from atdm_resources.store.files import ParquetSink, Store
+from atdm_resources.store.files import Store
+from atdm_resources.store.parquet import ParquetWriter, parquet_writer, write_table
 from atdm_services.requests import load
 
 
@@ -83,36 +85,33 @@ def staged(
 ) -> tuple[dict[str, load.StagedTable], str | None, str]:
     """The request's rows in the store, the path of its exposed values, its content hash."""
     folder = requests.request_folder(spec.domain.name, spec.scenario.name, spec.request_id)
-    sinks: dict[str, ParquetSink] = {}
+    writers: dict[str, ParquetWriter] = {}
     hashes = {
         table: ContentHash(spec.domain, table, spec.request_id, spec.number_base)
         for table in spec.scenario.tables
     }
     exposed: list[pa.Table] = []
-    for batch in batches.batches(spec, batch_runs):
-        for table, rows in batch.items():
-            if table not in sinks:
-                sink = ParquetSink(store, f"{folder}/{table}.parquet", rows.schema)
-                sinks[table] = sink.__enter__()
-            sinks[table].write(rows)
-            hashes[table].add(rows)
-        numbers, data = batches.exposed_data(spec, batch)
-        if numbers:
-            ids = [run_ids.run_id(spec.request_id, number) for number in numbers]
-            texts = [json.dumps(requests.plain(values)) for values in data]
-            exposed.append(pa.table({"test_run_id": ids, "data": texts}))
-    for sink in sinks.values():
-        sink.__exit__(None, None, None)
+    with ExitStack() as stack:
+        for batch in batches.batches(spec, batch_runs):
+            for table, rows in batch.items():
+                if table not in writers:
+                    opened = parquet_writer(store, f"{folder}/{table}.parquet", rows.schema)
+                    writers[table] = stack.enter_context(opened)
+                writers[table].write(rows)
+                hashes[table].add(rows)
+            numbers, data = batches.exposed_data(spec, batch)
+            if numbers:
+                ids = [run_ids.run_id(spec.request_id, number) for number in numbers]
+                texts = [json.dumps(requests.plain(values)) for values in data]
+                exposed.append(pa.table({"test_run_id": ids, "data": texts}))
     path = None
     if exposed:
         path = f"{folder}/exposed.parquet"
-        with ParquetSink(store, path, exposed[0].schema) as exposed_sink:
-            for part in exposed:
-                exposed_sink.write(part)
+        write_table(store, path, pa.concat_tables(exposed))
     digests = {table: digest.hexdigest() for table, digest in hashes.items()}
     files = {
-        table: load.StagedTable(sink.path, sink.rows, sink.bytes, digests[table])
-        for table, sink in sinks.items()
+        table: load.StagedTable(writer.path, writer.rows, writer.bytes, digests[table])
+        for table, writer in writers.items()
     }
     return files, path, combined(digests)
 

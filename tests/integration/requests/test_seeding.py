@@ -23,7 +23,8 @@ from atdm_resources.catalog import leases, requests, runs
 from atdm_resources.postgres import run_rows
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.locks import RequestLock
-from atdm_resources.store.files import ParquetSink, Store
+from atdm_resources.store.files import Store
+from atdm_resources.store.parquet import read_batches, write_table
 from atdm_services.requests import load, orphans
 from tests.support.made_requests import recorded, rows_left, seeded, staged
 
@@ -80,13 +81,12 @@ def test_a_row_that_the_database_refuses_leaves_nothing(
     spec, record = recorded(conn, registry, runs=50)
     files, _, content_hash = staged(store, spec)
     rows = pa.concat_tables(
-        [pa.Table.from_batches([batch]) for batch in store.batches(files["claim"].path)]
+        [pa.Table.from_batches([batch]) for batch in read_batches(store, files["claim"].path)]
     )
     broken = rows.set_column(
         rows.schema.get_field_index("status"), "status", pa.array(["lost"] * rows.num_rows)
     )
-    with ParquetSink(store, files["claim"].path, broken.schema) as sink:
-        sink.write(broken)
+    write_table(store, files["claim"].path, broken)
     with pytest.raises(AtdmError) as caught:
         load.seed(conn, store, record, spec.domain, spec.scenario, files, content_hash=content_hash)
     assert caught.value.code is ErrorCode.SEED_FAILED

@@ -19,7 +19,8 @@ import pytest
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.store.files import ParquetSink, Store
+from atdm_resources.store.files import Store
+from atdm_resources.store.parquet import parquet_writer, read_batches
 
 
 @pytest.fixture
@@ -39,11 +40,12 @@ def rows(first: int, last: int) -> pa.Table:
 
 
 def written(store: Store, path: str, cuts: list[int], group: int) -> str:
-    with ParquetSink(store, path, rows(0, 1).schema, row_group_rows=group) as sink:
+    with parquet_writer(store, path, rows(0, 1).schema, group_rows=group) as writer:
         for first, last in itertools.pairwise(cuts):
-            sink.write(rows(first, last))
-    assert sink.rows == cuts[-1]
-    assert sink.bytes == store.size(path)
+            writer.write(rows(first, last))
+    assert writer.rows == cuts[-1]
+    assert writer.bytes == store.size(path)
+    assert writer.sha256 == store.sha256(path)
     return hashlib.sha256(store.read_bytes(path)).hexdigest()
 
 
@@ -60,7 +62,7 @@ def test_equal_rows_give_equal_bytes_however_they_are_cut(store: Store, total: i
         groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         assert groups == [1000] * (total // 1000) + ([total % 1000] if total % 1000 else [])
         assert file.read().to_pylist() == rows(0, total).to_pylist()
-    assert sum(batch.num_rows for batch in store.batches("a/one.parquet", 64)) == total
+    assert sum(batch.num_rows for batch in read_batches(store, "a/one.parquet", 64)) == total
 
 
 def test_a_file_appears_when_it_is_complete(store: Store) -> None:
@@ -86,8 +88,8 @@ def test_a_writer_that_fails_leaves_what_was_there(
 
     def fail_in_a_table() -> None:
         schema = rows(0, 1).schema
-        with ParquetSink(store, "x/z.parquet", schema, row_group_rows=10) as sink:
-            sink.write(rows(0, 25))
+        with parquet_writer(store, "x/z.parquet", schema, group_rows=10) as writer:
+            writer.write(rows(0, 25))
             raise failure
 
     for attempt in (fail_in_a_file, fail_in_a_table):
@@ -156,16 +158,17 @@ def test_a_disk_that_fills_up_while_rows_are_written(tmp_path: Path) -> None:
         import resource, signal, sys
         import pyarrow as pa
         from atdm_engine.errors import AtdmError
-        from atdm_resources.store.files import ParquetSink, Store
+        from atdm_resources.store.files import Store
+        from atdm_resources.store.parquet import parquet_writer
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
         store = Store(sys.argv[1])
         table = pa.table({"id": [str(n * 7919 % 100_003) for n in range(100_000)]})
         try:
-            with ParquetSink(store, "big.parquet", table.schema, row_group_rows=10_000) as sink:
+            with parquet_writer(store, "big.parquet", table.schema, group_rows=10_000) as writer:
                 for _ in range(10):
-                    sink.write(table)
+                    writer.write(table)
         except AtdmError as error:
             print(error.code, error.details["path"].rpartition("/")[2])
     """
@@ -179,12 +182,35 @@ def test_a_disk_that_fills_up_while_rows_are_written(tmp_path: Path) -> None:
     assert list((tmp_path / "s").iterdir()) == []
 
 
+def test_wide_rows_end_a_row_group(store: Store) -> None:
+    wide = pa.table({"text": ["x" * 1000] * 10})
+    with parquet_writer(store, "w.parquet", wide.schema, group_bytes=25_000) as writer:
+        for batch in [*wide.to_batches(), *wide.to_batches(), *wide.to_batches()] * 2:
+            writer.write(batch)
+    with store.open("w.parquet") as handle:
+        file = pq.ParquetFile(handle)
+        groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        assert groups == [30, 30]
+        assert file.read().to_pylist() == wide.to_pylist() * 6
+
+
+def test_an_error_of_the_block_is_not_the_store_s(store: Store) -> None:
+    def fail() -> None:
+        with parquet_writer(store, "a.parquet", rows(0, 1).schema) as writer:
+            writer.write(rows(0, 1))
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        fail()
+    assert not store.exists("a.parquet")
+
+
 def test_rows_of_other_columns_are_refused(store: Store) -> None:
     with (
         pytest.raises(ValueError, match="expected"),
-        ParquetSink(store, "a.parquet", rows(0, 1).schema) as sink,
+        parquet_writer(store, "a.parquet", rows(0, 1).schema) as writer,
     ):
-        sink.write(pa.table({"other": [1]}))
+        writer.write(pa.table({"other": [1]}))
     assert not store.exists("a.parquet")
 
 

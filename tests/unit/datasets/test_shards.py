@@ -23,7 +23,8 @@ from atdm_engine.checks.dataset import dataset_check_ids
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.rows import RowHash
 from atdm_resources.store.bundle import read_bundle, shipped_root
-from atdm_resources.store.files import ParquetSink, Store
+from atdm_resources.store.files import Store
+from atdm_resources.store.parquet import write_table
 from atdm_services.baselines.listing import file_problems
 from atdm_services.datasets import build as building
 from atdm_services.datasets import dataset as whole
@@ -231,7 +232,7 @@ KILLED = """
     bundle = Registry.build([*read_bundle([shipped_root()]), file])
     calls = 0
     store = __import__("atdm_resources.store.files", fromlist=["Store"]).Store
-    original = store._write_local
+    original = store.write_atomic
 
     def counted(self, path):
         global calls
@@ -240,7 +241,7 @@ KILLED = """
             os.kill(os.getpid(), signal.SIGKILL)
         return original(self, path)
 
-    store._write_local = counted
+    store.write_atomic = counted
     build(work_in(bundle, folder))
     print(calls)
 """
@@ -417,8 +418,7 @@ def test_rows_that_a_file_lost_are_found(work: ShardWork) -> None:
                 if shard == 1:
                     path = work.files.part("claim", 1)
                     rows = pq.read_table(work.store._full(path))
-                    with ParquetSink(work.store, path, rows.schema) as sink:
-                        sink.write(rows.slice(3))
+                    write_table(work.store, path, rows.slice(3))
                 yield report
 
     built = build(work, Losing())
