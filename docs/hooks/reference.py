@@ -70,7 +70,7 @@ def specification() -> str:
     """Every key of every kind of specification file; parts that several kinds share come once."""
     parts = [
         "# Specification files\n",
-        "Made from the models that read the files; `atdm schema KIND` prints a model as JSON Schema.\n",
+        "Made from the models that read them; `atdm schema KIND` prints the JSON Schema.\n",
     ]
     shared: dict[str, Mapping[str, Any]] = {}
     for kind in get_args(SchemaKind):
