@@ -1,4 +1,4 @@
-"""What a test is handed: keys, records, token, and where they are."""
+"""The data of a test: keys, records and token of its run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class AtdmData(dict[str, Any]):
 
     @property
     def records(self) -> Records:
-        """The run's rows by table, read when asked for the first time.
+        """The run's rows by table, read at the first access.
 
         Raises:
             AtdmError: REQUEST_INVALID where this connection may not read the tables.
@@ -66,6 +66,6 @@ class AtdmData(dict[str, Any]):
 
     @property
     def token(self) -> str:
-        """The cleanup token; hides itself in ``repr``."""
+        """The cleanup token. Its ``repr`` hides it."""
         token: str = self["cleanup"]["cleanup_token"]
         return token

@@ -1,7 +1,6 @@
-"""Making what a session lacks, in a process of its own: ``python -m atdm.pytest.maker``.
+"""The process that makes the runs a session lacks: ``python -m atdm.pytest.maker``.
 
-A process of its own, so that no test runs in one that has loaded Dagster; it ends when it is done,
-so that nothing stays.
+A separate process, so that no test runs in a process that has loaded Dagster.
 """
 
 from __future__ import annotations
@@ -28,71 +27,71 @@ TEMPLATE_TTL = timedelta(hours=12)
 
 
 def main() -> int:
-    """Make what stdin asks for, in order; a failure of one does not stop the others."""
+    """Make the runs that stdin orders, in order. A failed order does not stop the others."""
     answers = sys.stdout
-    # Whatever else is printed in this process is no answer.
+    # Everything else that this process prints goes to stderr.
     sys.stdout = sys.stderr
 
-    def tell(said: Mapping[str, Any]) -> None:
-        print(json.dumps(said, default=str), file=answers, flush=True)
+    def tell(answer: Mapping[str, Any]) -> None:
+        print(json.dumps(answer, default=str), file=answers, flush=True)
 
     settings = Settings.from_environment()
-    for number, asked in enumerate(json.load(sys.stdin)):
+    for number, order in enumerate(json.load(sys.stdin)):
         tell({"number": number, "started": True})
         begun = time.perf_counter()
         try:
-            made = _made(settings, asked)
+            made = _made(settings, order)
         except AtdmError as error:
             made = error.envelope()
-        except Exception as error:  # tell it, and go on with the next one
+        except Exception as error:  # reported; the next order is made
             made = {"error": {"code": "UNEXPECTED", "message": f"{type(error).__name__}: {error}"}}
         tell({"number": number, **made, "seconds": time.perf_counter() - begun})
     return 0
 
 
-def _made(settings: Settings, asked: Mapping[str, Any]) -> dict[str, Any]:
-    # Known from the files alone: a misspelt name need not wait for Dagster to load.
-    scenario = load_registry(settings).scenario(asked["scenario"])
+def _made(settings: Settings, order: Mapping[str, Any]) -> dict[str, Any]:
+    # A misspelt name is found in the files, before Dagster is loaded.
+    scenario = load_registry(settings).scenario(order["scenario"])
     wish = LeaseRequest(
         scenario=scenario.key,
-        constraints=asked["constraints"],
-        runs=asked["runs"],
-        seed=asked["seed"],
-        as_of=None if asked["as_of"] is None else moment_of(asked["as_of"]),
-        label=asked["label"],
-        # Pinned data is for the test that pinned it; anybody may lease the rest.
-        lease=asked["reserved"],
-        reason=asked["reason"],
+        constraints=order["constraints"],
+        runs=order["runs"],
+        seed=order["seed"],
+        as_of=None if order["as_of"] is None else moment_of(order["as_of"]),
+        label=order["label"],
+        # Pinned data is for the test that pinned it; the rest goes into the pool.
+        lease=order["reserved"],
+        reason=order["reason"],
         source="pytest",
     )
-    if asked["database"]:
-        return _template(settings, wish, scenario.domain, asked)
+    if order["database"]:
+        return _template(settings, wish, scenario.domain, order)
     with access.connected(settings, Silent()) as conn:
-        return _told(_materialised(settings, conn, wish))
+        return _answer(_materialised(settings, conn, wish))
 
 
 def _template(
-    settings: Settings, wish: LeaseRequest, domain: str, asked: Mapping[str, Any]
+    settings: Settings, wish: LeaseRequest, domain: str, order: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A database that holds one leased run, closed so that it can be copied."""
+    """A template database with one leased run, closed to connections so that it can be copied."""
     url = access.database_url(settings, Silent())
     with access.connected(settings, Silent()) as conn:
         clone = lease.lease_clone(
-            conn, url, domain=domain, baseline=asked["baseline"] or lease.EMPTY,
-            database=asked["database"], owner=asked["owner"], ttl=TEMPLATE_TTL, source="pytest",
+            conn, url, domain=domain, baseline=order["baseline"] or lease.EMPTY,
+            database=order["database"], owner=order["owner"], ttl=TEMPLATE_TTL, source="pytest",
             settings=settings,
         )  # fmt: skip
         within = replace(settings, database_url=clone.url)
         with access.connected(within, Silent()) as inside:
             outcome = _materialised(within, inside, replace(wish, lease=True, label=None))
-            told = _told(outcome)
-            if told["status"] == "ready":
+            answer = _answer(outcome)
+            if answer["status"] == "ready":
                 leased = leases.lease_request(
-                    inside, outcome.request_id, owner=asked["owner"], ttl=TEMPLATE_TTL, count=1
+                    inside, outcome.request_id, owner=order["owner"], ttl=TEMPLATE_TTL, count=1
                 )
-                told["lease"] = leased[0]
+                answer["lease"] = leased[0]
         scenario_copies.close_to_others(conn, clone.database)
-    return told
+    return answer
 
 
 def _materialised(settings: Settings, conn: Any, wish: LeaseRequest) -> Any:
@@ -101,7 +100,7 @@ def _materialised(settings: Settings, conn: Any, wish: LeaseRequest) -> Any:
     return in_process.materialise(settings, Silent(), conn, wish)
 
 
-def _told(outcome: Any) -> dict[str, Any]:
+def _answer(outcome: Any) -> dict[str, Any]:
     return {"status": outcome.status, "request_id": outcome.request_id}
 
 

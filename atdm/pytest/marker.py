@@ -1,6 +1,6 @@
-"""The marker: what a test says about the data it needs.
+"""The marker ``atdm_scenario``.
 
-Loaded by every pytest of the environment: the standard library and pytest alone.
+Every pytest of the environment loads it: it imports only the standard library and pytest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MARKER_HELP = (
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a marker asks for. ``as_of`` and ``ttl`` are texts as the command line takes them."""
+    """The arguments of a marker. ``as_of`` and ``ttl`` are texts as on the command line."""
 
     scenario: str
     constraints: Mapping[str, Any] = field(default_factory=dict)
@@ -41,12 +41,12 @@ class Wanted:
 
     @property
     def pinned(self) -> bool:
-        """Whether its data is made for it alone and never taken from a pool."""
+        """Whether the data is made for this test only and never taken from a pool."""
         return self.seed is not None or self.as_of is not None
 
     @property
     def plain_constraints(self) -> dict[str, str | int | float]:
-        """The constraints as JSON takes them; dates and decimals are texts, which ATDM types."""
+        """The constraints as JSON values; dates and decimals become texts."""
         return {
             name: value if isinstance(value, str | int | float) else str(value)
             for name, value in self.constraints.items()
@@ -54,16 +54,16 @@ class Wanted:
 
     @property
     def pair(self) -> str:
-        """Equal for tests that the same runs can serve."""
-        asked = [
+        """A key that is equal for tests that the same runs can serve."""
+        parts = [
             self.scenario, dict(self.constraints), self.seed, self.as_of, self.isolation,
             self.baseline,
         ]  # fmt: skip
-        return json.dumps(asked, sort_keys=True, default=str)
+        return json.dumps(parts, sort_keys=True, default=str)
 
     @property
     def shared_as(self) -> str:
-        """Equal for tests of one scope that share a lease."""
+        """A key that is equal for tests of one scope that share a lease."""
         return f"{self.pair} {self.ttl} {self.cleanup}"
 
 
@@ -79,22 +79,22 @@ def atdm_scenario(
     ttl: str | None = None,
     cleanup: str | None = None,
 ) -> pytest.MarkDecorator:
-    """Say which scenario a test needs (requirement A-PYT-01); the same as the marker.
+    """The scenario that a test needs, as a marker (requirement A-PYT-01).
 
     Args:
         name: a scenario, with or without its domain.
-        constraints: its knobs; unknown or wrong ones fail the test by name.
-        per: who shares the lease: ``test`` (the default: nobody), ``class``, ``module`` or
-            ``session``; under pytest-xdist each worker has its own.
-        isolation: ``rows``, or ``database``: a database of the test's own with the scenario's data
-            in it, whose URL is ``atdm_data["database_url"]``.
+        constraints: its constraints; unknown names and wrong values fail the test.
+        per: which tests share the lease: ``test`` (default, not shared), ``class``, ``module`` or
+            ``session``. Under pytest-xdist each worker has its own.
+        isolation: ``rows``, or ``database``: a database for this test with the scenario's data. Its
+            URL is ``atdm_data["database_url"]``.
         baseline: with ``isolation="database"``, the baseline that the database starts from.
-        seed: pins the data, so it is made for this test alone and never taken from a pool.
-        as_of: the same for the clock; ISO 8601.
+        seed: pins the data: it is made for this test and never taken from a pool.
+        as_of: pins the clock of the data; ISO 8601.
         ttl: how long the lease holds (``30m``, ``4h``).
-        cleanup: when its rows go (requirement A-OPS-16): ``after_test`` (the default; of the last
-            test where several share it), ``after_suite`` when the session ends, ``leave`` when the
-            lease ends.
+        cleanup: when its rows are deleted (requirement A-OPS-16): ``after_test`` (default; after
+        the last test that shares it), ``after_suite`` at the end of the session, ``leave`` at the
+            end of the lease.
     """
     given = {
         "per": per, "isolation": isolation, "baseline": baseline, "seed": seed, "as_of": as_of,
@@ -106,7 +106,7 @@ def atdm_scenario(
 
 
 def wanted_by(item: pytest.Item) -> Wanted:
-    """What a test's closest marker asks for. Raises UsageError without one or for a bad one."""
+    """The arguments of the closest marker. Raises UsageError if it is missing or wrong."""
     marker = item.get_closest_marker(MARKER)
     if marker is None:
         raise pytest.UsageError(

@@ -1,4 +1,4 @@
-"""Giving back what processes left that are gone: workers that died, sessions that were killed."""
+"""Resets the leases of crashed workers and killed sessions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog.reclaim import TakenBack
 
 _FORGOTTEN_SECONDS = 7 * 24 * 3600.0
-"""After so long, leases in a database that nobody uses here any more have expired."""
+"""After this time, leases in a target that is no longer used here have expired."""
 
 
 def reap_others(home: Path, own: str, target: SessionClient) -> list[str]:
-    """Give back what dead sessions left in this target; what could not be, in words."""
+    """Reset what dead sessions left in this target; returns problems as texts."""
     problems: list[str] = []
     for folder in sessions_of(home):
         if folder.session_id != own:
@@ -28,10 +28,10 @@ def reap_others(home: Path, own: str, target: SessionClient) -> list[str]:
 
 
 def clean_up(folder: SessionFolder, target: SessionClient, *, keep: bool = False) -> list[str]:
-    """Give back what dead processes of a session hold, and, once all are gone, what it asked for.
+    """Reset the leases of dead processes of a session; if all are dead, its unused runs as well.
 
-    ``keep`` leaves the runs that --atdm-keep-failed kept: their session is the one that ends.
-    Returns problems, in words; what they are about is tried again by the next session.
+    ``keep`` leaves the runs of --atdm-keep-failed: their session is the one that ends. Returns
+    problems as texts; the next session tries again.
     """
     problems: list[str] = []
     left = False
@@ -54,7 +54,7 @@ def clean_up(folder: SessionFolder, target: SessionClient, *, keep: bool = False
 
 
 def _all_done(problems: Iterator[str | None], path: Path) -> tuple[bool, list[str]]:
-    """Whether all that was tried went, and what did not. None stands for another target's."""
+    """Whether everything was reset, and the problems; None is an entry of another target."""
     found = list(problems)
     if None in found:
         try:
@@ -66,7 +66,7 @@ def _all_done(problems: Iterator[str | None], path: Path) -> tuple[bool, list[st
 
 
 def _of_journal(entries: list[Entry], target: SessionClient, *, keep: bool) -> Iterator[str | None]:
-    """Give back what the process of a journal held; yields problems."""
+    """Reset the leases of a journal's process; yields problems."""
     if not entries:
         return
     header = entries[0]
@@ -80,8 +80,8 @@ def _of_journal(entries: list[Entry], target: SessionClient, *, keep: bool) -> I
 def give_back_all(
     entries: Iterable[Entry], target: SessionClient, holder: Holder, *, keep: bool
 ) -> Iterator[str]:
-    """Give back everything that a process holds: by its owner's name, or run by run where some stay
-    or the name is not its alone. Yields problems, in words.
+    """Reset all leases of a process: by its owner, or run by run where some are kept or the owner
+    is shared. Yields problems as texts.
     """
     held: dict[str, str] = {}
     databases: dict[str, str] = {}
@@ -112,7 +112,7 @@ def give_back_all(
 
 
 def _of_notes(notes: list[Entry], target: SessionClient) -> Iterator[str | None]:
-    """Take back what a session asked for and nobody leased; yields problems."""
+    """Reset the runs that a session had made and did not lease; yields problems."""
     if any(note.get("target", target.database) != target.database for note in notes):
         yield None
         return
@@ -132,14 +132,14 @@ def _of_notes(notes: list[Entry], target: SessionClient) -> Iterator[str | None]
 
 
 def _given_back_unclaimed(note: Entry, target: SessionClient) -> Iterator[str | None]:
-    """Claim what was made for a session that is over, and give it back."""
+    """Claim the runs of a submission of a dead session, and reset them."""
     holder = Holder(note["owner"], note["secret"], shared=False)
     key = note["submission"]
     try:
         leases = target.claim_leases(key, holder)
     except AtdmError as error:
         if error.code is ErrorCode.NONE_READY:
-            yield None  # it still waits to be made: the next session looks again
+            yield None  # not made yet: the next session looks again
         return
     for lease in leases:
         yield from _tried(
@@ -158,6 +158,6 @@ def _tried(what: str, call: Callable[[], object]) -> Iterator[str]:
     try:
         call()
     except (AtdmError, psycopg.Error) as error:
-        # A mismatch: nothing of it is there any more, or it is somebody else's by now.
+        # TOKEN_MISMATCH: the run is gone, or another owner has it.
         if getattr(error, "code", None) is not ErrorCode.TOKEN_MISMATCH:
             yield f"{what} could not be given back: {in_one_line(error)}"

@@ -1,4 +1,4 @@
-"""How the tests that used data ended, told to the target in batches."""
+"""Outcomes of tests that used data, recorded in the target in batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BATCH = 200
 
 @dataclass
 class Outcomes:
-    """Outcomes of one process. ``send`` takes a batch; what it raises is a lost batch."""
+    """Outcomes of one process. ``send`` records a batch; if it raises, the batch is lost."""
 
     session_id: str
     send: Callable[[Sequence[dict[str, Any]]], object]
@@ -23,9 +23,9 @@ class Outcomes:
     problems: list[str] = field(default_factory=list)
 
     def add(self, report: pytest.TestReport, runs: Sequence[Mapping[str, Any]]) -> None:
-        """Take note of a phase; the last one of a test makes its outcomes, one for each run.
+        """Add a phase of a test. Its last phase makes its outcomes, one for each run.
 
-        ``runs`` say what each is to the target: test_run_id; scenario and seed of one in a clone.
+        ``runs``: test_run_id of each; for a run in a clone scenario and seed as well.
         """
         reports = self._reports.setdefault(report.nodeid, [])
         reports.append(report)
@@ -48,7 +48,7 @@ class Outcomes:
             self.flush()
 
     def flush(self) -> None:
-        """Send what waits. Outcomes that cannot be recorded are a problem, and no failure."""
+        """Send the waiting outcomes. A failed batch is reported as a problem; no test fails."""
         batch, self._waiting = self._waiting, []
         if not batch:
             return

@@ -1,7 +1,7 @@
-"""The pytest plugin: a test says which data it needs, gets it, and it is gone afterwards.
+"""The pytest plugin: hooks and fixtures.
 
-Loaded by every pytest of the environment, so nothing is imported or connected before a test asks
-for data.
+Every pytest of the environment loads it, so it imports and connects nothing before a test needs
+data.
 
 ::
 
@@ -52,7 +52,7 @@ _OF_THE_TARGET = frozenset(
         ErrorCode.LLM_MODE_NOT_ENABLED,
     }
 )
-"""What keeps every test from its data: the session ends with it, once and in time."""
+"""Errors that every test would meet: the session ends with the first of them."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,18 +60,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--atdm-seal",
         action="store_true",
-        help="Seal and export the audit trail when the session ends, as the daemon does.",
+        help="Seal and export the audit trail at the end of the session, as the daemon does.",
     )
     group.addoption(
         "--atdm-keep-failed",
         action="store_true",
-        help="Keep the data of failed tests until its lease ends, and say how to look at it and "
-        "how to give it back.",
+        help="Keep the data of failed tests until its lease ends, and print how to look at it and "
+        "how to reset it.",
     )
     parser.addini(
         "atdm_queue_seconds",
-        "How long a session waits for the queue to make what it lacks, where it cannot make it "
-        "itself (seconds).",
+        "Seconds that a session waits for the queue to make missing runs, where it cannot make "
+        "them itself.",
         default="120",
     )
 
@@ -88,22 +88,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of pytest-xdist which session it belongs to, and how tests are dealt out."""
+    """Pass session id and distribution mode to a worker of pytest-xdist."""
     node.workerinput["atdm_session"] = node.config.stash[_SESSION_ID]
     node.workerinput["atdm_dist"] = node.config.getoption("dist")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take what a worker told at its end; one that died has told nothing."""
-    told = getattr(node, "workeroutput", {}).pop("atdm", None)
-    if told is not None:
-        node.config.stash[_WORKERS].append(told)
+    """Collect the results of a worker. Crashed workers report none."""
+    results = getattr(node, "workeroutput", {}).pop("atdm", None)
+    if results is not None:
+        node.config.stash[_WORKERS].append(results)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Count what the tests will lease; have made what is missing before the first one starts."""
+    """Count the leases that the tests need, and have missing runs made before the first test."""
     config = session.config
     if config.option.collectonly or config.getoption("setupplan", False) or not session.items:
         return
@@ -129,7 +129,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _asks_later(session: pytest.Session) -> bool:
-    """Whether the first lease is to open the target: another client, or a baseline comes first."""
+    """Whether the first lease opens the target: a suite has its own client or restores first."""
     if any("atdm_baseline" in getattr(item, "fixturenames", ()) for item in session.items):
         return True
     manager = getattr(session, "_fixturemanager", None)
@@ -143,7 +143,7 @@ def _asks_later(session: pytest.Session) -> bool:
 
 
 def _stop(session: pytest.Session, error: AtdmError) -> str:
-    """End the session with one message; what it says."""
+    """End the session with one message; returns the message."""
     from atdm.pytest.client import in_one_line
 
     message = f"atdm {in_one_line(error)}"
@@ -154,13 +154,13 @@ def _stop(session: pytest.Session, error: AtdmError) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    """Leave the tests alone that a worker was still given when the session had to end."""
+    """Skip the tests that a worker still has when the session ends early."""
     return True if _STOPPED in item.config.stash and hasattr(item.config, "workerinput") else None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A test that runs again starts without what is known of the time before."""
+    """A test that runs again starts without the properties of its first run."""
     if item.stash.get(_HELD, None) is not None:
         item.user_properties[:] = [
             one for one in item.user_properties if not str(one[0]).startswith("atdm_")
@@ -170,7 +170,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def atdm_client() -> Generator[AtdmClient, None, None]:
-    """The client of the session's target; override it to lease from another one or from a fake.
+    """The client of the session's target. Override it to lease from another target or a fake.
 
     It connects at its first call.
     """
@@ -184,7 +184,7 @@ def atdm_client() -> Generator[AtdmClient, None, None]:
 def _atdm_suite(
     request: pytest.FixtureRequest, atdm_client: AtdmClient
 ) -> Generator[Suite, None, None]:
-    """The session's leases; those that were to last as long are given back at its end."""
+    """The session's leases. Those with cleanup="after_suite" are reset at its end."""
     suite = _suite_of(request.config)
     with _refusing(request.session):
         suite.open(atdm_client)
@@ -194,7 +194,7 @@ def _atdm_suite(
 
 
 def _leases_fixture(scope: Any) -> Any:
-    """A fixture whose leases last as long as ``scope``."""
+    """A fixture that holds the leases of ``scope`` and resets them at its end."""
 
     @pytest.fixture(scope=scope, name=fixture_name(scope))
     def leases(_atdm_suite: Suite) -> Iterator[Leases]:
@@ -214,9 +214,9 @@ _atdm_leases_of_session = _leases_fixture("session")
 def atdm_data(request: pytest.FixtureRequest, _atdm_suite: Suite) -> AtdmData:
     """The data of the test's scenario, in the shape of ``atdm -o json request``.
 
-    Leased (or made) before the test, deleted by its token after it, also when the test fails or is
-    interrupted, unless the marker or --atdm-keep-failed says otherwise. A failed reset is an
-    AtdmResetWarning that names the run. Raises UsageError without the marker.
+    Leased (or made) before the test and reset after it, also when the test fails or is interrupted,
+    unless the marker or --atdm-keep-failed says otherwise. A failed reset is an AtdmResetWarning
+    that names the run. Raises UsageError without the marker.
     """
     wanted = wanted_by(request.node)
     scope = {"test": "function"}.get(wanted.per, wanted.per)
@@ -227,9 +227,9 @@ def atdm_data(request: pytest.FixtureRequest, _atdm_suite: Suite) -> AtdmData:
 
 @pytest.fixture
 def atdm_lease(request: pytest.FixtureRequest, _atdm_suite: Suite) -> Callable[..., AtdmData]:
-    """Lease by a call: ``atdm_lease(scenario, **constraints)``, as often as a test has actors.
+    """Lease by a call: ``atdm_lease(scenario, **constraints)``, once for each actor of a test.
 
-    Given back after the test, as the data of ``atdm_data`` is.
+    Reset after the test, as the data of ``atdm_data`` is.
     """
 
     def lease(scenario: str, /, **constraints: Any) -> AtdmData:
@@ -252,7 +252,7 @@ def _leased(
 
 @contextmanager
 def _refusing(session: pytest.Session) -> Iterator[None]:
-    """Fail the test that asked; end the session where every other one would fail alike."""
+    """Fail the test; end the session where every other test would fail with the same error."""
     from atdm.pytest.client import in_one_line
 
     try:
@@ -267,11 +267,10 @@ def _refusing(session: pytest.Session) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def atdm_baseline(_atdm_suite: Suite, atdm_client: AtdmClient) -> Callable[..., dict[str, Any]]:
-    """Bring the target to a baseline: ``atdm_baseline(id, domain=None)``, once a session.
+    """Restore a baseline: ``atdm_baseline(id, domain=None)``, once a session.
 
-    Under pytest-xdist one worker restores and the others wait for it. Ask for it before the first
-    lease of the session, in a session fixture: a restore waits for leases that are out, and what
-    was ready before is gone.
+    Under pytest-xdist one worker restores and the others wait. Use it in a session fixture, before
+    the first lease: a restore waits for active leases, and it removes the runs that were ready.
     """
 
     def restore(baseline: str, domain: str | None = None) -> dict[str, Any]:
@@ -302,7 +301,7 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, Any, Any]:
-    """After the last fixture is torn down: nothing of this process stays; then nothing of any."""
+    """After the last fixture: reset the leases of this process, then those of crashed workers."""
     result = yield
     config = session.config
     suite = config.stash.get(_SUITE, None)
@@ -315,17 +314,17 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, Any, Any]:
                 "seconds": suite.seconds, "kept": suite.kept, "problems": suite.problems,
             }  # fmt: skip
         return result
-    told = config.stash[_WORKERS]
+    results = config.stash[_WORKERS]
     if suite is not None:
-        told.append({"seconds": suite.seconds, "kept": suite.kept, "problems": suite.problems})
+        results.append({"seconds": suite.seconds, "kept": suite.kept, "problems": suite.problems})
     if suite is not None or config.pluginmanager.hasplugin("dsession"):
         from atdm.pytest.session_end import end_session
 
         ended = end_session(config.stash[_SESSION_ID], suite.settings if suite else None)
-        told.append({"seconds": [], "kept": ended.kept, "problems": ended.problems})
+        results.append({"seconds": [], "kept": ended.kept, "problems": ended.problems})
         config.stash[_TARGET_URL] = ended.url
     if config.getoption("--atdm-seal"):
-        told.append({"seconds": [], "kept": [], "problems": _seal(session)})
+        results.append({"seconds": [], "kept": [], "problems": _seal(session)})
     return result
 
 
@@ -340,15 +339,15 @@ def _seal(session: pytest.Session) -> list[str]:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """What was leased, what could not be given back, and what was kept."""
-    told = config.stash.get(_WORKERS, [])
-    seconds = [one for part in told for one in part["seconds"]]
-    kept = [one for part in told for one in part["kept"]]
+    """Print the number of leases, failed resets, and kept data."""
+    results = config.stash.get(_WORKERS, [])
+    seconds = [one for part in results for one in part["seconds"]]
+    kept = [one for part in results for one in part["kept"]]
     if kept:
         terminalreporter.section("atdm: kept data of failed tests", bold=True)
         for line in reporting.kept_lines(kept, config.stash.get(_TARGET_URL, None)):
             terminalreporter.write_line(line)
-    for problem in dict.fromkeys(one for part in told for one in part["problems"]):
+    for problem in dict.fromkeys(one for part in results for one in part["problems"]):
         terminalreporter.write_line(f"atdm: {problem}", yellow=True)
     if seconds and config.get_verbosity() >= 0:
         terminalreporter.write_line(reporting.summary_line(seconds))

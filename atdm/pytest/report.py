@@ -1,4 +1,4 @@
-"""What a person reads: how a failing test's data is made again, what was kept, how long it took."""
+"""Texts for the terminal: how to make a test's data again, kept data, durations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECTION = "atdm"
 
 
 def how_to_repeat(held: ActiveLease) -> str:
-    """Which data a test had, and the command that makes the same again."""
+    """The data of a test, and the command that makes the same data again."""
     data, wanted = held.data, held.wanted
     constraints = " ".join(f"{name}={value}" for name, value in wanted.constraints.items())
     lines = [
@@ -40,7 +40,7 @@ def _again(held: ActiveLease) -> str:
 
 
 def properties(held: ActiveLease) -> list[tuple[str, object]]:
-    """What a JUnit report says of a test's data; never a token."""
+    """The JUnit properties of a test's data; never a token."""
     data = held.data
     return [
         ("atdm_scenario", data.scenario_id),
@@ -50,16 +50,16 @@ def properties(held: ActiveLease) -> list[tuple[str, object]]:
 
 
 def summary_line(seconds: Sequence[float]) -> str:
-    """How many leases there were, and what one cost: the lease and its reset, without the test."""
+    """The number of leases and their time: lease and reset, without the test. Seconds."""
     leases = "1 lease" if len(seconds) == 1 else f"{len(seconds):,} leases"
     slow = max(seconds)
     return f"atdm: {leases}, p50 {median(seconds) * 1000:.1f} ms, slowest {slow * 1000:.1f} ms"
 
 
 def kept_lines(kept: Iterable[Mapping[str, Any]], url: str | None) -> list[str]:
-    """How to look at the data of failed tests, and how to give it back.
+    """How to look at the data of failed tests and how to reset it.
 
-    ``url``: where it is, without a password.
+    ``url`` is the target's, without a password.
     """
     from atdm_resources.catalog.suites import query_for_a_person
 
@@ -94,9 +94,9 @@ def _quoted(url: str | None, database: str | None = None) -> str:
 
 
 def teller(config: pytest.Config) -> Callable[[str], None]:
-    """A way to tell the person who waits; silent with ``-q``.
+    """A function that prints progress; silent with ``-q``.
 
-    The controller of pytest-xdist owns the terminal; a worker has its standard error alone.
+    The controller of pytest-xdist has the terminal; a worker has only its standard error.
     """
     if config.get_verbosity() < 0:
         return lambda text: None

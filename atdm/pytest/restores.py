@@ -1,4 +1,4 @@
-"""A baseline restored once a session, whoever of its processes asks first."""
+"""Restores a baseline once a session, in the first process that needs it."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _POLL_SECONDS = 0.1
 def once(
     folder: SessionFolder, baseline: str, restore: Callable[[], Any], *, patient: bool
 ) -> dict[str, Any]:
-    """What ``restore`` returned, to whichever process of the session called it.
+    """The result of ``restore``, which one process of the session calls.
 
-    The others wait for its lock. If it dies, the kernel lets go of the lock, the database rolls the
-    restore back, and the next one restores. While it lasts no process of the session leases, and
-    it waits a minute for the leases that are out; not where this process holds some (``patient``
-    False), which it would wait for in vain.
+    The others wait for its lock. If it dies, the kernel releases the lock, the database rolls the
+    restore back, and the next process restores. During a restore no process of the session leases.
+    A restore waits up to a minute for active leases; not at all (``patient`` False) where this
+    process holds some of them.
 
     Raises:
-        AtdmError: what ``restore`` raises; BUSY, naming who holds leases.
+        AtdmError: the error of ``restore``; BUSY, naming the owners of leases.
     """
     name = f"restored-{hashlib.sha256(baseline.encode()).hexdigest()[:24]}"
     with folder.locked(_RESTORING):
-        known = folder.told(name)
+        known = folder.stored(name)
         if known is None:
             with folder.marked(_RESTORING):
                 known = _done(restore, _BUSY_SECONDS if patient else 0)
-            folder.tell(name, known)
+            folder.store(name, known)
     return known
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from atdm.pytest.supply import Need
 
 _TOGETHER = ("loadscope", "loadfile")
-"""How pytest-xdist deals out tests when those of a class or a module stay on one worker."""
+"""Distribution modes of pytest-xdist that keep a class or a module on one worker."""
 
 
 def fixture_name(scope: str) -> str:
@@ -24,7 +24,7 @@ def fixture_name(scope: str) -> str:
 
 
 class Leases:
-    """The leases of one scope; leaving it gives them back, whatever has happened."""
+    """The leases of one scope, reset on exit."""
 
     def __init__(self, suite: Suite) -> None:
         self._suite = suite
@@ -45,9 +45,9 @@ class Leases:
                 self._suite.give_back(held)
 
     def lease(self, wanted: Wanted, nodeid: str, *, again: bool = False) -> ActiveLease:
-        """The lease that tests of this scope share; ``again``: another one each time.
+        """The lease that tests of this scope share; a new one if ``again``.
 
-        A test that failed with it and runs again gets a fresh one. Raises AtdmError.
+        A test that failed and runs again gets a new one. Raises AtdmError.
         """
         known = None if again else self._shared.get(wanted.shared_as)
         if known is not None and known.failed_in == nodeid:
@@ -62,10 +62,10 @@ class Leases:
 
 
 def needs_of(items: Iterable[pytest.Item], *, workers: int, dist: str) -> list[Need]:
-    """What the collected tests will lease, by what the same runs can serve.
+    """The leases that the collected tests need, one ``Need`` for each kind of run.
 
-    Tests that are skipped for certain, and those whose marker is wrong, lease nothing. Where
-    workers may share the tests of a scope, each of them may need a lease of its own.
+    Skipped tests and tests with a wrong marker need none. Where several workers may run tests of
+    one scope, each worker may need a lease.
     """
     tests: dict[tuple[str, str], tuple[Wanted, int]] = {}
     for item in items:
@@ -75,7 +75,7 @@ def needs_of(items: Iterable[pytest.Item], *, workers: int, dist: str) -> list[N
         try:
             wanted = wanted_by(item)
         except pytest.UsageError:
-            continue  # its own setup says so
+            continue  # reported in the setup of the test
         key = (_scope_of(item, wanted), wanted.shared_as)
         tests[key] = (wanted, tests.get(key, (wanted, 0))[1] + 1)
     if not tests:
@@ -89,7 +89,7 @@ def needs_of(items: Iterable[pytest.Item], *, workers: int, dist: str) -> list[N
 
 
 def _scope_of(item: pytest.Item, wanted: Wanted) -> str:
-    """Equal for tests that share a lease: their class, module or session, or the test itself."""
+    """A key that is equal for tests of one scope: class, module, session or the test itself."""
     kinds: Mapping[str, type[pytest.Item | pytest.Collector]] = {
         "class": pytest.Class, "module": pytest.Module, "session": pytest.Session,
     }  # fmt: skip
@@ -101,7 +101,7 @@ def _scope_of(item: pytest.Item, wanted: Wanted) -> str:
 
 
 def _leases(wanted: Wanted, tests: int, workers: int, dist: str) -> int:
-    """How many leases so many tests of one scope take at most."""
+    """The largest number of leases that ``tests`` tests of one scope need."""
     if wanted.per == "test":
         return tests
     together = dist in _TOGETHER and wanted.per != "session"

@@ -1,4 +1,4 @@
-"""The end of a session, after the last of its processes."""
+"""The end of a session, after its last process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from atdm_resources.settings import Settings
 
 @dataclass
 class Ended:
-    """What there is to say at the end. ``url`` is the target's, without a password."""
+    """The results for the summary. ``url`` is the target's, without a password."""
 
     kept: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -23,9 +23,9 @@ class Ended:
 
 
 def end_session(session_id: str, settings: Settings | None) -> Ended:
-    """Give back what dead workers hold and what nobody leased; nothing where nothing was asked for.
+    """Reset the leases of dead workers and unused runs. Does nothing if no test needed data.
 
-    ``settings`` None: those of the environment.
+    ``settings`` None means those of the environment.
     """
     ended = Ended()
     try:
@@ -40,9 +40,7 @@ def end_session(session_id: str, settings: Settings | None) -> Ended:
         ended.problems = clean_up(folder, target, keep=True)
         target.close()
     except (AtdmError, OSError) as error:
-        ended.problems.append(
-            f"what this session left is given back when the next one starts: {in_one_line(error)}"
-        )
+        ended.problems.append(f"the next session resets what this one left: {in_one_line(error)}")
     return ended
 
 

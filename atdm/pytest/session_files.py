@@ -1,9 +1,9 @@
-"""Files that the processes of one test session share, and that outlive them when they are killed.
+"""Files that the processes of a test session share and that survive a kill.
 
-All files are readable by their user alone: they hold secrets.
+Only their user can read them: they hold secrets.
 
-A journal is locked by its process for as long as it lives; the kernel lets go of the lock when the
-process dies, however it dies. So a journal that is not locked belongs to nobody any more.
+A process locks its journal as long as it lives. The kernel releases the lock when the process dies,
+so an unlocked journal belongs to a dead process.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Journal:
 
     @classmethod
     def started(cls, path: Path, **header: Any) -> Journal | None:
-        """A new journal of this process, whose first entry is ``header``.
+        """A new journal of this process, with ``header`` as first entry.
 
-        None when somebody who looks for what the dead left took it away before it was locked.
+        None if a process that clears up dead sessions removed it before it was locked.
         """
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
@@ -52,7 +52,7 @@ class Journal:
 
     @classmethod
     def left_behind(cls, path: Path) -> Journal | None:
-        """The journal of a process that is gone; None while it lives, or when it is being read."""
+        """The journal of a dead process; None while the process lives or another one reads it."""
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
         except FileNotFoundError:
@@ -62,21 +62,21 @@ class Journal:
         except BlockingIOError:
             os.close(descriptor)
             return None
-        if not path.exists():  # somebody else was done with it between the two steps
+        if not path.exists():  # another process removed it between the two steps
             os.close(descriptor)
             return None
         return cls(path, descriptor)
 
     def write(self, **entry: Any) -> None:
-        """Add an entry; it is there for others even when this process is killed right after."""
+        """Add an entry. It stays even if this process is killed right after."""
         os.write(self._descriptor, json.dumps(entry).encode() + b"\n")
 
     def entries(self) -> list[Entry]:
-        """What was written, without a last line that was cut off."""
+        """The entries, without a last line that was cut off."""
         return read_entries(self.path)
 
     def close(self, *, remove: bool) -> None:
-        """Let go of it."""
+        """Unlock it, and delete it if ``remove``."""
         if remove:
             self.path.unlink(missing_ok=True)
         os.close(self._descriptor)
@@ -90,7 +90,7 @@ class SessionFolder:
         self.session_id = session_id
 
     def create(self) -> None:
-        """Make it where it is not there. Raises OSError where that is not possible."""
+        """Make the folder if it is missing. Raises OSError."""
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         ignored = self.path.parent / ".gitignore"
         if not ignored.exists():
@@ -98,7 +98,7 @@ class SessionFolder:
 
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """Be the only process of the session in the block; a dead holder lets go by dying."""
+        """Only one process of the session is in the block. A dead process holds no lock."""
         descriptor = os.open(self.path / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -108,7 +108,7 @@ class SessionFolder:
 
     @contextlib.contextmanager
     def marked(self, name: str) -> Iterator[None]:
-        """Others of the session see by a file that the block goes on."""
+        """A file shows the other processes that the block is in progress."""
         mark = self.path / f"{name}.mark"
         mark.touch(mode=0o600)
         try:
@@ -136,7 +136,7 @@ class SessionFolder:
         return sorted(self.path.glob(f"*{_JOURNAL}"))
 
     def note(self, **entry: Any) -> None:
-        """Note something that the session as a whole has asked for, before it is asked for."""
+        """Record an order of the session before it is sent."""
         with self.locked("supply-file"):
             descriptor = os.open(self.path / _SUPPLY, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:
@@ -147,8 +147,8 @@ class SessionFolder:
     def notes(self) -> list[Entry]:
         return read_entries(self.path / _SUPPLY)
 
-    def tell(self, name: str, value: Mapping[str, Any]) -> None:
-        """Leave word for the other processes; whole or not at all."""
+    def store(self, name: str, value: Mapping[str, Any]) -> None:
+        """Store a value for the other processes, atomically."""
         draft = self.path / f"{name}.{os.getpid()}.draft"
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
@@ -157,8 +157,8 @@ class SessionFolder:
             os.close(descriptor)
         draft.replace(self.path / f"{name}.json")
 
-    def told(self, name: str) -> Entry | None:
-        """What a process has left word of, None when none has."""
+    def stored(self, name: str) -> Entry | None:
+        """The value that a process has stored, or None."""
         try:
             said: Entry = json.loads((self.path / f"{name}.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -166,15 +166,15 @@ class SessionFolder:
         return said
 
     def stock(self, pair: str, entry: Mapping[str, Any]) -> None:
-        """Put something by for whichever process asks for ``pair`` first."""
+        """Put an entry into stock for the first process that takes ``pair``."""
         shelf = self._shelf(pair)
         shelf.mkdir(parents=True, exist_ok=True, mode=0o700)
         number = sum(1 for _ in shelf.iterdir())
         name = f"{shelf.name}/{number:06d}-{os.getpid()}"
-        self.tell(str(Path("stock") / name), entry)
+        self.store(str(Path("stock") / name), entry)
 
     def take(self, pair: str) -> Entry | None:
-        """Something put by for ``pair``, which nobody else gets; None when there is nothing."""
+        """Take an entry for ``pair`` out of stock, or None. No other process gets it."""
         shelf = self._shelf(pair)
         if not shelf.is_dir():
             return None
@@ -203,7 +203,7 @@ def sessions_of(home: Path) -> list[SessionFolder]:
 
 
 def read_entries(path: Path) -> list[Entry]:
-    """The entries of a journal, without a last line that was cut off; none when it is gone."""
+    """The entries of a journal, without a last line that was cut off; none if it is missing."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:

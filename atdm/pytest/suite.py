@@ -1,4 +1,4 @@
-"""The data of one test session, as one process of it leases it and gives it back."""
+"""The leases of one process of a test session."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LeaseClient(Protocol):
         """Lease or make a run."""
 
     def reset_run(self, test_run_id: str, cleanup_token: str) -> Any:
-        """Give it back."""
+        """Delete its rows."""
 
 
 @contextmanager
@@ -69,7 +69,7 @@ class Place:
 
 @dataclass(eq=False, slots=True)
 class ActiveLease:
-    """A lease of this process. ``failed_in`` names a failed test that used it."""
+    """A lease of this process. ``failed_in`` is the id of a failed test that used it."""
 
     data: AtdmData
     wanted: Wanted
@@ -90,7 +90,7 @@ class ActiveLease:
 
 
 class Suite:
-    """Leases for tests, with what this needs opened at the first one."""
+    """Leases for tests. Connection and files are opened at the first one."""
 
     def __init__(self, place: Place, say: Callable[[str], None]) -> None:
         self.place = place
@@ -112,14 +112,14 @@ class Suite:
         self._outcomes: Outcomes | None = None
 
     def plan(self, needs: Sequence[Need]) -> None:
-        """What the tests of the whole session will lease."""
+        """Set the leases that the whole session needs."""
         self._needs = needs
 
     def open(self, client: Any) -> None:
         """Lease through this client from now on.
 
         Raises:
-            AtdmError: what keeps every lease from succeeding.
+            AtdmError: an error that every lease would meet.
         """
         from atdm.client.sync import AtdmClient
 
@@ -163,7 +163,7 @@ class Suite:
         self._prepared = True
 
     def lease(self, wanted: Wanted, why: str) -> ActiveLease:
-        """Lease what is wanted. Raises AtdmError; ``why`` is the test's id."""
+        """Lease a run. ``why`` is the id of the test. Raises AtdmError."""
         started = time.perf_counter()
         if self._target is None or self._supply is None:
             held = self._requested(wanted, why)
@@ -176,7 +176,7 @@ class Suite:
             if found is None:
                 raise AtdmError(
                     ErrorCode.NONE_READY,
-                    f"runs of {wanted.scenario} were made and are gone: others lease them as well",
+                    f"runs of {wanted.scenario} were made, and other sessions have leased them",
                 )
             held = found
             held.seconds = time.perf_counter() - started
@@ -205,7 +205,7 @@ class Suite:
         return ActiveLease(AtdmData(answer), wanted, time.perf_counter() - started)
 
     def _found(self, wanted: Wanted) -> ActiveLease | None:
-        """A lease of what is ready or put by, None when there is none."""
+        """A lease of a run that is ready or in stock, or None."""
         from atdm_services.leases.answer import leased
 
         target, supply = self._target, self._supply
@@ -245,7 +245,7 @@ class Suite:
         return ActiveLease(AtdmData(answer, records), wanted, 0.0)
 
     def _copied(self, wanted: Wanted, template: Mapping[str, Any]) -> ActiveLease:
-        """A database of the test's own; the run in it was leased when the template was made."""
+        """A database for this test. Its run was leased when the template was made."""
         from atdm_services.leases.answer import Secret, leased
 
         target = self._target
@@ -261,9 +261,9 @@ class Suite:
         return ActiveLease(AtdmData(answer, records), wanted, 0.0, copy.database, copy.token)
 
     def give_back(self, held: ActiveLease) -> None:
-        """Reset a lease, or keep it where its test failed and that was asked for.
+        """Reset a lease, or keep it if its test failed and --atdm-keep-failed is set.
 
-        A reset that fails is an AtdmResetWarning.
+        A failed reset is an AtdmResetWarning.
         """
         if held.over or held.wanted.cleanup == "leave":
             return
@@ -306,7 +306,7 @@ class Suite:
 
     def _keep(self, held: ActiveLease) -> None:
         data = held.data
-        told = {
+        entry = {
             "kept": data.test_run_id,
             "token": str.__str__(data.token),
             "nodeid": held.failed_in,
@@ -318,12 +318,12 @@ class Suite:
             "database": held.database,
             "database_token": held.database_token,
         }
-        self.kept.append(told)
+        self.kept.append(entry)
         if self._journal is not None:
-            self._journal.write(**told)
+            self._journal.write(**entry)
 
     def _tables_of(self, held: ActiveLease) -> list[str]:
-        """The tables in which a run has rows, as far as this user may look."""
+        """The tables in which a run has rows; empty where this user may not read them."""
         try:
             return sorted(held.data.records)
         except (AtdmError, KeyError):
@@ -336,7 +336,7 @@ class Suite:
             wait_while_restoring(self._folder)
 
     def restore(self, baseline: str, restore: Callable[[], Any]) -> dict[str, Any]:
-        """What ``restore`` returned, called once a session; see ``restoring.once``."""
+        """The result of ``restore``, called once a session; see ``restores.once``."""
         from atdm.pytest.restores import once
 
         if self._folder is None:
@@ -346,12 +346,12 @@ class Suite:
         return once(self._folder, baseline, restore, patient=not self._out)
 
     def note_outcome(self, report: pytest.TestReport, used: Sequence[ActiveLease]) -> None:
-        """How a phase of a test that used these leases ended."""
+        """Record the outcome of a phase of a test that used these leases."""
         if self._outcomes is not None:
             self._outcomes.add(report, [held.outcome_key for held in used])
 
     def finish(self) -> None:
-        """Give back what is left, whatever has happened; this process leases no more."""
+        """Reset the remaining leases. This process leases no more."""
         if self._target is None or self._journal is None or self._holder is None:
             return
         from atdm.pytest.orphans import give_back_all
@@ -362,12 +362,12 @@ class Suite:
         entries = self._journal.entries()
         left = list(give_back_all(entries, self._target, self._holder, keep=True))
         self.problems += left
-        # Without its journal nobody would try again what could not be given back now.
+        # The journal stays if a reset failed: the next session tries again.
         self._journal.close(remove=not left)
         self._journal = None
         self._target.close()
 
     @property
     def settings(self) -> Settings | None:
-        """Those of the target; None where nothing was opened."""
+        """The settings of the target, or None if it was not opened."""
         return None if self._target is None else self._target.settings

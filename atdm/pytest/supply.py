@@ -1,8 +1,8 @@
-"""What a session's tests will lease, and having made what is missing, once for all its processes.
+"""Makes the runs that a session lacks, once for all its processes.
 
-Every worker of pytest-xdist collects the same tests, so the first one that has collected asks for
-all of them while the others wait for its lock; a worker that dies lets go of the lock, and the next
-one asks for what is missing then.
+Every worker of pytest-xdist collects the same tests. The first one that has collected makes the
+missing runs while the others wait for its lock. If it dies, the lock is released and the next
+worker makes what is still missing.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _LARGEST_GUESS = 32
 _OF_ONE_SCENARIO = frozenset(
     {ErrorCode.SCENARIO_NOT_FOUND, ErrorCode.CONSTRAINT_INVALID, ErrorCode.CONSTRAINT_CONTRADICTION}
 )
-"""What is wrong with one request; anything else is wrong with the target."""
+"""Errors of one scenario; all other errors concern the target."""
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """So many leases of one kind."""
+    """A number of leases of one kind."""
 
     wanted: Wanted
     count: int
@@ -45,9 +45,9 @@ class Need:
 
 @dataclass
 class Supply:
-    """The supply of one session, as one of its processes sees it.
+    """The supply of one session, in one of its processes.
 
-    ``say`` tells a person what is going on; the text ends a line or leaves it open.
+    ``say`` prints progress; a text may end a line or leave it open.
     """
 
     folder: SessionFolder
@@ -61,15 +61,15 @@ class Supply:
     _guessed: Counter[str] = field(default_factory=Counter)
 
     def prepare(self, needs: Sequence[Need]) -> None:
-        """Have made what these leases will lack; the first process of the session does it for all.
+        """Make the runs that these leases lack; the first process of the session does it for all.
 
         Raises:
-            AtdmError: what keeps every lease from succeeding, also for those who only waited. What
-                keeps some scenarios from being made is kept for their tests.
+            AtdmError: an error that every lease would meet, in every process. Errors of single
+                scenarios are kept for their tests.
         """
         self._planned = {need.wanted.pair: need.count for need in needs}
         with self.folder.locked("supply"):
-            before = self.folder.told(_PREPARED)
+            before = self.folder.stored(_PREPARED)
             if before is None:
                 before = {"stop": None}
                 try:
@@ -77,13 +77,13 @@ class Supply:
                     self._make([need for need in map(self._missing, needs) if need.count])
                 except AtdmError as error:
                     before["stop"] = error.envelope()["error"]
-                self.folder.tell(_PREPARED, before)
+                self.folder.store(_PREPARED, before)
         if before["stop"]:
             stop = before["stop"]
             raise AtdmError(ErrorCode(stop["code"]), stop["message"], stop["details"])
 
     def _missing(self, need: Need) -> Need:
-        """What of a need is not ready."""
+        """The part of a need that is not ready."""
         wanted = need.wanted
         if wanted.isolation == "database":
             return Need(wanted, 1)
@@ -94,7 +94,7 @@ class Supply:
             ready = self.target.ready(wanted, need.count)
         except AtdmError as error:
             if error.code is ErrorCode.SCENARIO_NOT_FOUND and self._makes_itself:
-                return need  # its file may be newer than what is published
+                return need  # its file may be newer than the published version
             if error.code is ErrorCode.TARGET_NOT_INITIALISED and self._may_initialise:
                 return need
             if error.code not in _OF_ONE_SCENARIO:
@@ -105,33 +105,33 @@ class Supply:
             self._failed(wanted, _made_to_be_rejected(wanted))
             return Need(wanted, 0)
         if not ready.privileged:
-            self.folder.tell("unprivileged", {})
+            self.folder.store("unprivileged", {})
         return Need(wanted, need.count - ready.runs)
 
     @property
     def _may_initialise(self) -> bool:
-        """Whether the target is the embedded server's own database."""
+        """Whether the target is the database of the embedded server."""
         return self.target.settings.database_url is None and self._makes_itself
 
     @property
     def _makes_itself(self) -> bool:
-        """Whether runs are made by a process of this session, and not through the queue."""
-        return self.target.can_make and self.folder.told("unprivileged") is None
+        """Whether a process of this session makes the runs, instead of the queue."""
+        return self.target.can_make and self.folder.stored("unprivileged") is None
 
     def stocked(self, wanted: Wanted) -> Mapping[str, Any] | None:
-        """Something that was put by for tests that want this; None when there is nothing."""
+        """An entry of the stock for this kind of lease, or None."""
         if wanted.isolation == "database":
-            return self.folder.told(_template_of(wanted))
+            return self.folder.stored(_template_of(wanted))
         return self.folder.take(wanted.pair)
 
     def restock(self, wanted: Wanted, lease: Callable[[], Any]) -> Any:
-        """What ``lease`` returns, once there is something to lease.
+        """The result of ``lease``, after runs were made for it.
 
-        A test may lease what no marker announced, or somebody else was faster: then as many are
-        made as are still expected here, or twice as many as the time before.
+        A test may lease runs that no marker announced, or another session was faster. Then as many
+        runs are made as are still expected here, or twice as many as the time before.
 
         Raises:
-            AtdmError: what ``lease`` raises then, and why nothing could be made.
+            AtdmError: the error of ``lease``, or why no run could be made.
         """
         with self.folder.locked("supply"):
             self._refuse_failed(wanted)
@@ -146,7 +146,7 @@ class Supply:
     def _look_up_privilege(self, wanted: Wanted) -> None:
         try:
             if not self.target.ready(wanted, 0).privileged:
-                self.folder.tell("unprivileged", {})
+                self.folder.store("unprivileged", {})
         except AtdmError as error:
             if error.code not in _OF_ONE_SCENARIO | {ErrorCode.TARGET_NOT_INITIALISED}:
                 raise
@@ -160,10 +160,10 @@ class Supply:
         return max(expected, guess)
 
     def _failed(self, wanted: Wanted, why: str) -> None:
-        self.folder.tell(_failure_of(wanted), {"why": why})
+        self.folder.store(_failure_of(wanted), {"why": why})
 
     def _refuse_failed(self, wanted: Wanted) -> None:
-        known = self.folder.told(_failure_of(wanted))
+        known = self.folder.stored(_failure_of(wanted))
         if known is not None:
             raise AtdmError(ErrorCode.NONE_READY, known["why"], {"told": True})
 
@@ -187,12 +187,12 @@ class Supply:
                 self._failed(need.wanted, _made_to_be_rejected(need.wanted))
             elif order["database"]:
                 kept = {"lease": answer["lease"], "database": order["database"]}
-                self.folder.tell(_template_of(need.wanted), kept)
+                self.folder.store(_template_of(need.wanted), kept)
             elif order["reserved"]:
                 self.folder.stock(need.wanted.pair, {"request_id": answer["request_id"]})
 
     def _orders(self, need: Need) -> Iterator[dict[str, Any]]:
-        """What the making process is told; noted first, so that nothing of it is ever lost."""
+        """The orders for the maker process, recorded in the session folder before they are sent."""
         wanted = need.wanted
         # Pinned runs are all the first of their requests: equal seeds give equal data.
         parts = [1] * need.count if wanted.pinned else [need.count]
@@ -216,7 +216,7 @@ class Supply:
             }
 
     def _answers(self, orders: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """How each order went, as it goes; raises where the making process dies."""
+        """The answer to each order as it arrives. Raises AtdmError if the maker process dies."""
         command = [sys.executable, "-P", "-m", "atdm.pytest.maker"]
         with (
             open(self.folder.path / "making.log", "w+", encoding="utf-8") as log,
@@ -246,7 +246,7 @@ class Supply:
                     answered += 1
                     yield answer
             except BrokenPipeError:
-                pass  # it died at once; what it said is in its log
+                pass  # the process died at once; its log has the reason
             finally:
                 if answered < len(orders):
                     child.terminate()
@@ -261,7 +261,7 @@ class Supply:
                 )
 
     def _ask_the_queue(self, needs: Sequence[Need]) -> None:
-        """Submit what is missing, wait for all of it, lease it and put it by."""
+        """Submit the missing runs to the queue, wait, lease them and put them into stock."""
         waiting: dict[str, Need] = {}
         for need in needs:
             if need.wanted.isolation == "database":
@@ -316,9 +316,9 @@ class Supply:
                 for need in waiting.values():
                     self._failed(
                         need.wanted,
-                        f"nothing is ready, and nobody made anything in {self.queue_seconds:g} s: "
-                        "does the daemon run (atdm up)? Where the server part is installed and the "
-                        "URL is the catalog owner's, no daemon is needed",
+                        f"no run is ready, and the queue made none in {self.queue_seconds:g} s: "
+                        "does the daemon run (atdm up)? No daemon is needed where the server part "
+                        "is installed and the URL is that of the catalog's owner",
                     )
                 return
             if waiting:
@@ -326,7 +326,7 @@ class Supply:
 
 
 def counted(wants: Iterable[tuple[Wanted, int]]) -> list[Need]:
-    """Leases added up by what the same runs can serve, in the order of the tests."""
+    """Needs of the same kind added up, in the order of the tests."""
     totals: dict[str, Need] = {}
     for wanted, count in wants:
         before = totals.get(wanted.pair)
@@ -335,7 +335,7 @@ def counted(wants: Iterable[tuple[Wanted, int]]) -> list[Need]:
 
 
 def _what(order: Mapping[str, Any]) -> str:
-    """What is being made, for the person who waits for it."""
+    """An order as text for the progress line."""
     runs = "a run" if order["runs"] == 1 else f"{order['runs']:,} runs"
     if order["database"]:
         runs = "a database with a run"
@@ -369,7 +369,7 @@ def _made_to_be_rejected(wanted: Wanted) -> str:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """This process's environment, with the settings that are in force here."""
+    """The environment of this process with the current settings."""
     named = {
         "ATDM_HOME": str(settings.home),
         "ATDM_DATABASE_URL": settings.database_url or "",

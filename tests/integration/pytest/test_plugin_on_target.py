@@ -210,7 +210,7 @@ def test_without_a_daemon_the_tests_that_lack_data_say_so(
     suite.makepyfile(FIVE + "\ndef test_without(): pass\n")
     result = suite.runpytest_inprocess("-o", "atdm_queue_seconds=0.3")
     result.assert_outcomes(passed=1, errors=5)
-    result.stdout.fnmatch_lines(["*nothing is ready, and nobody made anything in 0.3 s*atdm up*"])
+    result.stdout.fnmatch_lines(["*no run is ready, and the queue made none in 0.3 s*atdm up*"])
     # What is made later for a session that is over, the next one gives back.
     (folder,) = sessions_of(suite.path / "home")
     assert [note for note in folder.notes() if "submission" in note]
