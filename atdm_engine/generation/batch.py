@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from atdm_engine.arrow.types import arrow_type, repeated
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation import sql_columns
-from atdm_engine.generation.generators import make
-from atdm_engine.generation.generators.cells import Cells, Setting
 from atdm_engine.generation.layout import GroupRows, Positions, lay_out
 from atdm_engine.generation.links import chosen_rows
 from atdm_engine.generation.request import RequestSpec
+from atdm_engine.generators import make
+from atdm_engine.generators.cells import Cells, Setting
 from atdm_engine.random.run_ids import RUN_COLUMN, key_array, run_id_array
 from atdm_engine.random.stream import stream_for
 from atdm_engine.spec.generators import ReferenceChoice, References

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from atdm_engine.arrow.types import INTEGER_BITS, ColumnKind, column_kind, parse_value
 from atdm_engine.generation.counts import count_range, resolved_count
-from atdm_engine.generation.generators.scalars import MAX_RANKS, scaled_bounds
-from atdm_engine.generation.generators.texts import faker_pool
+from atdm_engine.generators.scalars import MAX_RANKS, scaled_bounds
+from atdm_engine.generators.texts import faker_pool
 from atdm_engine.patterns.parser import parse
 from atdm_engine.spec.generators import (
     After,
@@ -139,7 +139,7 @@ class _Check:
         )
         branches = [*value.branches.values(), value.otherwise]
         if known and "." not in value.case:
-            from atdm_engine.generation.generators import branch_for
+            from atdm_engine.generators import branch_for
 
             branches = [branch_for(value, self.plan.fixed(self.group, value.case)[1])]
         for branch in branches:
@@ -231,7 +231,7 @@ def _shown(kind: ColumnKind) -> str:
 def _setting(plan: GenerationPlan) -> Any:
     from datetime import UTC, datetime
 
-    from atdm_engine.generation.generators.cells import Setting
+    from atdm_engine.generators.cells import Setting
 
     return Setting(
         datetime(2000, 1, 1, tzinfo=UTC), plan.domain.spec.locale, plan.domain.vocabularies

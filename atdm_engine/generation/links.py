@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from atdm_engine.generation.generators.cells import Cells
 from atdm_engine.generation.layout import Positions
+from atdm_engine.generators.cells import Cells
 from atdm_engine.random.stream import pick, unit, zipf_shares
 from atdm_engine.spec.generators import ReferenceChoice
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.counts import MAX_ROWS_PER_RUN, max_rows
-from atdm_engine.generation.generators import branch_for
-from atdm_engine.generation.generators.unique import Unique, needs_numbers
+from atdm_engine.generators import branch_for
+from atdm_engine.generators.unique import Unique, needs_numbers
 from atdm_engine.model import Domain, Scenario
 from atdm_engine.spec.generators import Case, Constant, GeneratorModel, References
 from atdm_engine.spec.scenario import RowGroup

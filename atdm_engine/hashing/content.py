@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from atdm_engine.arrow import text_hash
 from atdm_engine.arrow.text_hash import U64, mix
 from atdm_engine.arrow.types import arrow_type
-from atdm_engine.generation.generators.unique import Unique
 from atdm_engine.generation.plan import unique_columns
+from atdm_engine.generators.unique import Unique
 from atdm_engine.model import Domain
 from atdm_engine.random.run_ids import RUN_COLUMN, RUN_DIGITS, is_request_id
 from atdm_engine.random.stream import stream_key

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from atdm_engine.arrow.text_columns import from_matrix
-from atdm_engine.generation.generators.cells import Cells, Setting
-from atdm_engine.generation.generators.scalars import pooled
+from atdm_engine.generators.cells import Cells, Setting
+from atdm_engine.generators.scalars import pooled
 from atdm_engine.patterns.parser import PatternSpec, parse
 from atdm_engine.random.stream import U64, below
 from atdm_engine.spec.generators import Faker, Text

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from atdm_engine.arrow.types import canonical_json
-from atdm_engine.generation.generators.cells import Cells, Surroundings
-from atdm_engine.generation.generators.scalars import choice_index, choice_values, pooled
+from atdm_engine.generators.cells import Cells, Surroundings
+from atdm_engine.generators.scalars import choice_index, choice_values, pooled
 from atdm_engine.spec.generators import (
     After,
     Array,
@@ -63,7 +63,7 @@ def json_objects(generator: Json, cells: Cells) -> pa.StringArray:
 
 def fragment(value: Any, cells: Cells) -> pa.StringArray:
     """The JSON texts of a generated value."""
-    from atdm_engine.generation.generators import branches_of, make
+    from atdm_engine.generators import branches_of, make
 
     if not isinstance(value, GeneratorModel):
         return pa.repeat(pa.scalar(canonical_json(json_scalar(value))), len(cells))
@@ -120,7 +120,7 @@ def encoded(values: pa.Array) -> pa.StringArray:
 
 def arrays(generator: Array, column_type: str, cells: Cells) -> pa.ListArray:
     """Arrays of a varying number of generated elements."""
-    from atdm_engine.generation.generators import make
+    from atdm_engine.generators import make
 
     inner, counts = _elements(generator, cells)
     values = make(generator.array.of, column_type.removesuffix("[]"), inner)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from atdm_engine.arrow.text_columns import from_matrix
 from atdm_engine.arrow.types import arrow_type, column_kind, typed_array
-from atdm_engine.generation.generators.cells import Cells
+from atdm_engine.generators.cells import Cells
 from atdm_engine.random.stream import cumulative, pick, zipf_shares
 from atdm_engine.spec.generators import Boolean, Choice, Decimal, Integer
 from atdm_engine.values.scalars import TypedScalar

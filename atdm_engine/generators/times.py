@@ -10,8 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from atdm_engine.arrow.types import column_kind
-from atdm_engine.generation.generators.cells import Cells
-from atdm_engine.generation.generators.scalars import ranged
+from atdm_engine.generators.cells import Cells
+from atdm_engine.generators.scalars import ranged
 from atdm_engine.random.stream import cumulative, pick
 from atdm_engine.spec.generators import After, Before, Date, TimeRange, Timestamp
 from atdm_engine.values.times import DAY, HOUR, MICROSECOND, duration, instant, microseconds

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atdm_engine.arrow.types import repeated
-from atdm_engine.generation.generators import nested, scalars, texts, times
-from atdm_engine.generation.generators.cells import Cells
-from atdm_engine.generation.generators.texts import Luhn
+from atdm_engine.generators import nested, scalars, texts, times
+from atdm_engine.generators.cells import Cells
+from atdm_engine.generators.texts import Luhn
 from atdm_engine.spec.generators import (
     After,
     Array,

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from atdm_engine.arrow.text_columns import from_matrix, starts_and_lengths
 from atdm_engine.arrow.types import arrow_type, column_kind
-from atdm_engine.generation.generators import make, scalars, texts
-from atdm_engine.generation.generators.cells import Cells
+from atdm_engine.generators import make, scalars, texts
+from atdm_engine.generators.cells import Cells
 from atdm_engine.patterns.nodes import Characters, Sequence
 from atdm_engine.patterns.parser import PatternSpec, parse
 from atdm_engine.random.permutation import MAX_CAPACITY, Permutation
