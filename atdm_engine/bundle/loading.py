@@ -14,8 +14,8 @@ from pydantic import BaseModel, Tag, ValidationError
 from atdm_engine.arrow.types import COLUMN_TYPE
 from atdm_engine.bundle.yaml import Path, YamlDocument, YamlProblem, read_yaml
 from atdm_engine.errors import Problem, SpecError, nearest_spelling
+from atdm_engine.generators.registry import KEYWORDS
 from atdm_engine.spec.domain import QualifiedColumn
-from atdm_engine.spec.generators import KEYWORDS
 from atdm_engine.spec.scenario import COUNT_KEYWORDS
 from atdm_engine.values.fields import Identifier, SpecModel
 from atdm_engine.values.scalars import key_text

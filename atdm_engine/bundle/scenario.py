@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from atdm_engine.arrow.types import column_kind
-from atdm_engine.bundle.generate_clause import GeneratorCheck
+from atdm_engine.bundle.clause_context import ScenarioNames, clause_problems
 from atdm_engine.bundle.loading import Loaded, describe
 from atdm_engine.bundle.tables import DomainTables
 from atdm_engine.bundle.version import scenario_version
 from atdm_engine.errors import Problem
+from atdm_engine.generators.constant import Constant
+from atdm_engine.generators.id import Id
 from atdm_engine.model import Domain, Exposure, Scenario
-from atdm_engine.spec import generators as g
 from atdm_engine.spec.constraints import Constraint, ConstraintType, parse_scalar
 from atdm_engine.spec.scenario import (
     PoissonCount,
@@ -63,7 +64,7 @@ def constraint_of(
     high = spec.max if spec.max is not None else (column.max if column else None)
     default = spec.default
     if default is None and column is not None:
-        if isinstance(column.generate, g.Constant) and not column.generate.prefix:
+        if isinstance(column.generate, Constant) and not column.generate.prefix:
             default = column.generate.constant
         elif column.generate is None and column.values and not column.references:
             default = column.values[0]
@@ -242,6 +243,7 @@ class ScenarioBuilder:
             for key, constraint in self.constraints.items()
         }
         tables = {other: str(found.table) for other, found in self.groups.items()}
+        names = ScenarioNames(self._above(group), tables, subjects)
         for column, generator in group.set.items():
             path = ("rows", name, "set", column)
             if column not in spec.columns:
@@ -252,12 +254,14 @@ class ScenarioBuilder:
             elif column in spec.key_columns:
                 self._problem(path, repr(column), "a column that is not in the key")
             else:
-                checker = GeneratorCheck(
-                    self.tables, table, column, spec.columns[column],
+                self.problems += clause_problems(
+                    generator,
+                    self.tables,
+                    table,
+                    spec.columns[column],
                     lambda below, *rest, _path=path: self.loaded.problem((*_path, *below), *rest),
-                    in_scenario=True, above=self._above(group), groups=tables, subjects=subjects,
-                )  # fmt: skip
-                self.problems.extend(checker.check((), generator, spec.columns[column].type))
+                    names,
+                )
         self._check_count(name, group)
 
     def _above(self, group: RowGroup) -> dict[str, str]:
@@ -344,7 +348,7 @@ class ScenarioBuilder:
 
     def _exposure(self, name: str, group_name: str, column: str) -> Exposure:
         table = str(self.groups[group_name].table)
-        derived = isinstance(self.domain.tables[table].columns[column].generate, g.Id)
+        derived = isinstance(self.domain.tables[table].columns[column].generate, Id)
         row = self._first_row(group_name) if derived else None
         return Exposure(name, table, column, group_name, row)
 

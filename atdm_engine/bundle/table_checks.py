@@ -6,19 +6,18 @@ import heapq
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
 
 import duckdb
 
 from atdm_engine.arrow import duck
 from atdm_engine.arrow.types import column_kind, parse_value
-from atdm_engine.bundle.generate_clause import GeneratorCheck
+from atdm_engine.bundle.clause_context import clause_problems
 from atdm_engine.bundle.loading import Loaded, describe
 from atdm_engine.bundle.tables import DomainTables
 from atdm_engine.errors import Problem
+from atdm_engine.generators.base import walk
 from atdm_engine.patterns.parser import parse as parse_pattern
 from atdm_engine.random.run_ids import RUN_COLUMN
-from atdm_engine.spec import generators as g
 from atdm_engine.spec.table import ColumnSpec, TableSpec
 from atdm_engine.values.scalars import scalar_text
 
@@ -101,7 +100,12 @@ def _check_order(loaded: Loaded[TableSpec]) -> Iterator[Problem]:
     """Columns that are made from each other must not form a circle."""
     columns = loaded.model.columns
     needs = {
-        name: [used for used in _own_columns(column.generate) if used in columns]
+        name: [
+            used
+            for generator in walk(column.generate)
+            for used in generator.own_columns()
+            if used in columns
+        ]
         for name, column in columns.items()
     }
     for circle in _circles(needs):
@@ -109,29 +113,6 @@ def _check_order(loaded: Loaded[TableSpec]) -> Iterator[Problem]:
         yield loaded.problem(
             ("columns", circle[0], "generate"), text, "columns that are not made from each other"
         )
-
-
-def _own_columns(generate: Any) -> Iterator[str]:
-    if isinstance(generate, g.Case):
-        yield generate.case
-        for branch in (*generate.branches.values(), generate.otherwise):
-            yield from _own_columns(branch)
-    elif isinstance(generate, g.After | g.Before):
-        offset = generate.after if isinstance(generate, g.After) else generate.before
-        if "." not in offset.column:
-            yield offset.column
-    elif isinstance(generate, g.Json):
-        for part in generate.json_.values():
-            yield from _own_columns(part)
-    elif isinstance(generate, g.Array):
-        yield from _own_columns(generate.array.of)
-    elif isinstance(generate, g.Sql):
-        try:
-            used = duck.inspect_expression(generate.sql)
-        except duck.SqlProblem:
-            return
-        if not used.tables:
-            yield from (column for table, column in used.columns if table == "")
 
 
 def _circles(needs: Mapping[str, Collection[str]]) -> list[list[str]]:
@@ -203,6 +184,11 @@ class _ColumnChecker:
     ) -> Problem:
         return self.loaded.problem(("columns", self.column, *path), found, allowed, known)
 
+    def _clause_problem(
+        self, path: Sequence[object], found: str, allowed: str, known: Sequence[str] = ()
+    ) -> Problem:
+        return self.problem(("generate", *path), found, allowed, known)
+
     def check(self) -> list[Problem]:
         try:
             kind = column_kind(self.spec.type)
@@ -212,8 +198,9 @@ class _ColumnChecker:
         problems += self._check_reference()
         spec = self.spec
         if spec.generate is not None:
-            checker = GeneratorCheck(self.domain, self.table, self.column, spec, self.problem)
-            problems += checker.check(("generate",), spec.generate, spec.type)
+            problems += clause_problems(
+                spec.generate, self.domain, self.table, spec, self._clause_problem
+            )
         elif not (spec.references or spec.values or spec.nullable):
             allowed = "generate, references, values or nullable: how a cell is made"
             problems.append(self.problem((), "no generate", allowed))

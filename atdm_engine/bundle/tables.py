@@ -6,12 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import duckdb
-import pyarrow as pa
 
 from atdm_engine.arrow import duck
-from atdm_engine.arrow.types import arrow_type
 from atdm_engine.bundle.loading import Loaded
-from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_engine.spec.table import TableSpec
 
 
@@ -42,13 +39,7 @@ def empty_connection(tables: Mapping[str, Loaded[TableSpec]]) -> duckdb.DuckDBPy
     connection = duck.connect()
     for name, loaded in tables.items():
         try:
-            connection.register(name, empty_table(loaded.model))
+            connection.register(name, loaded.model.arrow_schema.empty_table())
         except (ValueError, duckdb.Error):
             continue  # A type or name that cannot be is reported by check_table.
     return connection
-
-
-def empty_table(spec: TableSpec) -> pa.Table:
-    """A table of no rows with the columns of a table file and ``test_run_id``."""
-    fields = [pa.field(name, arrow_type(column.type)) for name, column in spec.columns.items()]
-    return pa.schema([*fields, pa.field(RUN_COLUMN, pa.string())]).empty_table()

@@ -19,7 +19,6 @@ import pyarrow as pa
 from pandera.errors import SchemaErrors
 
 from atdm_engine.arrow import duck
-from atdm_engine.bundle.tables import empty_table
 from atdm_engine.checks.results import MAX_CASES
 from atdm_engine.model import Domain, Rule
 from atdm_engine.random.run_ids import RUN_COLUMN
@@ -72,7 +71,7 @@ class RuleRunner:
         for name, spec in self._domain.tables.items():
             if name not in batch and name in self._registered:
                 continue
-            rows = batch.get(name, empty_table(spec))
+            rows = batch.get(name, spec.arrow_schema.empty_table())
             if name in self._reference:
                 rows = pa.concat_tables([self._reference[name], rows])
             self._connection.register(name, rows)

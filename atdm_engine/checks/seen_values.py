@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from atdm_engine.arrow import duck
-from atdm_engine.spec.generators import Id
+from atdm_engine.generators.id import Id
 from atdm_engine.spec.table import TableSpec
 
 MAX_REMEMBERED = 10_000_000

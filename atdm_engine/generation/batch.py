@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,33 +10,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from atdm_engine.arrow.types import arrow_type, repeated
+from atdm_engine.arrow.types import repeated
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.generation import sql_columns
 from atdm_engine.generation.layout import GroupRows, Positions, lay_out
-from atdm_engine.generation.links import chosen_rows
+from atdm_engine.generation.links import Link, Linker
 from atdm_engine.generation.request import RequestSpec
-from atdm_engine.generators import make
-from atdm_engine.generators.cells import Cells, Setting
-from atdm_engine.random.run_ids import RUN_COLUMN, key_array, run_id_array
+from atdm_engine.generators.base import make_values
+from atdm_engine.generators.cells import Cells, RowChoice, Setting
+from atdm_engine.generators.references import References
+from atdm_engine.generators.sql import evaluate
+from atdm_engine.random.run_ids import key_array, run_id_array
 from atdm_engine.random.stream import stream_for
-from atdm_engine.spec.generators import ReferenceChoice, References
 from atdm_engine.values.scalars import TypedScalar
-
-
-@dataclass(frozen=True)
-class Link:
-    """Rows that rows refer to: places in ``table``'s made rows, followed by its reference rows.
-
-    ``places`` None is the identity; a NULL place refers to nothing.
-    """
-
-    table: str
-    places: pa.Array | None
-
-    def taken(self, column: pa.Array) -> pa.Array:
-        """The cells of the rows referred to."""
-        return column if self.places is None else column.take(self.places)
 
 
 class Batch:
@@ -55,13 +41,10 @@ class Batch:
         """Every made table, in insert order, columns in file order and then ``test_run_id``."""
         made: dict[str, pa.Table] = {}
         for table in self.spec.scenario.tables:
-            columns = self.spec.domain.tables[table].columns
-            fields = [pa.field(name, arrow_type(column.type)) for name, column in columns.items()]
-            arrays = [self.table_column(table, name) for name in columns]
-            runs = self.layout.tables[table].runs
-            arrays.append(self.identities(None, runs, 0))
-            fields.append(pa.field(RUN_COLUMN, pa.string()))
-            made[table] = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+            spec = self.spec.domain.tables[table]
+            arrays = [self.table_column(table, name) for name in spec.columns]
+            arrays.append(self.identities(None, self.layout.tables[table].runs, 0))
+            made[table] = pa.Table.from_arrays(arrays, schema=spec.arrow_schema)
         return made
 
     def identities(
@@ -125,16 +108,16 @@ class Batch:
         if unique is not None:
             numbers = self.spec.number_base + (cells.runs - 1) * plan.stride + cells.rows
             return unique.make(numbers, cells)
-        return make(plan.generators[group, name], columns[name].type, cells, columns[name].luhn)
+        return make_values(plan.generators[group, name], columns[name].type, cells)
 
     def cells(self, group: str, name: str) -> Cells:
         """The cells of a column of a group."""
         rows = self.layout.groups[group]
-        stream = stream_for(
-            self.spec.seed, self.spec.scenario.key, self.plan.table_name(group), name
-        )
+        table = self.plan.table_name(group)
+        stream = stream_for(self.spec.seed, self.spec.scenario.key, table, name)
         view = GroupView(self, group, name)
-        return Cells(stream, rows.runs, rows.rows, 0, view, self.setting)
+        luhn = self.plan.table(group).columns[name].luhn
+        return Cells(stream, rows.runs, rows.rows, 0, view, self.setting, luhn)
 
     def all_rows(self, table: str, name: str) -> pa.Array:
         """A column of the made rows of a table, followed by its reference rows."""
@@ -166,7 +149,10 @@ def _invalid(place: tuple[str, str], why: str) -> AtdmError:
 
 @dataclass(frozen=True)
 class GroupView:
-    """What surrounds the cells of one column of one row group (``Surroundings``)."""
+    """What surrounds the cells of one column of one row group, ``making``.
+
+    It is the ``Surroundings`` of generators and the ``SqlRows`` of their expressions.
+    """
 
     batch: Batch
     group: str
@@ -176,6 +162,9 @@ class GroupView:
     def rows(self) -> GroupRows:
         """Where the group's rows are."""
         return self.batch.layout.groups[self.group]
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def fixed(self, name: str) -> tuple[bool, TypedScalar]:
         return self.batch.plan.fixed(self.group, name)
@@ -229,7 +218,9 @@ class GroupView:
                 continue
             value = plan.generators[self.group, name]
             if isinstance(value, References) and not value.null_fraction:
-                return self.link(value, self.batch.cells(self.group, name))
+                # The column that refers, not the one being made, says what becomes of no row.
+                view = GroupView(self.batch, self.group, name)
+                return view.link(value.choice, self.batch.cells(self.group, name))
             if name != self.making:
                 keys = self.batch.all_rows(table, self.batch.key(table))
                 return Link(table, pc.index_in(self.batch.column(self.group, name), value_set=keys))
@@ -251,20 +242,16 @@ class GroupView:
                 return Link(table, None if places is None else pa.array(places))
         return None
 
-    def keys(self, generator: References, cells: Cells) -> pa.Array:
-        link = self.link(generator, cells)
+    def keys(self, choice: RowChoice, cells: Cells) -> pa.Array:
+        link = self.link(choice, cells)
         return link.taken(self.batch.all_rows(link.table, self.batch.key(link.table)))
 
-    def link(self, generator: References, cells: Cells) -> Link:
-        """The rows that a ``references`` generator picks: above, else of the run, else shared
-        ones.
-        """
-        form = generator.references
-        choice = ReferenceChoice(table=form) if isinstance(form, str) else form
-        name = choice.table
-        link = self._ancestor(name)
+    def link(self, choice: RowChoice, cells: Cells) -> Link:
+        """The rows that a reference picks: above, else of the run, else shared ones."""
+        link = self._ancestor(choice.table)
         if link is None:
-            link = chosen_rows(self, choice, cells)
+            linker = Linker(self.batch.plan, self.batch.layout, self.group, self.making)
+            link = linker.link(choice, cells)
         if link.places is None:
             shared = self.batch.spec.domain.reference.get(link.table)
             if shared is not None and len(shared):
@@ -273,7 +260,26 @@ class GroupView:
         return link
 
     def expression(self, sql: str, column_type: str) -> pa.Array:
-        return sql_columns.expression(self, sql, column_type)
+        return evaluate(self, sql, column_type)
+
+    @property
+    def table(self) -> str:
+        return self.batch.plan.table_name(self.group)
+
+    @property
+    def own_names(self) -> Collection[str]:
+        return self.batch.plan.table(self.group).columns.keys() - {self.making}
+
+    @property
+    def constraints(self) -> Collection[str]:
+        return self.batch.plan.scenario.constraints
+
+    def rows_of(self, table: str, names: Collection[str]) -> pa.Table:
+        spec = self.batch.spec.domain.tables.get(table)
+        if spec is None:
+            raise ValueError(f"there is no table {table}")
+        used = [name for name in spec.columns if name in names] or [spec.key_columns[0]]
+        return pa.table({name: self.batch.all_rows(table, name) for name in used})
 
 
 def _taken(column: pa.Array, places: Positions) -> pa.Array:

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from atdm_engine.bundle.tables import empty_table
 from atdm_engine.generation.batches import generate, runs_per_batch
 from atdm_engine.generation.plan import GenerationPlan
 from atdm_engine.generation.request import RequestSpec
@@ -96,11 +95,6 @@ def owned_by_nobody(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
         )
         for name, rows in tables.items()
     }
-
-
-def table_schema(domain: Domain, table: str) -> pa.Schema:
-    """The Arrow schema of a table's shards."""
-    return empty_table(domain.tables[table]).schema
 
 
 def version_id(dataset: Dataset, as_of: datetime) -> str:

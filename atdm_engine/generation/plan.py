@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.generation.counts import MAX_ROWS_PER_RUN, max_rows
-from atdm_engine.generators import branch_for
-from atdm_engine.generators.unique import Unique, needs_numbers
+from atdm_engine.generation.counts import MAX_ROWS_PER_RUN, count_range, max_rows, resolved_count
+from atdm_engine.generators.base import ColumnContext, Finding, GeneratorModel, Value, check
+from atdm_engine.generators.case import Case
+from atdm_engine.generators.constant import Constant
+from atdm_engine.generators.references import References
+from atdm_engine.generators.unique import Unique
 from atdm_engine.model import Domain, Scenario
-from atdm_engine.spec.generators import Case, Constant, GeneratorModel, References
 from atdm_engine.spec.scenario import RowGroup
 from atdm_engine.spec.table import ColumnSpec, TableSpec
 from atdm_engine.values.scalars import TypedScalar
-
-Value = Any
-"""A generator model or a scalar."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +92,8 @@ class GenerationPlan:
 
     def fixed(self, group: str, name: str) -> tuple[bool, TypedScalar]:
         """Whether a column or constraint has one value for all rows of a group, and which."""
+        if "." in name:
+            return False, None
         if name not in self.table(group).columns:
             if name not in self.scenario.constraints:
                 raise ValueError(f"{name} is neither a column nor a constraint")
@@ -102,7 +102,7 @@ class GenerationPlan:
         for _ in range(16):
             if not isinstance(value, GeneratorModel):
                 return True, value
-            if value.null_fraction or value.prefix:
+            if value.modified:
                 return False, None
             if isinstance(value, Constant):
                 return True, value.constant
@@ -111,7 +111,7 @@ class GenerationPlan:
             known, subject = (False, None) if value.case == name else self.fixed(group, value.case)
             if not known:
                 return False, None
-            value = branch_for(value, subject)
+            value = value.branch(subject)
         return False, None
 
     def ancestors(self, group: str) -> Iterator[str]:
@@ -129,11 +129,12 @@ class GenerationPlan:
         except ValueError as error:
             return [str(error)]
         for (group, column), value in generators.items():
-            spec = self.table(group).columns[column]
             try:
-                self._check(group, column, spec, value)
+                problem = self._problem(group, column, value)
             except ValueError as error:
-                found.append(f"{group}.{column}: {error}")
+                problem = str(error)
+            if problem:
+                found.append(f"{group}.{column}: {problem}")
         try:
             for table, most in self.rows_per_run.items():
                 if most > MAX_ROWS_PER_RUN:
@@ -142,15 +143,63 @@ class GenerationPlan:
             found.append(str(error))
         return found
 
-    def _check(self, group: str, column: str, spec: ColumnSpec, value: Value) -> None:
-        from atdm_engine.generation.generator_checks import check_generator
-
+    def _problem(self, group: str, column: str, value: Value) -> str | None:
+        spec = self.table(group).columns[column]
         unique = self.uniques.get((self.table_name(group), column))
         if unique is not None:
             if value is not default_generator(spec) and value != unique.generator:
-                raise ValueError("a unique column cannot be set")
+                return "a unique column cannot be set"
             _ = unique.capacity
-        check_generator(self, group, spec, value)
+        context = _PlanContext(
+            spec.type,
+            spec.nullable,
+            luhn=spec.luhn,
+            locale=self.domain.spec.locale,
+            vocabularies=self.domain.vocabularies,
+            plan=self,
+            group=group,
+            may_refer_to_nothing=spec.nullable,
+        )
+        first = next(check(value, context), None)
+        return str(first) if first else None
+
+    def always_has_rows(self, group: str) -> bool:
+        """Whether every run has a row of a group."""
+        chain = [group, *self.ancestors(group)]
+        counts = (resolved_count(self.group(name), self.constraints) for name in chain)
+        return all(count_range(count)[0] > 0 for count in counts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PlanContext(ColumnContext):
+    """A column of a row group of a plan. What its file says was checked with the file."""
+
+    plan: GenerationPlan
+    group: str
+    may_refer_to_nothing: bool
+
+    def fixed(self, name: str) -> tuple[bool, TypedScalar]:
+        return self.plan.fixed(self.group, name)
+
+    def reference(self, path: Sequence[object], table: str) -> Iterator[Finding]:
+        plan = self.plan
+        if table not in plan.domain.tables and table not in plan.scenario.groups:
+            yield Finding(tuple(path), table, "a table or a row group")
+            return
+        if any(table in (above, plan.table_name(above)) for above in plan.ancestors(self.group)):
+            return
+        groups = [
+            group for group in plan.scenario.groups if table in (group, plan.table_name(group))
+        ]
+        if table in plan.domain.tables and self.group in groups:
+            return
+        shared = plan.domain.reference.get(table)
+        if self.may_refer_to_nothing or (shared is not None and len(shared)):
+            return
+        if not any(plan.always_has_rows(group) for group in groups):
+            may = "may have no row" if groups else "has no row"
+            allowed = "a table with a row in every run, or a nullable column"
+            yield Finding(tuple(path), f"{table}, of which a run {may}", allowed)
 
 
 def default_generator(spec: ColumnSpec) -> Value:
@@ -170,7 +219,7 @@ def unique_columns(domain: Domain, table: str) -> dict[str, Unique]:
     """The columns of a table that are made of unique numbers."""
     found: dict[str, Unique] = {}
     for name, spec in domain.tables[table].columns.items():
-        if not spec.unique or spec.generate is None or not needs_numbers(spec.generate):
+        if not spec.unique or spec.generate is None or spec.generate.names_rows:
             continue
         path = f"{domain.name}.{table}.{name}"
         found[name] = Unique(path, spec.generate, spec.type, spec.luhn)

@@ -5,19 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from atdm_engine.random.stream import U64, Numbers, Stream, below, unit
-from atdm_engine.spec.generators import References
 from atdm_engine.values.scalars import TypedScalar
+
+Luhn = Literal["valid", "invalid"]
+"""Whether the Luhn checksum of a column of digits must hold or must not."""
+
+
+class RowChoice(Protocol):
+    """Which row of ``table`` (a table or a row group) a reference picks."""
+
+    @property
+    def table(self) -> str: ...
+
+    def picked(self, cells: Cells, sizes: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+        """One of ``sizes`` candidates for each cell, from 0 (0 where there is none).
+
+        ``most`` bounds the sizes in any batch, so that rounding does not depend on the batch.
+        """
+        ...
+
+    def picked_of_all(self, cells: Cells, size: int) -> NDArray[np.int64]:
+        """One of ``size`` candidates that all cells share."""
+        ...
 
 
 class Surroundings(Protocol):
-    """The rows that the cells belong to, aligned with them."""
+    """The rows that the cells belong to, aligned with the cells."""
 
     def fixed(self, name: str) -> tuple[bool, TypedScalar]:
         """Whether a column or constraint has one known value for all these rows, and which."""
@@ -29,7 +49,7 @@ class Surroundings(Protocol):
         """
         ...
 
-    def keys(self, generator: References, cells: Cells) -> pa.Array:
+    def keys(self, choice: RowChoice, cells: Cells) -> pa.Array:
         """The keys of the rows that the cells refer to."""
         ...
 
@@ -53,8 +73,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells to make: ``runs`` are run numbers, ``rows`` rows in run, ``lanes`` array
-    positions.
+    """The cells to make: ``runs`` are run numbers, ``rows`` rows in run, ``lanes`` array positions.
+
+    ``luhn`` is the check digit rule of the column.
     """
 
     stream: Stream
@@ -63,6 +84,7 @@ class Cells:
     lanes: Numbers
     around: Surroundings
     setting: Setting
+    luhn: Luhn | None = None
 
     def __len__(self) -> int:
         return len(self.runs)

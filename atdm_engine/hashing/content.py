@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 from atdm_engine.arrow import text_hash
 from atdm_engine.arrow.text_hash import U64, mix
-from atdm_engine.arrow.types import arrow_type
 from atdm_engine.generation.plan import unique_columns
+from atdm_engine.generators.base import walk
+from atdm_engine.generators.sql import Sql
 from atdm_engine.generators.unique import Unique
 from atdm_engine.model import Domain
-from atdm_engine.random.run_ids import RUN_COLUMN, RUN_DIGITS, is_request_id
+from atdm_engine.random.run_ids import RUN_DIGITS, is_request_id
 from atdm_engine.random.stream import stream_key
-from atdm_engine.spec.generators import Case, Json, Sql
 
 _BLOCK = 65_536
 _NULL = np.uint64(0x6E756C6C_A5A5C3C3)
@@ -53,11 +53,9 @@ class ContentHash:
         self._marker = request_id[:-RUN_DIGITS].encode("ascii")
         self._number_base = number_base
         self._uniques = unique_columns(domain, table)
-        columns = domain.tables[table].columns
         left_out = computed_from_unique(domain, table)
-        types = {name: arrow_type(spec.type) for name, spec in columns.items()}
-        types[RUN_COLUMN] = pa.string()
-        self._types = {name: kind for name, kind in types.items() if name not in left_out}
+        schema = domain.tables[table].arrow_schema
+        self._types = {field.name: field.type for field in schema if field.name not in left_out}
         self._sums = [0, 0]
         self.rows = 0
 
@@ -141,14 +139,14 @@ def computed_from_unique(domain: Domain, table: str) -> frozenset[str]:
 
 
 def _reads(value: Any) -> set[str]:
-    if isinstance(value, Sql):
-        return set(_WORD.findall(value.sql.lower()))
-    if isinstance(value, Json):
-        return {name for inner in value.json_.values() for name in _reads(inner)}
-    if isinstance(value, Case):
-        inner = [*value.branches.values(), value.otherwise]
-        return {value.case} | {name for branch in inner for name in _reads(branch)}
-    return set()
+    """Names that a value may follow from: for SQL every word of its text."""
+    found: set[str] = set()
+    for generator in walk(value):
+        if isinstance(generator, Sql):
+            found.update(_WORD.findall(generator.sql.lower()))
+        else:
+            found.update(generator.own_columns())
+    return found
 
 
 def cell_hashes(column: pa.Array, marker: bytes) -> U64:

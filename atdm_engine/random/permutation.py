@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atdm_engine.random.stream import stream_key
+from atdm_engine.random.stream import U64, stream_key
 
 MAX_CAPACITY = 2**62
 _ROUNDS = 6
 _MULTIPLIER = np.uint64(0xFF51AFD7ED558CCD)
 _SHIFT = np.uint64(32)
-U64 = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -79,3 +78,13 @@ class Permutation:
             left, right = right, left
         result: U64 = (left << half) | right
         return result
+
+
+def scrambled(values: NDArray[np.int64]) -> U64:
+    """Bits that follow from a number, for the parts of a value that do not hold it."""
+    with np.errstate(over="ignore"):
+        bits = values.astype(np.uint64) * np.uint64(stream_key("scrambled")[0] | 1)
+        bits ^= bits >> np.uint64(29)
+        bits *= np.uint64(0x94D049BB133111EB)
+        bits ^= bits >> np.uint64(32)
+    return bits

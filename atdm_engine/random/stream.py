@@ -10,7 +10,9 @@ tests in ``tests/unit/random/test_randomness.py``. It is no cryptographic genera
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -155,6 +157,12 @@ def below(bits: U64, limit: int | NDArray[Any]) -> U64:
     return drawn
 
 
+def check_weights(weights: Collection[float]) -> None:
+    """ValueError unless shares follow from the weights."""
+    if min(weights, default=-1.0) < 0 or sum(weights) <= 0:
+        raise ValueError("weights must not be negative and must have a positive sum")
+
+
 def cumulative(weights: Any) -> NDArray[np.float64]:
     """Running shares of ``weights``, ending in 1."""
     running = np.cumsum(np.asarray(weights, np.float64))
@@ -168,6 +176,7 @@ def pick(shares: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[n
     return np.searchsorted(shares, uniform, side="right")
 
 
+@lru_cache(maxsize=32)
 def zipf_shares(count: int, exponent: float) -> NDArray[np.float64]:
     """Running shares of ranks 1..count, the weight of rank r being r ** -exponent."""
     # Exponents need no exact pow: weights rounded to 40 bits are the same with every libm.

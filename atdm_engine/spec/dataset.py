@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from atdm_engine.random.run_ids import MAX_RUNS
-from atdm_engine.random.stream import MAX_SEED
+from atdm_engine.random.stream import MAX_SEED, check_weights
 from atdm_engine.spec.cron import cron_problem
 from atdm_engine.values.fields import Identifier, Scalar, SpecModel
 from atdm_engine.values.scalars import key_text
@@ -35,10 +35,8 @@ class Shares(SpecModel):
 
     @model_validator(mode="after")
     def _weights_are_usable(self) -> Shares:
-        if isinstance(self.choice, dict) and (
-            min(self.choice.values()) < 0 or sum(self.choice.values()) <= 0
-        ):
-            raise ValueError("weights must not be negative and must have a positive sum")
+        if isinstance(self.choice, dict):
+            check_weights(self.choice.values())
         return self
 
     def weights(self) -> list[tuple[Scalar, float]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from atdm_engine.spec.generators import Value
+from atdm_engine.generators.registry import Value
 from atdm_engine.spec.table import ConstraintSpec
 from atdm_engine.values.fields import Duration, Identifier, Scalar, SpecModel
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import pyarrow as pa
 from pydantic import Field, StringConstraints
 
-from atdm_engine.arrow.types import COLUMN_TYPE
-from atdm_engine.spec.generators import Generator
+from atdm_engine.arrow.types import COLUMN_TYPE, arrow_type
+from atdm_engine.generators.registry import Generator
+from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_engine.values.fields import Identifier, Scalar, SpecModel
 
 ColumnType = Annotated[
@@ -90,6 +92,12 @@ class TableSpec(SpecModel):
         {}, description="SQL conditions over one row: a pandera check and a database CHECK each."
     )
     managed: Literal["atdm"] = Field("atdm", description="Who creates the table.")
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """The columns in their order and, last, ``test_run_id``, as Arrow types."""
+        fields = [pa.field(name, arrow_type(column.type)) for name, column in self.columns.items()]
+        return pa.schema([*fields, pa.field(RUN_COLUMN, pa.string())])
 
     @property
     def key_columns(self) -> tuple[str, ...]:

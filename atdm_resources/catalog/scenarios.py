@@ -11,9 +11,9 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from atdm_engine.bundle.version import version_parts
+from atdm_engine.generators.id import Id
 from atdm_engine.model import Domain, Scenario
 from atdm_engine.spec.constraints import Constraint
-from atdm_engine.spec.generators import Id
 from atdm_engine.spec.scenario import Pool
 from atdm_engine.values.scalars import TypedScalar, scalar_text
 from atdm_engine.values.times import duration

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 from psycopg import sql
 
-from atdm_engine.arrow.types import arrow_type, column_kind, typed_array
+from atdm_engine.arrow.types import column_kind, typed_array
 from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_engine.spec.table import TableSpec
 
@@ -52,12 +52,6 @@ def shared_rows(
     return _whole(conn, schema, table, spec, condition)
 
 
-def row_schema(spec: TableSpec) -> pa.Schema:
-    """The columns of a table file and, last, ``test_run_id``, as Arrow types."""
-    fields = [pa.field(name, arrow_type(column.type)) for name, column in spec.columns.items()]
-    return pa.schema([*fields, pa.field(RUN_COLUMN, pa.string())])
-
-
 def _whole(
     conn: psycopg.Connection[Any],
     schema: str,
@@ -66,7 +60,7 @@ def _whole(
     condition: sql.Composable,
 ) -> pa.Table:
     parts = list(_rows(conn, schema, table, spec, condition, _ROWS_A_BATCH))
-    return pa.concat_tables(parts) if parts else row_schema(spec).empty_table()
+    return pa.concat_tables(parts) if parts else spec.arrow_schema.empty_table()
 
 
 def _rows(
@@ -113,7 +107,7 @@ def _selected(name: str, column_type: str) -> sql.Composable:
 
 def _parsed(spec: TableSpec, lines: list[bytes]) -> pa.Table:
     """CSV lines as a table. JSON and arrays are read as text and brought to their one form."""
-    schema = row_schema(spec)
+    schema = spec.arrow_schema
     as_text = {
         name
         for name, column in spec.columns.items()

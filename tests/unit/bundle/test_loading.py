@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from atdm_engine.bundle.loading import load
 from atdm_engine.bundle.yaml import MAX_CHARACTERS, YamlProblem, read_yaml
 from atdm_engine.errors import Problem, SpecError
+from atdm_engine.generators.case import Case
+from atdm_engine.generators.choice import Choice
 from atdm_engine.spec.domain import BundleSpec, DomainSpec
-from atdm_engine.spec.generators import Case, Choice
 from atdm_engine.spec.scenario import RowGroup, ScenarioSpec, UniformCount
 from atdm_engine.spec.table import TableSpec
 

@@ -274,8 +274,37 @@ def test_a_run_without_a_row_to_refer_to_has_null_or_is_refused() -> None:
     assert 10 < len(with_friends) < 40
     for row in made["visit"].to_pylist():
         assert (row["customer_id"] is not None) == (row["test_run_id"] in with_friends)
-    with pytest.raises(AtdmError, match=r"visit\.customer_id: a run may have no row of customer"):
+    with pytest.raises(
+        AtdmError, match=r"visit\.customer_id: .*customer, of which a run may have no row"
+    ):
         request(shop(rows, _visit()))
+
+
+def test_a_case_may_name_a_column_of_the_parent() -> None:
+    columns = {
+        **TABLES["line"]["columns"],
+        "state": {
+            "type": "text",
+            "generate": {"case": "parent.state", "paid": "yes", "else": "no"},
+        },
+    }
+    made = generate(request(shop(tables={"line": {**TABLES["line"], "columns": columns}})), 1, 40)
+    states = {row["purchase_id"]: row["state"] for row in made["purchase"].to_pylist()}
+    found = {(states[row["purchase_id"]], row["state"]) for row in made["line"].to_pylist()}
+    assert found == {("paid", "yes"), ("open", "no")}
+
+
+def test_a_column_of_no_row_is_null() -> None:
+    visit = _visit(nullable=True)
+    sql = "coalesce(customer.first_name, 'nobody')"
+    visit["visit"]["columns"]["name"] = {"type": "text", "generate": {"sql": sql}}
+    rows = {"friend": {"table": "customer", "count": {"uniform": [0, 2]}}, "visit": 2}
+    made = generate(request(shop(rows, visit)), 1, 40)
+    names = {row["customer_id"]: row["first_name"] for row in made["customer"].to_pylist()}
+    visits = made["visit"].to_pylist()
+    assert None in {row["customer_id"] for row in visits}
+    for row in visits:
+        assert row["name"] == names.get(row["customer_id"], "nobody")
 
 
 def test_a_run_without_rows_of_its_own_refers_to_shared_ones() -> None:

@@ -257,6 +257,22 @@ def test_arrays() -> None:
     assert longer == values[:10]
 
 
+def test_an_array_of_a_json_column_is_a_json_list() -> None:
+    generate = {"array": {"of": {"json": {"n": {"integer": {"max": 9}}}}, "min": 1, "max": 2}}
+    values = [json.loads(value) for value in column("jsonb", generate, 200)]
+    assert {len(value) for value in values} == {1, 2}
+    assert all(set(one) == {"n"} for value in values for one in value)
+
+
+def test_a_missing_array_inside_json_is_null() -> None:
+    words = {"array": {"of": "a", "min": 1}, "null_fraction": 0.5}
+    values = [
+        json.loads(value)["tags"] for value in column("jsonb", {"json": {"tags": words}}, 400)
+    ]
+    assert 140 < values.count(None) < 260
+    assert all(set(value) == {"a"} for value in values if value is not None)
+
+
 def test_case_on_columns_of_any_type() -> None:
     others = {
         "flag": {"type": "boolean", "nullable": True, "generate": {"choice": [True, False, None]}},
@@ -275,39 +291,69 @@ def test_case_on_columns_of_any_type() -> None:
 @pytest.mark.parametrize(
     ("kind", "generate", "extra", "why"),
     [
-        ("integer", {"faker": "first_name"}, {}, "faker makes text"),
+        (
+            "integer",
+            {"faker": "first_name"},
+            {},
+            "faker for integer; allowed: faker for text columns",
+        ),
         ("text", {"faker": "first_nam"}, {}, "did you mean 'first_name'"),
-        ("text", {"integer": {}}, {}, "integer makes"),
+        ("text", {"integer": {}}, {}, "integer for text; allowed: integer for smallint or"),
         ("smallint", {"integer": {"max": 40_000}}, {}, "smallint holds"),
-        ("integer", {"integer": {"min": 3, "max": 2}}, {}, "less than min"),
+        (
+            "integer",
+            {"integer": {"min": 3, "max": 2}},
+            {},
+            r"integer\.min: found 3; allowed: at most max, 2",
+        ),
         ("integer", {"integer": {"max": 2, "weights": [1, 1, 1, 1]}}, {}, "4 weights for 3 values"),
         ("bigint", {"integer": {"max": 10**7, "distribution": "zipf"}}, {}, "at most 1000000"),
-        ("numeric(4,2)", {"decimal": {"max": 100.0}}, {}, "column cannot"),
+        (
+            "numeric(4,2)",
+            {"decimal": {"max": 100.0}},
+            {},
+            r"0.00 to 100.00; allowed: values that numeric\(4,2\)",
+        ),
         (
             "numeric(4,1)",
             {"decimal": {"min": 0.01, "max": 0.02}},
             {},
-            "no value of the column's scale",
+            "holds a value with 1 decimal places",
         ),
         ("integer", {"choice": [1, "x"]}, {}, "not a valid integer"),
         ("date", {"constant": "2026-02-30"}, {}, "not a valid date"),
         ("text", {"constant": None}, {}, "not nullable"),
         ("text", {"pattern": "[0-9]", "null_fraction": 0.5}, {}, "nullable column"),
-        ("integer", {"integer": {}, "prefix": "a"}, {}, "prefix needs a text column"),
+        (
+            "integer",
+            {"integer": {}, "prefix": "a"},
+            {},
+            "prefix: found 'a'; allowed: this for text columns only",
+        ),
         ("text", {"pattern": "[a-z"}, {}, "ends too early"),
         ("text", {"pattern": "[a-z]{5}"}, {"luhn": "valid"}, "digit"),
         ("text", {"pattern": "[a-z][0-9]"}, {"luhn": "valid"}, "digits alone"),
         ("text", {"text": {"min_words": 5, "max_words": 2}}, {}, "max_words"),
         ("text", {"case": "nothing", "a": "b"}, {}, "neither a column nor a constraint"),
         ("text", {"case": "id", "a": {"pattern": "("}}, {}, "ends too early"),
-        ("text", {"references": "nothing"}, {}, "neither a table nor a row group"),
-        ("text", {"references": "customer"}, {}, "has no row of customer"),
+        ("text", {"references": "nothing"}, {}, "found nothing; allowed: a table or a row group"),
+        ("text", {"references": "customer"}, {}, "customer, of which a run has no row"),
         ("text[]", {"faker": "first_name"}, {}, r"text\[\]"),
-        ("text", {"array": {"of": "a"}}, {}, "makes arrays"),
-        ("text[]", {"array": {"of": {"integer": {}}}}, {}, "integer makes"),
+        (
+            "text",
+            {"array": {"of": "a"}},
+            {},
+            "array for text; allowed: array for array or jsonb columns",
+        ),
+        ("text[]", {"array": {"of": {"integer": {}}}}, {}, r"array\.of: found integer for text"),
         ("date", {"after": {"column": "id", "max": "1d"}}, {}, "neither a date nor a timestamp"),
         ("date", {"date": {"from": "as_of", "to": "as_of - 1d"}}, {}, "before it starts"),
-        ("date", {"date": {"from": "sometime", "to": "as_of"}}, {}, "no point in time"),
+        (
+            "date",
+            {"date": {"from": "sometime", "to": "as_of"}},
+            {},
+            "from: found 'sometime'; allowed: a date, a timestamp",
+        ),
     ],
 )
 def test_what_cannot_be_made_is_a_clear_error(

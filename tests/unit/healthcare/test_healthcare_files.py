@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from atdm_engine.bundle.json_schema import json_schema
+from atdm_engine.generators.id import Id
 from atdm_engine.spec.domain import DomainSpec
-from atdm_engine.spec.generators import Id
 from atdm_engine.spec.scenario import ScenarioSpec, SchemaKind
 from atdm_engine.spec.table import TableSpec
 

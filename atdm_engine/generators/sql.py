@@ -1,4 +1,4 @@
-"""Columns made of SQL: a DuckDB expression over the rows of a batch.
+"""``sql``: a DuckDB expression over the rows of a batch.
 
 Columns of the row are bare names; ``<table>.<column>`` is a column of the row it refers to,
 ``parent.<column>`` of the row it was made for; rows that refer to it stand in subqueries under
@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import duckdb
 import pyarrow as pa
+from pydantic import Field
 
 from atdm_engine.arrow.duck import SqlProblem, connect, first_line, inspect_expression, quoted
 from atdm_engine.arrow.types import arrow_type, canonical_json, column_kind
-
-if TYPE_CHECKING:
-    from atdm_engine.generation.batch import GroupView
+from atdm_engine.generators.base import ColumnContext, Finding, GeneratorModel
+from atdm_engine.generators.cells import Cells
 
 _PLAIN = re.compile(r"(?:[a-z][a-z0-9_]*\.)?[a-z][a-z0-9_]*\Z")
 _ROWS = "_rows"
@@ -39,48 +40,94 @@ _DUCKDB_TYPES = {
 }
 
 
-def expression(view: GroupView, sql: str, column_type: str) -> pa.Array:
-    """The values of ``sql`` for the rows of a group, as a column type; ValueError says why not."""
+class Sql(GeneratorModel):
+    """``{sql: quantity * unit_price}``: a DuckDB expression over the row.
+
+    Columns of the row are bare names, columns of the row it refers to are ``<table>.<column>``,
+    those of the row it was made for (``per``) are ``parent.<column>``; rows that refer to it are
+    tables of their own names for a subquery.
+    """
+
+    sql: str = Field(min_length=1)
+
+    def own_columns(self) -> Iterable[str]:
+        try:
+            used = inspect_expression(self.sql)
+        except SqlProblem:
+            return ()
+        # In a subquery a bare name may be a column of the rows that it reads.
+        return [] if used.tables else [column for table, column in used.columns if table == ""]
+
+    def own_findings(self, context: ColumnContext) -> Iterator[Finding]:
+        try:
+            inspect_expression(self.sql)
+        except SqlProblem as error:
+            start = self.sql if len(self.sql) <= 60 else self.sql[:57] + "..."
+            yield Finding(("sql",), repr(start), error.message)
+
+    def make(self, column_type: str, cells: Cells) -> pa.Array:
+        return cells.around.expression(self.sql, column_type)
+
+
+class SqlRows(Protocol):
+    """Rows as an expression sees them."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def table(self) -> str:
+        """The table of the rows."""
+        ...
+
+    @property
+    def own_names(self) -> Collection[str]:
+        """The columns of the rows that are made without this expression."""
+        ...
+
+    @property
+    def constraints(self) -> Collection[str]:
+        """The constraints of the scenario."""
+        ...
+
+    def column(self, name: str) -> pa.Array:
+        """A column of the rows, of the rows above them or of rows that they refer to."""
+        ...
+
+    def rows_of(self, table: str, names: Collection[str]) -> pa.Table:
+        """All rows of a table, with those of its columns that are among ``names``."""
+        ...
+
+
+def evaluate(rows: SqlRows, sql: str, column_type: str) -> pa.Array:
+    """The values of ``sql`` for rows, as a column type; ValueError says why there are none."""
     text = sql.strip()
     target = arrow_type(column_type)
     if _PLAIN.match(text) and text not in ("true", "false", "null"):
-        column = view.column(text)
+        column = rows.column(text)
         if column.type == target:
             return column
     inspected = inspect_expression(text)
-    plan = view.batch.plan
-    own_table = plan.table_name(view.group)
     own: dict[str, pa.Array] = {}
     elsewhere: dict[str, str] = {}
     for table, name in sorted(inspected.columns):
-        if table in ("", own_table):
-            usable = name in plan.table(view.group).columns and name != view.making
-            if usable or (not table and name in plan.scenario.constraints):
-                own[name] = view.column(name)
+        if table in ("", rows.table):
+            if name in rows.own_names or (not table and name in rows.constraints):
+                own[name] = rows.column(name)
         elif table not in inspected.tables:
-            own[f"{table}.{name}"] = view.column(f"{table}.{name}")
+            own[f"{table}.{name}"] = rows.column(f"{table}.{name}")
             elsewhere[table] = table
-    query = _query(text, own_table, tuple(elsewhere), _duckdb_type(column_type))
+    query = _query(text, rows.table, tuple(elsewhere), _duckdb_type(column_type))
     children = {
-        table: _child(
-            view, table, {name for owner, name in inspected.columns if owner in ("", table)}
+        table: rows.rows_of(
+            table, {name for owner, name in inspected.columns if owner in ("", table)}
         )
         for table in inspected.tables
     }
-    own[_INDEX] = pa.array(range(len(view.rows)), pa.int64())
+    own[_INDEX] = pa.array(range(len(rows)), pa.int64())
     values = _run(query, {_ROWS: pa.table(own), **children})
-    if len(values) != len(view.rows):
+    if len(values) != len(rows):
         raise ValueError("the expression must give one value a row")
     return _as_column(values, column_type)
-
-
-def _child(view: GroupView, table: str, names: set[str]) -> pa.Table:
-    """The columns that a subquery may use of the rows of a table."""
-    spec = view.batch.spec.domain.tables.get(table)
-    if spec is None:
-        raise ValueError(f"there is no table {table}")
-    used = [name for name in spec.columns if name in names] or [spec.key_columns[0]]
-    return pa.table({name: view.batch.all_rows(table, name) for name in used})
 
 
 def _duckdb_type(column_type: str) -> str:
