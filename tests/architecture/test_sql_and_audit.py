@@ -15,7 +15,7 @@ SQL = re.compile(
 DUCKDB_MODULES = {
     "atdm_engine/arrow/duck.py",
     "atdm_engine/checks/rules.py",
-    "atdm_engine/generation/sql_columns.py",
+    "atdm_engine/generators/sql.py",
 }
 """They query Arrow tables in memory; no statement of theirs reaches a database."""
 
