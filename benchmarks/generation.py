@@ -23,7 +23,8 @@ from faker import Faker
 
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.checks.profile import ColumnProfile
-from atdm_engine.checks.validator import Validator, verdict
+from atdm_engine.checks.results import verdict
+from atdm_engine.checks.validator import Validator
 from atdm_engine.generation.batches import batches, runs_per_batch
 from atdm_engine.generation.request import RequestSpec, resolve
 from atdm_engine.hashing.content import ContentHash, combined

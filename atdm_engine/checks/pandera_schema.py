@@ -36,15 +36,6 @@ class Findings:
         self.masks.clear()
         self.errors.clear()
 
-    def failing_rows(self, rows: int) -> Mask:
-        """Rows that fail any check; all of them when a check could not judge."""
-        if self.errors:
-            return np.ones(rows, bool)
-        failing = np.zeros(rows, bool)
-        for mask in self.masks.values():
-            failing |= mask
-        return failing
-
 
 def pandera_schema(
     domain: Domain, table: str, findings: Findings | None = None
@@ -84,21 +75,14 @@ def pandera_schema(
     )
 
 
-def validate(
-    schema: pandera.DataFrameSchema, table: pa.Table, findings: Findings
-) -> pandera.DataFrameSchema | None:
-    """Run ``schema`` over an Arrow table; afterwards ``findings`` holds what failed.
-
-    Returns None when everything passed.
-    """
+def validate(schema: pandera.DataFrameSchema, table: pa.Table, findings: Findings) -> None:
+    """Run ``schema`` over an Arrow table; afterwards ``findings`` holds what failed."""
     findings.clear()
     frame = arrow_frame(table)
     try:
         schema.validate(frame, lazy=True, inplace=True)
     except SchemaErrors as report:
         _read_report(report, table, findings)
-        return schema
-    return None
 
 
 def arrow_frame(table: pa.Table) -> pd.DataFrame:

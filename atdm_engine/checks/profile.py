@@ -1,4 +1,4 @@
-"""What a table's columns hold, for people who look at a materialisation."""
+"""Profiles of columns (NULLs, extremes, frequent values), shown at a materialisation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atdm_engine.arrow.types import column_kind
-from atdm_engine.checks.rules import json_value
 from atdm_engine.spec.table import TableSpec
+from atdm_engine.values.scalars import json_value
 
 SAMPLE_ROWS = 10_000
 TOP_VALUES = 5
@@ -31,8 +31,7 @@ _WITH_DISTANCE = (int, float, Decimal, date, datetime)
 class _Column:
     ordered: bool
     nulls: int = 0
-    minimum: Any = None
-    maximum: Any = None
+    extremes: tuple[Any, ...] = ()
     values: Counter[Any] = field(default_factory=Counter)
 
 
@@ -67,10 +66,8 @@ class ColumnProfile:
             # The order of texts means little and takes a full comparison of each: the sample's do.
             source = sample.column(name) if pa.types.is_string(values.type) else values
             if column.ordered and len(source) > source.null_count:
-                bounds = pc.min_max(source)
-                low, high = bounds["min"], bounds["max"]
-                column.minimum = _lesser(column.minimum, low.as_py())
-                column.maximum = _greater(column.maximum, high.as_py())
+                known = (*column.extremes, *pc.min_max(source).as_py().values())
+                column.extremes = (min(known), max(known))
         self._rows += len(table)
 
     def result(self) -> dict[str, Any]:
@@ -84,8 +81,8 @@ class ColumnProfile:
                 name: {
                     "nulls": column.nulls,
                     "distinct": len(column.values),
-                    "min": json_value(column.minimum),
-                    "max": json_value(column.maximum),
+                    "min": json_value(column.extremes[0] if column.extremes else None),
+                    "max": json_value(column.extremes[1] if column.extremes else None),
                     "top": [
                         {"value": json_value(value), "rows": rows}
                         for value, rows in sorted(
@@ -129,11 +126,3 @@ def _counted(values: pa.ChunkedArray) -> dict[Any, int]:
         for entry in counts.to_pylist()
         if entry["values"] is not None
     }
-
-
-def _lesser(known: Any, found: Any) -> Any:
-    return found if known is None or found < known else known
-
-
-def _greater(known: Any, found: Any) -> Any:
-    return found if known is None or found > known else known

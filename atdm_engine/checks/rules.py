@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
-from decimal import Decimal
 from typing import Any
 
-import duckdb
 import pandas as pd
 import pandera.pandas as pandera
 import pyarrow as pa
@@ -22,6 +19,7 @@ from atdm_engine.arrow import duck
 from atdm_engine.checks.results import MAX_CASES
 from atdm_engine.model import Domain, Rule
 from atdm_engine.random.run_ids import RUN_COLUMN
+from atdm_engine.values.scalars import json_value
 
 HOLDS = pandera.DataFrameSchema(
     {
@@ -128,31 +126,8 @@ class RuleRunner:
             f"FROM ({failing}) AS failing LEFT JOIN {table} AS judged "
             f"ON judged.{own} = failing.{column} ORDER BY failing.{column} LIMIT {MAX_CASES}"
         ).to_arrow_table()
-        cases = [
-            {name: json_value(value) for name, value in row.items()} for row in sample.to_pylist()
-        ]
-        return cases, keys.column(0)
+        return [json_value(row) for row in sample.to_pylist()], keys.column(0)
 
     def _owner_column(self, rule: Rule, key: str) -> str:
         keys = self._domain.tables[rule.table].key_columns
         return key if key in keys else keys[0]
-
-
-def json_value(value: Any) -> Any:
-    """A cell as a JSON value; what JSON has no word for is shown as text."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else str(value)
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    if isinstance(value, list | tuple):
-        return [json_value(item) for item in value]
-    if isinstance(value, dict):
-        return {str(name): json_value(item) for name, item in value.items()}
-    return str(value)
-
-
-__all__ = ["HOLDS", "RuleFinding", "RuleRunner", "duckdb", "json_value"]

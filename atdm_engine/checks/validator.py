@@ -17,26 +17,14 @@ from atdm_engine.checks.results import (
     CheckId,
     CheckOutcome,
     Tally,
-    Verdict,
     check_ids,
     involved_constraints,
-    verdict,
 )
-from atdm_engine.checks.rules import RuleRunner, json_value
+from atdm_engine.checks.rules import RuleRunner
 from atdm_engine.checks.seen_values import SeenValues
 from atdm_engine.model import Domain, Scenario
 from atdm_engine.random.run_ids import RUN_COLUMN
-from atdm_engine.values.scalars import TypedScalar, scalar_json
-
-__all__ = [
-    "CheckId",
-    "CheckOutcome",
-    "Validator",
-    "Verdict",
-    "check_ids",
-    "pandera_schema",
-    "verdict",
-]
+from atdm_engine.values.scalars import TypedScalar, json_value, scalar_json
 
 MAX_REJECTED = 10_000
 REASON = "atdm_reason"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
 from decimal import Decimal
+from math import isfinite
+from typing import Any
 
 TypedScalar = str | int | float | bool | date | datetime | Decimal | None
 """A scalar after parsing: decimals are ``Decimal``, timestamps are aware and in UTC."""
@@ -26,6 +29,24 @@ def scalar_json(value: TypedScalar) -> str | int | float | bool | None:
     """A scalar as a JSON value: decimals and times are texts that constraints read back."""
     if value is None or isinstance(value, str | bool | int | float):
         return value
+    return scalar_text(value)
+
+
+def json_value(value: Any) -> Any:
+    """Any value as JSON values: times (in UTC), decimals and what JSON has no word for are texts.
+
+    Lists, tuples and mappings are converted as a whole; NaN and infinities become texts too.
+    """
+    if isinstance(value, Mapping):
+        return {str(name): json_value(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    if isinstance(value, float):
+        return value if isfinite(value) else str(value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, datetime) and value.tzinfo:
+        return value.astimezone(UTC).isoformat()
     return scalar_text(value)
 
 

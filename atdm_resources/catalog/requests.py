@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from decimal import Decimal
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
@@ -19,6 +18,7 @@ from psycopg.types.json import Jsonb
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.random.run_ids import check_label
+from atdm_engine.values.scalars import json_value
 
 if TYPE_CHECKING:
     from atdm_engine.generation.request import RequestSpec
@@ -121,8 +121,8 @@ def create_request(
             "domain": spec.domain.name,
             "scenario_id": scenario.name,
             "scenario_version": scenario.version,
-            "given": Jsonb(plain(spec.given)),
-            "effective": Jsonb(plain(spec.effective)),
+            "given": Jsonb(json_value(spec.given)),
+            "effective": Jsonb(json_value(spec.effective)),
             "seed": spec.seed,
             "seed_given": seed_given,
             "as_of": spec.as_of,
@@ -412,26 +412,11 @@ def add_event(
             test_run_id,
             invoker or record.invoker,
             source or record.source,
-            Jsonb(plain(inputs or {})),
+            Jsonb(json_value(inputs or {})),
             Jsonb(list(tools_called)),
-            Jsonb(plain(outputs or {})),
+            Jsonb(json_value(outputs or {})),
         ),
     )
-
-
-def plain(value: Any) -> Any:
-    """``value`` with dates, timestamps (UTC) and decimals as texts, so that it is JSON."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat()
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    return value
 
 
 _INSERT = (
@@ -458,7 +443,7 @@ def _finish(
     cursor = conn.execute(
         "UPDATE atdm.request SET status = %s, error = %s, finished_at = clock_timestamp()"
         " WHERE request_id = %s AND status = 'pending'",
-        (status, Jsonb(plain(problem)), request_id),
+        (status, Jsonb(json_value(problem)), request_id),
     )
     return cursor.rowcount == 1
 

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.catalog.requests import plain
+from atdm_engine.values.scalars import json_value
 from atdm_resources.postgres.locks import RequestLock
 from atdm_resources.store.files import Store
 from atdm_services.baselines import removal
@@ -274,8 +274,8 @@ def add_event(
             domain,
             actor.invoker,
             actor.source,
-            Jsonb(plain({**_said(baseline_id, actor), **(inputs or {})})),
-            Jsonb(plain(outputs or {})),
+            Jsonb(json_value({**_said(baseline_id, actor), **(inputs or {})})),
+            Jsonb(json_value(outputs or {})),
         ),
     )
 

@@ -18,6 +18,7 @@ from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.random.run_ids import is_run_id, request_of, run_id
 from atdm_engine.replay.regenerate import MadeAgain
 from atdm_engine.replay.spec import ReplaySpec
+from atdm_engine.values.scalars import json_value
 from atdm_resources.catalog import requests, runs
 from atdm_resources.catalog.leases import Lease
 from atdm_resources.postgres import drift
@@ -276,7 +277,7 @@ def _leased(
     arguments = (
         original.test_run_id,
         original.as_of,
-        Jsonb(requests.plain(values[0])) if values else None,
+        Jsonb(json_value(values[0])) if values else None,
         wanted.owner,
         wanted.ttl,
         None if secret is None else hashlib.sha256(secret.encode()).digest(),

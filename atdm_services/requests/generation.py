@@ -17,7 +17,7 @@ from atdm_engine.generation.batches import exposed_data
 from atdm_engine.generation.request import RequestSpec
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.random.run_ids import run_id_array
-from atdm_resources.catalog.requests import plain
+from atdm_engine.values.scalars import json_value
 from atdm_resources.store.files import Store
 from atdm_resources.store.parquet import ParquetWriter, parquet_writer
 from atdm_services.requests.execution import TableResult
@@ -86,7 +86,7 @@ class RequestFiles:
             writer,
             ContentHash(spec.domain, table, spec.request_id, spec.number_base),
             ColumnProfile(spec.domain.tables[table]),
-            [plain(row) for row in rows.slice(0, SAMPLE_ROWS).to_pylist()],
+            [json_value(row) for row in rows.slice(0, SAMPLE_ROWS).to_pylist()],
         )
         self._tables[table] = file
         return file
@@ -94,7 +94,7 @@ class RequestFiles:
     def _write_exposed(self, batch: Mapping[str, pa.Table]) -> None:
         numbers, values = exposed_data(self._spec, batch)
         ids = run_id_array(self._spec.request_id, np.asarray(numbers, dtype=np.int64))
-        data = pa.array([json.dumps(plain(value)) for value in values], pa.string())
+        data = pa.array([json.dumps(json_value(value)) for value in values], pa.string())
         rows = pa.table([ids, data], names=list(EXPOSED_COLUMNS))
         if self._exposed_writer is None:
             assert self.exposed is not None

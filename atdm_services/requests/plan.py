@@ -20,6 +20,7 @@ from atdm_engine.generation.request import RequestSpec, numbers_needed, resolve
 from atdm_engine.progress import Progress
 from atdm_engine.random import run_ids
 from atdm_engine.random.run_ids import check_label
+from atdm_engine.values.scalars import json_value
 from atdm_resources.catalog import replays, requests
 from atdm_resources.catalog.requests import RequestRecord
 from atdm_resources.settings import is_invoker
@@ -200,9 +201,9 @@ def _refuse_differences(work: RequestWork, asked: RunConfig, recorded: RequestRe
         if value is not None:
             wanted[name] = (value, getattr(recorded, name))
     different = {
-        name: {"asked": requests.plain(new), "recorded": requests.plain(old)}
+        name: {"asked": json_value(new), "recorded": json_value(old)}
         for name, (new, old) in wanted.items()
-        if requests.plain(new) != requests.plain(old)
+        if json_value(new) != json_value(old)
     }
     if different:
         listed = "; ".join(

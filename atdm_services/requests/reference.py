@@ -13,7 +13,7 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.content import ContentHash
 from atdm_engine.model import Domain
 from atdm_engine.random.run_ids import RUN_COLUMN
-from atdm_resources.catalog.requests import plain
+from atdm_engine.values.scalars import json_value
 from atdm_resources.postgres import run_rows
 
 NO_REQUEST: Final = "0" * 26
@@ -63,8 +63,8 @@ def verify_reference(conn: psycopg.Connection[Any], domain: Domain, table: str) 
             "were changed; atdm init --rebuild writes them again",
             {
                 "table": f"{domain.name}.{table}",
-                "missing": plain(missing[:_LISTED]),
-                "changed": plain(changed[:_LISTED]),
+                "missing": json_value(missing[:_LISTED]),
+                "changed": json_value(changed[:_LISTED]),
             },
         )
     content = ContentHash(domain, table, NO_REQUEST)
@@ -73,7 +73,7 @@ def verify_reference(conn: psycopg.Connection[Any], domain: Domain, table: str) 
         rows=len(expected),
         others=len(present) - len(wanted),
         content_hash=content.hexdigest(),
-        sample=[plain(row) for row in expected.slice(0, SAMPLE_ROWS).to_pylist()],
+        sample=[json_value(row) for row in expected.slice(0, SAMPLE_ROWS).to_pylist()],
     )
 
 

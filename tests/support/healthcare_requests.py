@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from atdm_engine.bundle.registry import Registry
-from atdm_engine.checks.validator import CheckOutcome, Validator
+from atdm_engine.checks.results import CheckOutcome
+from atdm_engine.checks.validator import Validator
 from atdm_engine.generation.request import RequestSpec, resolve
 from atdm_resources.store.bundle import read_bundle, shipped_root
 

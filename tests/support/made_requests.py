@@ -19,6 +19,7 @@ from atdm_engine.generation import batches
 from atdm_engine.generation.request import RequestSpec, numbers_needed, resolve
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.random import run_ids
+from atdm_engine.values.scalars import json_value
 from atdm_resources.catalog import requests
 from atdm_resources.catalog.requests import RequestRecord
 from atdm_resources.store.files import Store
@@ -102,7 +103,7 @@ def staged(
             numbers, data = batches.exposed_data(spec, batch)
             if numbers:
                 ids = [run_ids.run_id(spec.request_id, number) for number in numbers]
-                texts = [json.dumps(requests.plain(values)) for values in data]
+                texts = [json.dumps(json_value(values)) for values in data]
                 exposed.append(pa.table({"test_run_id": ids, "data": texts}))
     path = None
     if exposed:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import psycopg
 import pyarrow as pa
 import pytest
@@ -158,13 +159,14 @@ class Judges:
         findings = Findings()
         validate(pandera_schema(self.domain, "thing", findings), self.table(rows), findings)
         assert not findings.errors, findings.errors
-        return (~findings.failing_rows(len(rows))).tolist()
+        failing = np.logical_or.reduce([np.zeros(len(rows), bool), *findings.masks.values()])
+        return (~failing).tolist()
 
     def pandera_alone(self, row: dict[str, Any]) -> bool:
         """Whether one row passes; an error while judging is a refusal."""
         findings = Findings()
         validate(pandera_schema(self.domain, "thing", findings), self.table([row]), findings)
-        return not findings.failing_rows(1)[0]
+        return not findings.errors and not any(mask[0] for mask in findings.masks.values())
 
     def postgres(self, row: dict[str, Any]) -> bool:
         """Whether PostgreSQL stores a row."""

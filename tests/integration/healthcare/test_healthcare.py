@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from atdm_engine.bundle.registry import Registry
-from atdm_engine.checks.validator import verdict
+from atdm_engine.checks.results import verdict
 from atdm_engine.generation.batches import generate
 from tests.support.healthcare_requests import (
     AS_OF,

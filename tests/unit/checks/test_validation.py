@@ -14,15 +14,9 @@ import pytest
 from pandera.errors import SchemaErrors
 
 from atdm_engine.arrow.types import arrow_type
-from atdm_engine.checks.pandera_schema import arrow_frame
-from atdm_engine.checks.validator import (
-    MAX_REJECTED,
-    CheckOutcome,
-    Validator,
-    check_ids,
-    pandera_schema,
-    verdict,
-)
+from atdm_engine.checks.pandera_schema import arrow_frame, pandera_schema
+from atdm_engine.checks.results import CheckOutcome, check_ids, verdict
+from atdm_engine.checks.validator import MAX_REJECTED, Validator
 from atdm_engine.model import Domain, Scenario
 from tests.support.shop_bundle import FILES, replaced, shop
 
