@@ -16,7 +16,7 @@ from atdm_engine.generation.batches import exposed_data
 from atdm_engine.generation.request import numbers_needed
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.random.run_ids import is_run_id, request_of, run_id
-from atdm_engine.replay.regenerate import MadeAgain
+from atdm_engine.replay.regeneration import RegeneratedRun
 from atdm_engine.replay.spec import ReplaySpec
 from atdm_engine.values.scalars import json_value
 from atdm_resources.catalog import requests, runs
@@ -154,7 +154,7 @@ def _there(conn: psycopg.Connection[Any], run: Mapping[str, Any]) -> AtdmError:
 def replay(
     conn: psycopg.Connection[Any],
     original: ReplaySpec,
-    made: MadeAgain,
+    made: RegeneratedRun,
     wanted: Replay,
     ownership: RunOwnership | None = None,
 ) -> Replayed:
@@ -195,7 +195,7 @@ def replay(
     return Replayed(lease, counts, combined(found))
 
 
-def read_back_hashes(conn: psycopg.Connection[Any], made: MadeAgain) -> dict[str, str]:
+def read_back_hashes(conn: psycopg.Connection[Any], made: RegeneratedRun) -> dict[str, str]:
     """The hash of each table of the run as the database holds it."""
     spec, hashes = made.spec, {}
     run = made.test_run_id
@@ -207,7 +207,7 @@ def read_back_hashes(conn: psycopg.Connection[Any], made: MadeAgain) -> dict[str
 
 
 def _ensure_request(
-    conn: psycopg.Connection[Any], original: ReplaySpec, made: MadeAgain, wanted: Replay
+    conn: psycopg.Connection[Any], original: ReplaySpec, made: RegeneratedRun, wanted: Replay
 ) -> None:
     """The request's row: the one that is there, if it is the same, or a new one."""
     requests.require_published(conn, made.spec.scenario)
@@ -270,7 +270,7 @@ def recorded_values(of: requests.RequestRecord | ReplaySpec) -> tuple[Any, ...]:
 
 
 def _leased(
-    conn: psycopg.Connection[Any], original: ReplaySpec, made: MadeAgain, wanted: Replay
+    conn: psycopg.Connection[Any], original: ReplaySpec, made: RegeneratedRun, wanted: Replay
 ) -> Lease:
     _, values = exposed_data(made.spec, made.tables)
     secret = wanted.owner_secret
@@ -299,7 +299,7 @@ def _leased(
 def _record(
     conn: psycopg.Connection[Any],
     original: ReplaySpec,
-    made: MadeAgain,
+    made: RegeneratedRun,
     wanted: Replay,
     counts: Mapping[str, int],
 ) -> None:
@@ -321,7 +321,7 @@ def _record(
     )
 
 
-def _records(made: MadeAgain, counts: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+def _records(made: RegeneratedRun, counts: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     """Kind and primary key of each row (A-AUD-05), counts alone where there are many."""
     listed = sum(counts.values()) <= _LISTED_ROWS
     for table, rows in made.tables.items():
@@ -334,7 +334,10 @@ def _records(made: MadeAgain, counts: Mapping[str, int]) -> Iterator[dict[str, A
 
 
 def _explained(
-    conn: psycopg.Connection[Any], made: MadeAgain, table: str, error: psycopg.Error | AtdmError
+    conn: psycopg.Connection[Any],
+    made: RegeneratedRun,
+    table: str,
+    error: psycopg.Error | AtdmError,
 ) -> AtdmError:
     """What went wrong, and whether it is because the tables are not what the files say."""
     run = made.test_run_id
@@ -378,7 +381,7 @@ def _explained(
     )
 
 
-def differences(conn: psycopg.Connection[Any], made: MadeAgain) -> list[str]:
+def differences(conn: psycopg.Connection[Any], made: RegeneratedRun) -> list[str]:
     """How the domain's tables differ from the table files; nothing is changed by looking."""
     import sqlalchemy
     from sqlalchemy.schema import CreateSchema

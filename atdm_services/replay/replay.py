@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from atdm_engine.generation.request import RequestSpec
-    from atdm_engine.replay.regenerate import Judged, MadeAgain
+    from atdm_engine.replay.regeneration import Judgement, RegeneratedRun
     from atdm_engine.replay.spec import ReplaySpec
     from atdm_resources.settings import Settings
     from atdm_services.progress import Reporter, Step
@@ -73,22 +73,22 @@ def replay(settings: Settings, reporter: Reporter, wish: ReplayRequest) -> dict[
     TARGET_DRIFT, TARGET_UNREACHABLE for the database that it goes into; SEED_FAILED; BUSY.
     """
     with server_part("making a test run again"):
-        from atdm_engine.replay import regenerate
+        from atdm_engine.replay import regeneration
         from atdm_services.replay import load
 
     original, origin = _original(settings, reporter, wish)
     registry = load_registry(settings)
-    request = regenerate.recorded_request(registry, original)
+    request = regeneration.recorded_request(registry, original)
     with reporter.working(f"making {original.test_run_id} again") as step:
         if original.rejected:
-            return _rejected_again(original, request, regenerate.judge_request(request, step))
+            return _rejected_again(original, request, regeneration.judge_request(request, step))
         url = wish.into or access.database_url(settings, reporter)
         into = replace(settings, database_url=url)
         with closing(_opened(into, reporter, given=wish.into is not None)) as connection:
             load.refuse_while_there(connection, original.test_run_id)
             proved = _proved(original, request, wish.prove, step)
-            made = regenerate.make_again(request, original.run_number)
-            _refuse_rejected(made, regenerate.judge(made))
+            made = regeneration.regenerate_run(request, original.run_number)
+            _refuse_rejected(made, regeneration.judge_run(made))
             with RequestLock(url, original.domain, original.request_id):
                 done = load.replay(
                     connection,
@@ -182,20 +182,20 @@ def _opened(settings: Settings, reporter: Reporter, *, given: bool) -> psycopg.C
 
 
 def _proved(original: ReplaySpec, spec: RequestSpec, prove: bool | None, step: Step) -> bool:
-    from atdm_engine.replay import regenerate
+    from atdm_engine.replay import regeneration
 
     wanted = original.runs <= PROVED_RUNS if prove is None else prove
     if wanted:
-        regenerate.prove(original, spec, step)
+        regeneration.prove(original, spec, step)
     return wanted
 
 
-def _refuse_rejected(made: MadeAgain, judged: Judged) -> None:
+def _refuse_rejected(made: RegeneratedRun, judged: Judgement) -> None:
     if not judged.verdict.accepted:
         raise _rejection(made.test_run_id, judged)
 
 
-def _rejection(test_run_id: str, judged: Judged) -> AtdmError:
+def _rejection(test_run_id: str, judged: Judgement) -> AtdmError:
     from atdm_engine.checks.results import failed_checks
 
     return AtdmError(
@@ -205,7 +205,7 @@ def _rejection(test_run_id: str, judged: Judged) -> AtdmError:
     )
 
 
-def _rejected_again(original: ReplaySpec, spec: RequestSpec, judged: Judged) -> dict[str, Any]:
+def _rejected_again(original: ReplaySpec, spec: RequestSpec, judged: Judgement) -> dict[str, Any]:
     """The answer of a request that was rejected: it is rejected again, or that is said."""
     if judged.verdict.expected_violation:
         answer: Mapping[str, Any] = rejected_as_expected(

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.hashing.content import combined
-from atdm_engine.replay.regenerate import make_again, recorded_request
+from atdm_engine.replay.regeneration import recorded_request, regenerate_run
 from atdm_resources.catalog import leases, outcomes
 from atdm_resources.postgres.connection import connect
 from atdm_services.replay.load import read_back_hashes, recorded
@@ -62,7 +62,7 @@ def content_hash(url: str, run: str, registry: Registry) -> str:
     """The hash of the run's rows as that database holds them."""
     with connect(url) as conn:
         original = recorded(conn, run)
-        made = make_again(recorded_request(registry, original), original.run_number)
+        made = regenerate_run(recorded_request(registry, original), original.run_number)
         return combined(read_back_hashes(conn, made))
 
 

@@ -19,7 +19,7 @@ from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.content import combined
 from atdm_engine.random.run_ids import run_id
-from atdm_engine.replay.regenerate import make_again, recorded_request
+from atdm_engine.replay.regeneration import recorded_request, regenerate_run
 from atdm_resources.catalog import leases as leasing
 from atdm_resources.catalog import reclaim, requests, retirement, runs
 from atdm_resources.postgres.connection import connect
@@ -126,7 +126,7 @@ def test_a_cleaned_run_comes_back_as_it_was(
     assert answer["data"]["member_id"] == f"m-{run}"
     assert answer["replay"]["request_content_hash"] == made.content_hash
     assert answer["replay"]["request_proved"] is True
-    assert answer["replay"]["content_hash"] == make_again(made.spec, 2).content_hash
+    assert answer["replay"]["content_hash"] == regenerate_run(made.spec, 2).content_hash
     found = runs.run(conn, run)
     assert found is not None
     assert (found["status"], found["owner"], found["ended_at"]) == ("leased", "me", None)
@@ -207,7 +207,7 @@ def test_into_an_empty_database(
         assert rows(other, made, run) == before
         request = recorded_request(registry, replay_spec(other, run))
         assert (
-            combined(read_back_hashes(other, make_again(request, 3)))
+            combined(read_back_hashes(other, regenerate_run(request, 3)))
             == (answer["replay"]["content_hash"])
         )
         record = requests.get_request(other, made.request_id)

@@ -20,7 +20,7 @@ from atdm_engine.generation.batches import batches, generate
 from atdm_engine.generation.request import resolve
 from atdm_engine.hashing.content import ContentHash, added, combined
 from atdm_engine.random.run_ids import run_id
-from atdm_engine.replay import regenerate
+from atdm_engine.replay import regeneration
 from atdm_engine.replay.spec import ReplaySpec, read_replay_spec
 from atdm_engine.values.scalars import scalar_json
 from tests.support import shop_bundle
@@ -75,14 +75,14 @@ def original(
 
 def refused(registry: Registry, recorded: ReplaySpec) -> AtdmError:
     with pytest.raises(AtdmError) as caught:
-        regenerate.recorded_request(registry, recorded)
+        regeneration.recorded_request(registry, recorded)
     return caught.value
 
 
 def test_the_run_alone_is_what_it_was_among_the_others() -> None:
     recorded = original(purchase_state="paid")
-    spec = regenerate.recorded_request(shop(), recorded)
-    made = regenerate.make_again(spec, recorded.run_number)
+    spec = regeneration.recorded_request(shop(), recorded)
+    made = regeneration.regenerate_run(spec, recorded.run_number)
 
     whole = generate(spec, 1, RUNS)
     for table, rows in made.tables.items():
@@ -90,13 +90,13 @@ def test_the_run_alone_is_what_it_was_among_the_others() -> None:
         mine = [place for place, run in enumerate(ids) if run == recorded.test_run_id]
         assert rows.equals(whole[table].take(mine).combine_chunks()), table
     assert made.test_run_id == recorded.test_run_id
-    assert regenerate.judge(made).verdict.accepted
+    assert regeneration.judge_run(made).verdict.accepted
 
 
 def test_the_hashes_of_all_runs_add_up_to_that_of_the_request() -> None:
     recorded = original()
-    spec = regenerate.recorded_request(shop(), recorded)
-    every = [regenerate.make_again(spec, number) for number in range(1, RUNS + 1)]
+    spec = regeneration.recorded_request(shop(), recorded)
+    every = [regeneration.regenerate_run(spec, number) for number in range(1, RUNS + 1)]
     assert {
         table: added(made.hashes[table] for made in every) for table in spec.scenario.tables
     } == recorded.tables
@@ -105,10 +105,10 @@ def test_the_hashes_of_all_runs_add_up_to_that_of_the_request() -> None:
 
 def test_of_a_single_run_the_hash_is_that_of_the_request() -> None:
     recorded = original(number=1)
-    spec = dataclasses.replace(regenerate.recorded_request(shop(), recorded), runs=1)
-    alone = regenerate.make_again(spec, 1)
+    spec = dataclasses.replace(regeneration.recorded_request(shop(), recorded), runs=1)
+    alone = regeneration.regenerate_run(spec, 1)
     assert alone.content_hash == combined(alone.hashes)
-    regenerate.prove(
+    regeneration.prove(
         recorded.model_copy(
             update={"runs": 1, "content_hash": alone.content_hash, "tables": dict(alone.hashes)}
         ),
@@ -180,8 +180,8 @@ def test_another_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_does_not_shape_the_data_is_no_change(files: dict[str, str | None]) -> None:
-    spec = regenerate.recorded_request(shop(files), original())
-    regenerate.prove(original(), spec)
+    spec = regeneration.recorded_request(shop(files), original())
+    regeneration.prove(original(), spec)
 
 
 def test_without_recorded_parts_it_says_that_it_does_not_know() -> None:
@@ -212,7 +212,7 @@ def test_other_rows_of_the_same_versions_are_named_by_table(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recorded = original()
-    spec = regenerate.recorded_request(shop(), recorded)
+    spec = regeneration.recorded_request(shop(), recorded)
 
     def altered(*arguments: Any) -> Any:
         for batch in batches(*arguments):
@@ -221,9 +221,9 @@ def test_other_rows_of_the_same_versions_are_named_by_table(
             notes = pa.array(["x"] * rows.num_rows, pa.string())
             yield {**batch, "purchase": rows.set_column(place, "note", notes)}
 
-    monkeypatch.setattr(regenerate, "batches", altered)
+    monkeypatch.setattr(regeneration, "batches", altered)
     with pytest.raises(AtdmError) as caught:
-        regenerate.prove(recorded, spec)
+        regeneration.prove(recorded, spec)
     assert caught.value.code is ErrorCode.REQUEST_CONFLICT
     assert caught.value.details["tables"] == ["purchase"]
     assert caught.value.details["content_hash"] != recorded.content_hash
@@ -231,9 +231,9 @@ def test_other_rows_of_the_same_versions_are_named_by_table(
 
 def test_a_rejected_request_is_rejected_again() -> None:
     recorded = original(scenario="closed_but_buying")
-    spec = regenerate.recorded_request(shop(), recorded)
+    spec = regeneration.recorded_request(shop(), recorded)
     seen: list[tuple[str, int, int]] = []
-    judged = regenerate.judge_request(spec, lambda *step: seen.append(step))
+    judged = regeneration.judge_request(spec, lambda *step: seen.append(step))
     assert judged.verdict.expected_violation
     assert judged.verdict.failed == ("relational.closed_customers_buy_nothing",)
     assert sum(outcome.failed for outcome in judged.outcomes) == RUNS

@@ -25,7 +25,7 @@ _SHOWN = 12
 
 
 @dataclass(frozen=True)
-class MadeAgain:
+class RegeneratedRun:
     """The rows of run ``number`` and their hashes by table; ``content_hash`` is that of the run."""
 
     spec: RequestSpec
@@ -43,7 +43,7 @@ class MadeAgain:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judgement:
     """What the checks said of a run, or of a whole request."""
 
     outcomes: tuple[CheckOutcome, ...]
@@ -125,7 +125,7 @@ def same_request(original: ReplaySpec) -> str:
     return shlex.join(words)
 
 
-def make_again(spec: RequestSpec, number: int) -> MadeAgain:
+def regenerate_run(spec: RequestSpec, number: int) -> RegeneratedRun:
     """The rows of run ``number`` alone: batches do not matter, so they are what they were."""
     tables = generate(spec, number, number)
     hashes = {}
@@ -133,18 +133,18 @@ def make_again(spec: RequestSpec, number: int) -> MadeAgain:
         digest = ContentHash(spec.domain, table, spec.request_id, spec.number_base)
         digest.add(rows)
         hashes[table] = digest.hexdigest()
-    return MadeAgain(spec, number, tables, hashes)
+    return RegeneratedRun(spec, number, tables, hashes)
 
 
-def judge(made: MadeAgain) -> Judged:
+def judge_run(made: RegeneratedRun) -> Judgement:
     """Every check of the scenario over one run's rows, as before each publication."""
     validator = Validator(made.spec.domain, made.spec.scenario, made.spec.effective)
     validator.check(made.tables)
     outcomes = tuple(validator.outcomes())
-    return Judged(outcomes, verdict(made.spec.scenario, outcomes))
+    return Judgement(outcomes, verdict(made.spec.scenario, outcomes))
 
 
-def judge_request(spec: RequestSpec, progress: Progress | None = None) -> Judged:
+def judge_request(spec: RequestSpec, progress: Progress | None = None) -> Judgement:
     """Every check over all runs of a request, which is how a rejected one was judged."""
     validator = Validator(spec.domain, spec.scenario, spec.effective)
     step = runs_per_batch(spec)
@@ -153,7 +153,7 @@ def judge_request(spec: RequestSpec, progress: Progress | None = None) -> Judged
         if progress is not None:
             progress("checked", min(number * step, spec.runs), spec.runs)
     outcomes = tuple(validator.outcomes())
-    return Judged(outcomes, verdict(spec.scenario, outcomes))
+    return Judgement(outcomes, verdict(spec.scenario, outcomes))
 
 
 def prove(original: ReplaySpec, spec: RequestSpec, progress: Progress | None = None) -> None:
