@@ -1,9 +1,9 @@
-"""A test run made again from its specification, and whether it is what it was."""
+"""Making a recorded test run again, and whether the rows equal the recorded ones."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ _SHOWN = 12
 
 @dataclass(frozen=True)
 class RegeneratedRun:
-    """The rows of run ``number`` and their hashes by table; ``content_hash`` is that of the run."""
+    """The rows of run ``number`` and the content hash of each table."""
 
     spec: RequestSpec
     number: int
@@ -35,27 +35,29 @@ class RegeneratedRun:
 
     @property
     def test_run_id(self) -> str:
+        """The id of the run, which is the recorded one."""
         return run_id(self.spec.request_id, self.number)
 
     @property
     def content_hash(self) -> str:
+        """The content hash of the run: all tables together."""
         return combined(self.hashes)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the checks said of a run, or of a whole request."""
+    """The outcomes of all checks over a run, or over a whole request."""
 
     outcomes: tuple[CheckOutcome, ...]
     verdict: Verdict
 
 
 def recorded_request(registry: Scenarios, original: ReplaySpec) -> RequestSpec:
-    """The request as it was recorded, resolved against the specification files there are now.
+    """The recorded request, resolved with the specification files of today.
 
     Raises:
-        AtdmError: REQUEST_CONFLICT naming what changed since (``details``: changes, and in hint the
-            command that makes the request from the files of now); SCENARIO_NOT_FOUND.
+        AtdmError: REQUEST_CONFLICT if they changed (``details``: ``changes``, and in ``hint`` the
+            command that makes the request from today's files); SCENARIO_NOT_FOUND.
     """
     scenario = registry.scenario(original.scenario)
     domain = registry.domains[scenario.domain]
@@ -109,13 +111,13 @@ def _changed(original: ReplaySpec, version: str, found: list[str]) -> AtdmError:
             "recorded_version": original.scenario_version,
             "version": version,
             "hint": "Check out the files of that time, or make the request from those of now, under"
-            f" a new id: {same_request(original)}",
+            f" a new id: {_request_command(original)}",
         },
     )
 
 
-def same_request(original: ReplaySpec) -> str:
-    """The command that asks for the same values from whatever the files say now."""
+def _request_command(original: ReplaySpec) -> str:
+    """The command that requests the same values from the files of today."""
     words = ["atdm", "request", original.scenario]
     for name, value in original.given.items():
         words += ["-c", f"{name}={scalar_text(value)}"]
@@ -126,54 +128,28 @@ def same_request(original: ReplaySpec) -> str:
 
 
 def regenerate_run(spec: RequestSpec, number: int) -> RegeneratedRun:
-    """The rows of run ``number`` alone: batches do not matter, so they are what they were."""
+    """The rows of run ``number``, made without the other runs of the request."""
     tables = generate(spec, number, number)
-    hashes = {}
-    for table, rows in tables.items():
-        digest = ContentHash(spec.domain, table, spec.request_id, spec.number_base)
-        digest.add(rows)
-        hashes[table] = digest.hexdigest()
-    return RegeneratedRun(spec, number, tables, hashes)
+    return RegeneratedRun(spec, number, tables, _content_hashes(spec, [tables]))
 
 
 def judge_run(made: RegeneratedRun) -> Judgement:
-    """Every check of the scenario over one run's rows, as before each publication."""
-    validator = Validator(made.spec.domain, made.spec.scenario, made.spec.effective)
-    validator.check(made.tables)
-    outcomes = tuple(validator.outcomes())
-    return Judgement(outcomes, verdict(made.spec.scenario, outcomes))
+    """Every check of the scenario over the rows of one run."""
+    return _judgement(made.spec, [made.tables])
 
 
 def judge_request(spec: RequestSpec, progress: Progress | None = None) -> Judgement:
-    """Every check over all runs of a request, which is how a rejected one was judged."""
-    validator = Validator(spec.domain, spec.scenario, spec.effective)
-    step = runs_per_batch(spec)
-    for number, batch in enumerate(batches(spec, step), start=1):
-        validator.check(batch)
-        if progress is not None:
-            progress("checked", min(number * step, spec.runs), spec.runs)
-    outcomes = tuple(validator.outcomes())
-    return Judgement(outcomes, verdict(spec.scenario, outcomes))
+    """Every check over all runs of a request, as when the request was made."""
+    return _judgement(spec, _reported(spec, "checked", progress))
 
 
 def prove(original: ReplaySpec, spec: RequestSpec, progress: Progress | None = None) -> None:
     """Make the whole request in memory and compare its hash with the recorded one.
 
     Raises:
-        AtdmError: REQUEST_CONFLICT naming the tables whose rows are not what they were, although
-            no version changed.
+        AtdmError: REQUEST_CONFLICT naming the tables whose rows differ although no version changed.
     """
-    digests = {
-        table: ContentHash(spec.domain, table, spec.request_id, spec.number_base)
-        for table in spec.scenario.tables
-    }
-    step = runs_per_batch(spec)
-    for number, batch in enumerate(batches(spec, step), start=1):
-        for table, rows in batch.items():
-            digests[table].add(rows)
-        if progress is not None:
-            progress("compared", min(number * step, spec.runs), spec.runs)
-    hashes = {table: digest.hexdigest() for table, digest in digests.items()}
+    hashes = _content_hashes(spec, _reported(spec, "compared", progress))
     now = combined(hashes)
     if now == original.content_hash:
         return
@@ -193,6 +169,37 @@ def prove(original: ReplaySpec, spec: RequestSpec, progress: Progress | None = N
             "recorded_content_hash": original.content_hash,
             "content_hash": now,
             "hint": "Compare the installed packages (pyarrow, numpy) with those of that time, or "
-            f"ask for new data: {same_request(original)}",
+            f"ask for new data: {_request_command(original)}",
         },
     )
+
+
+def _reported(
+    spec: RequestSpec, step: str, progress: Progress | None
+) -> Iterator[dict[str, pa.Table]]:
+    """All batches of a request; each is reported as done when the next one is asked for."""
+    runs = runs_per_batch(spec)
+    for number, batch in enumerate(batches(spec, runs), start=1):
+        yield batch
+        if progress is not None:
+            progress(step, min(number * runs, spec.runs), spec.runs)
+
+
+def _judgement(spec: RequestSpec, made: Iterable[Mapping[str, pa.Table]]) -> Judgement:
+    validator = Validator(spec.domain, spec.scenario, spec.effective)
+    for batch in made:
+        validator.check(batch)
+    outcomes = tuple(validator.outcomes())
+    return Judgement(outcomes, verdict(spec.scenario, outcomes))
+
+
+def _content_hashes(spec: RequestSpec, made: Iterable[Mapping[str, pa.Table]]) -> dict[str, str]:
+    """The content hash of each table over all batches."""
+    digests = {
+        table: ContentHash(spec.domain, table, spec.request_id, spec.number_base)
+        for table in spec.scenario.tables
+    }
+    for batch in made:
+        for table, rows in batch.items():
+            digests[table].add(rows)
+    return {table: digest.hexdigest() for table, digest in digests.items()}

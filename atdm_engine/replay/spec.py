@@ -1,4 +1,4 @@
-"""What a test run can be made again from: the request as it was recorded, in one value."""
+"""The replay specification: all that is needed to make a recorded test run again."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def _in_utc(moment: datetime) -> datetime:
 
 
 class ReplaySpec(SpecModel):
-    """A test run and the request it was made by.
+    """A test run and its request.
 
-    ``given`` are the request's constraints and ``effective`` all of them, ``parts`` what the
-    scenario's version covers (``scenario_version.version_parts``; empty where that was not recorded
-    yet), ``content_hash`` and ``tables`` the hashes of the whole request and of its tables (None
-    and empty: it was rejected).
+    ``given`` are the constraints of the caller, ``effective`` those and the defaults. ``parts`` are
+    the parts that the scenario's version covers (``version_parts``; empty for requests of an older
+    ATDM). ``content_hash`` and ``tables`` are the hashes of the whole request and of its tables
+    (None and empty: the request was rejected).
     """
 
     format: Literal["atdm-replay/1"] = "atdm-replay/1"
@@ -73,7 +73,7 @@ class ReplaySpec(SpecModel):
 
     @property
     def rejected(self) -> bool:
-        """Whether the checks refused the request: it never had rows."""
+        """Whether the request was rejected by its checks, so that it never had rows."""
         return self.content_hash is None
 
 
