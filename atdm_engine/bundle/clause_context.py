@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from atdm_engine.bundle.tables import DomainTables
+from atdm_engine.bundle.domain_tables import DomainTables
 from atdm_engine.errors import Problem
 from atdm_engine.generators.base import ColumnContext, Finding, Lookup, check
 from atdm_engine.spec.table import ColumnSpec

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from atdm_engine.bundle.loading import Loaded
+from atdm_engine.bundle.spec_file import ParsedFile
 from atdm_engine.bundle.version import dataset_version
 from atdm_engine.errors import AtdmError, Problem
 from atdm_engine.generation.datasets import dataset_id
@@ -49,7 +49,7 @@ class DatasetBuilder:
     """
 
     name: str
-    loaded: Loaded[DatasetSpec]
+    loaded: ParsedFile[DatasetSpec]
     domain: Domain
     incomplete: bool = False
     problems: list[Problem] = field(default_factory=list)

@@ -11,12 +11,12 @@ import duckdb
 import pyarrow as pa
 
 from atdm_engine.bundle.dataset import DatasetBuilder
-from atdm_engine.bundle.loading import Loaded, load
+from atdm_engine.bundle.domain_tables import DomainTables, empty_connection
 from atdm_engine.bundle.reference_rows import read_reference
-from atdm_engine.bundle.rule_files import read_rule
+from atdm_engine.bundle.rule import read_rule
 from atdm_engine.bundle.scenario import ScenarioBuilder, constraint_of
-from atdm_engine.bundle.table_checks import check_table, insert_order
-from atdm_engine.bundle.tables import DomainTables, empty_connection
+from atdm_engine.bundle.spec_file import ParsedFile, parse_file
+from atdm_engine.bundle.table import check_table, insert_order
 from atdm_engine.errors import Problem, SpecError
 from atdm_engine.generation.plan import GenerationPlan
 from atdm_engine.model import Dataset, Domain, Rule, Scenario
@@ -114,7 +114,7 @@ class _DomainBuilder:
         domain = replace(domain, scenarios=self._scenarios(domain, scenarios, listing))
         return replace(domain, datasets=self._datasets(domain))
 
-    def _domain_spec(self) -> Loaded[DomainSpec] | None:
+    def _domain_spec(self) -> ParsedFile[DomainSpec] | None:
         first = self.files.domain or self.files.first()
         where = first.path if first else self.name
         if not _NAME.match(self.name) or self.name in _RESERVED_DOMAINS:
@@ -126,16 +126,16 @@ class _DomainBuilder:
             return None
         return self._load(DomainSpec, self.files.domain)
 
-    def _load(self, model: type[Model], file: SpecFile) -> Loaded[Model] | None:
+    def _load(self, model: type[Model], file: SpecFile) -> ParsedFile[Model] | None:
         try:
-            return load(model, file.text, file.path)
+            return parse_file(model, file.text, file.path)
         except SpecError as error:
             self.problems.extend(error.problems)
             return None
 
     def _load_all(
         self, model: type[Model], files: Mapping[str, SpecFile]
-    ) -> dict[str, Loaded[Model]]:
+    ) -> dict[str, ParsedFile[Model]]:
         found = {}
         for name, file in sorted(files.items()):
             if not _NAME.match(name):
@@ -146,8 +146,8 @@ class _DomainBuilder:
                 found[name] = loaded
         return found
 
-    def _load_scenarios(self) -> list[Loaded[ScenarioSpec]]:
-        found: dict[str, Loaded[ScenarioSpec]] = {}
+    def _load_scenarios(self) -> list[ParsedFile[ScenarioSpec]]:
+        found: dict[str, ParsedFile[ScenarioSpec]] = {}
         for file in self.files.scenarios:
             loaded = self._load(ScenarioSpec, file)
             if loaded is None:
@@ -164,7 +164,7 @@ class _DomainBuilder:
                 found[name] = loaded
         return [found[name] for name in sorted(found)]
 
-    def _reference(self, tables: Mapping[str, Loaded[TableSpec]]) -> dict[str, pa.Table]:
+    def _reference(self, tables: Mapping[str, ParsedFile[TableSpec]]) -> dict[str, pa.Table]:
         found: dict[str, pa.Table] = {}
         for name, file in sorted(self.files.reference.items()):
             if name not in self.files.tables:
@@ -179,7 +179,7 @@ class _DomainBuilder:
         return any(problem.file == file for problem in self.problems)
 
     def _rules(
-        self, tables: Mapping[str, Loaded[TableSpec]], connection: duckdb.DuckDBPyConnection
+        self, tables: Mapping[str, ParsedFile[TableSpec]], connection: duckdb.DuckDBPyConnection
     ) -> dict[str, Rule]:
         found: dict[str, Rule] = {}
         for name, file in sorted(self.files.rules.items()):
@@ -192,7 +192,7 @@ class _DomainBuilder:
         return found
 
     def _scenarios(
-        self, domain: Domain, scenarios: list[Loaded[ScenarioSpec]], listing: DomainTables
+        self, domain: Domain, scenarios: list[ParsedFile[ScenarioSpec]], listing: DomainTables
     ) -> dict[str, Scenario]:
         found = {}
         broken = {
@@ -238,7 +238,7 @@ def _with_parents(names: set[str], tables: Mapping[str, TableSpec]) -> set[str]:
 
 
 def _generation_problems(
-    loaded: Loaded[ScenarioSpec], domain: Domain, scenario: Scenario
+    loaded: ParsedFile[ScenarioSpec], domain: Domain, scenario: Scenario
 ) -> Iterator[Problem]:
     """Why rows could not be made with the scenario's defaults, found without making one."""
     for text in GenerationPlan(domain, scenario, scenario.defaults).problems():
@@ -249,7 +249,7 @@ def _generation_problems(
 
 
 def _subjects(
-    tables: Mapping[str, Loaded[TableSpec]], scenarios: list[Loaded[ScenarioSpec]]
+    tables: Mapping[str, ParsedFile[TableSpec]], scenarios: list[ParsedFile[ScenarioSpec]]
 ) -> dict[str, frozenset[str]]:
     """Every constraint of the domain with its allowed values as text, for case generators."""
     found: dict[str, frozenset[str]] = {}
@@ -278,7 +278,7 @@ def _subjects(
     return found
 
 
-def _domain_problems(spec: Loaded[DomainSpec], listing: DomainTables) -> Iterator[Problem]:
+def _domain_problems(spec: ParsedFile[DomainSpec], listing: DomainTables) -> Iterator[Problem]:
     for place, marker in spec.model.markers.items():
         table, _, column = place.partition(".")
         path = ("markers", place)

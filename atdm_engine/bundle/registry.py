@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from atdm_engine.bundle.cards import Card, card_of
 from atdm_engine.bundle.domain import DomainFiles, SpecFile, build_domain
-from atdm_engine.bundle.loading import Loaded, load
 from atdm_engine.bundle.search import Match, search
+from atdm_engine.bundle.spec_file import ParsedFile, parse_file
 from atdm_engine.errors import AtdmError, ErrorCode, Problem, SpecError, nearest_spelling
 from atdm_engine.model import Dataset, Domain, Exposure, Rule, Scenario
 from atdm_engine.spec.constraints import Constraint
@@ -135,7 +135,7 @@ class _Builder:
     warnings: list[str] = field(default_factory=list)
     domains: dict[str, DomainFiles] = field(default_factory=lambda: defaultdict(DomainFiles))
     loose: list[SpecFile] = field(default_factory=list)
-    bundles: list[Loaded[BundleSpec]] = field(default_factory=list)
+    bundles: list[ParsedFile[BundleSpec]] = field(default_factory=list)
     vocabularies: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 
     def build(self, files: Sequence[SpecFile]) -> Registry:
@@ -164,9 +164,9 @@ class _Builder:
     def _problem(self, file: SpecFile, found: str, allowed: str) -> None:
         self.problems.append(Problem(file.path, 0, "(file)", found, allowed))
 
-    def _load(self, model: type[Model], file: SpecFile) -> Loaded[Model] | None:
+    def _load(self, model: type[Model], file: SpecFile) -> ParsedFile[Model] | None:
         try:
-            return load(model, file.text, file.path)
+            return parse_file(model, file.text, file.path)
         except SpecError as error:
             self.problems.extend(error.problems)
             return None
@@ -212,7 +212,7 @@ class _Builder:
                     self.warnings.append(f"{file.path}: not a place for such a file{hint}; ignored")
 
     def _default_domain(self) -> str:
-        named: dict[str, Loaded[BundleSpec]] = {}
+        named: dict[str, ParsedFile[BundleSpec]] = {}
         for bundle in self.bundles:
             if bundle.model.default_domain is not None:
                 named[bundle.model.default_domain] = bundle

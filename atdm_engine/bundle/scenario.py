@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from atdm_engine.arrow.types import column_kind
 from atdm_engine.bundle.clause_context import ScenarioNames, clause_problems
-from atdm_engine.bundle.loading import Loaded, describe
-from atdm_engine.bundle.tables import DomainTables
+from atdm_engine.bundle.domain_tables import DomainTables
+from atdm_engine.bundle.spec_file import ParsedFile, describe
 from atdm_engine.bundle.version import scenario_version
 from atdm_engine.errors import Problem
 from atdm_engine.generators.constant import Constant
@@ -98,7 +98,7 @@ def merged(first: Constraint, second: Constraint) -> Constraint:
 class ScenarioBuilder:
     """Builds one scenario of ``domain`` (whose own ``scenarios`` are not used)."""
 
-    loaded: Loaded[ScenarioSpec]
+    loaded: ParsedFile[ScenarioSpec]
     domain: Domain
     tables: DomainTables
 

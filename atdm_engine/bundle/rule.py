@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 import duckdb
 
 from atdm_engine.arrow import duck
-from atdm_engine.bundle.loading import Loaded
+from atdm_engine.bundle.spec_file import ParsedFile
 from atdm_engine.errors import Problem, nearest_spelling
 from atdm_engine.model import Rule
 from atdm_engine.spec.table import TableSpec
@@ -35,7 +35,7 @@ def read_rule(
     name: str,
     text: str,
     file: str,
-    tables: Mapping[str, Loaded[TableSpec]],
+    tables: Mapping[str, ParsedFile[TableSpec]],
     known: Collection[str],
     connection: duckdb.DuckDBPyConnection,
 ) -> tuple[Rule | None, list[Problem]]:
@@ -90,7 +90,7 @@ def read_rule(
 
 
 def _judged_table(
-    query: duck.InspectedQuery, first: str, tables: Mapping[str, Loaded[TableSpec]]
+    query: duck.InspectedQuery, first: str, tables: Mapping[str, ParsedFile[TableSpec]]
 ) -> str | None:
     """The table whose key the query selects first, None when that is not clear."""
     qualifier, column = query.first_column or ("", first)

@@ -44,7 +44,7 @@ _BARE: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Loaded(Generic[Model]):
+class ParsedFile(Generic[Model]):
     """A file that was read: the model and where its keys stand."""
 
     file: str
@@ -61,7 +61,7 @@ class Loaded(Generic[Model]):
         return Problem(self.file, self.document.line(place), key, found, allowed, nearest)
 
 
-def load(model: type[Model], text: str, file: str) -> Loaded[Model]:
+def parse_file(model: type[Model], text: str, file: str) -> ParsedFile[Model]:
     """Read ``text`` as ``model``; ``file`` is named in problems.
 
     Raises SpecError with every problem that the file has by itself.
@@ -80,7 +80,7 @@ def load(model: type[Model], text: str, file: str) -> Loaded[Model]:
         allowed = "a mapping (key: value)" + (f" with {needed}" if needed else "")
         raise SpecError([Problem(file, 1, "(file)", found, allowed)])
     try:
-        return Loaded(file, model.model_validate(document.data or {}), document)
+        return ParsedFile(file, model.model_validate(document.data or {}), document)
     except ValidationError as error:
         raise SpecError(_problems(model, document, file, error)) from error
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atdm_engine.bundle.loading import load
+from atdm_engine.bundle.spec_file import parse_file
 from atdm_engine.bundle.yaml import MAX_CHARACTERS, YamlProblem, read_yaml
 from atdm_engine.errors import Problem, SpecError
 from atdm_engine.generators.case import Case
@@ -24,7 +24,7 @@ TABLE = "description: d\nkey: a\ncolumns:\n  a: {type: text, generate: {id: x}}\
 
 def found(model: type, text: str) -> list[tuple[int, str, str, str, str | None]]:
     with pytest.raises(SpecError) as error:
-        load(model, text, "f.yaml")
+        parse_file(model, text, "f.yaml")
     assert all(problem.file == "f.yaml" for problem in error.value.problems)
     return [(p.line, p.key, p.found, p.allowed, p.nearest) for p in error.value.problems]
 
@@ -32,7 +32,7 @@ def found(model: type, text: str) -> list[tuple[int, str, str, str, str | None]]
 def problems_of(model: type, text: str) -> tuple[Problem, ...]:
     """What is wrong with a text, nothing when it is a model."""
     try:
-        load(model, text, "f.yaml")
+        parse_file(model, text, "f.yaml")
     except SpecError as error:
         return error.problems
     return ()
@@ -230,7 +230,7 @@ class TestSpecModels:
             "generators: [generate_plan, generate_member]\nvalidators: [relational.x]\n"
             "linked_requirement_ids: []\n"
         )
-        model = load(ScenarioSpec, text, "f.yaml").model
+        model = parse_file(ScenarioSpec, text, "f.yaml").model
         groups = model.row_groups()
         assert list(groups) == ["plan", "member"]
         assert groups["member"] == RowGroup(table="member", count=1)
@@ -241,7 +241,7 @@ class TestSpecModels:
 
     def test_short_and_long_row_groups(self) -> None:
         text = SCENARIO + "rows:\n  a: 2\n  b: {table: t, count: {uniform: [1, 3]}, with: {k: v}}\n"
-        groups = load(ScenarioSpec, text, "f.yaml").model.row_groups()
+        groups = parse_file(ScenarioSpec, text, "f.yaml").model.row_groups()
         assert groups["a"] == RowGroup(table="a", count=2)
         assert isinstance(groups["b"].count, UniformCount)
         assert groups["b"].constraints == {"k": "v"}
@@ -251,13 +251,13 @@ class TestSpecModels:
             "  b: {type: text, generate: {case: a, true: x, 2: y, else: z}}\n"
             "  c: {type: integer, generate: {choice: {1: 3, 2: 1}}}\n"
         )
-        columns = load(TableSpec, text, "f.yaml").model.columns
+        columns = parse_file(TableSpec, text, "f.yaml").model.columns
         assert isinstance(columns["b"].generate, Case)
         assert dict(columns["b"].generate.branches) == {"true": "x", "2": "y"}
         assert isinstance(columns["c"].generate, Choice)
         assert columns["c"].generate.choice == {"1": 3, "2": 1}
 
     def test_models_are_immutable(self) -> None:
-        model = load(TableSpec, TABLE, "f.yaml").model
+        model = parse_file(TableSpec, TABLE, "f.yaml").model
         with pytest.raises(ValueError, match="frozen"):
             model.description = "other"  # type: ignore[misc]

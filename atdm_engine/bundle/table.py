@@ -12,8 +12,8 @@ import duckdb
 from atdm_engine.arrow import duck
 from atdm_engine.arrow.types import column_kind, parse_value
 from atdm_engine.bundle.clause_context import clause_problems
-from atdm_engine.bundle.loading import Loaded, describe
-from atdm_engine.bundle.tables import DomainTables
+from atdm_engine.bundle.domain_tables import DomainTables
+from atdm_engine.bundle.spec_file import ParsedFile, describe
 from atdm_engine.errors import Problem
 from atdm_engine.generators.base import walk
 from atdm_engine.patterns.parser import parse as parse_pattern
@@ -59,7 +59,7 @@ def row_condition_problem(
     return None if found == "BOOLEAN" else f"it gives {found}, not true or false"
 
 
-def _check_keys(loaded: Loaded[TableSpec]) -> Iterator[Problem]:
+def _check_keys(loaded: ParsedFile[TableSpec]) -> Iterator[Problem]:
     spec, columns = loaded.model, list(loaded.model.columns)
     if RUN_COLUMN in spec.columns:
         allowed = "other names: ATDM adds this column itself"
@@ -79,7 +79,7 @@ def _check_keys(loaded: Loaded[TableSpec]) -> Iterator[Problem]:
                 yield loaded.problem(("unique", position), repr(column), allowed, columns)
 
 
-def _check_constraints(loaded: Loaded[TableSpec]) -> Iterator[Problem]:
+def _check_constraints(loaded: ParsedFile[TableSpec]) -> Iterator[Problem]:
     columns = loaded.model.columns
     for name, constraint in loaded.model.constraints.items():
         path = ("constraints", name)
@@ -96,7 +96,7 @@ def _check_constraints(loaded: Loaded[TableSpec]) -> Iterator[Problem]:
             )
 
 
-def _check_order(loaded: Loaded[TableSpec]) -> Iterator[Problem]:
+def _check_order(loaded: ParsedFile[TableSpec]) -> Iterator[Problem]:
     """Columns that are made from each other must not form a circle."""
     columns = loaded.model.columns
     needs = {
@@ -173,7 +173,7 @@ def insert_order(domain: DomainTables) -> tuple[list[str], list[Problem]]:
 
 @dataclass
 class _ColumnChecker:
-    loaded: Loaded[TableSpec]
+    loaded: ParsedFile[TableSpec]
     domain: DomainTables
     table: str
     column: str

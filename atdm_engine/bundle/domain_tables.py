@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import duckdb
 
 from atdm_engine.arrow import duck
-from atdm_engine.bundle.loading import Loaded
+from atdm_engine.bundle.spec_file import ParsedFile
 from atdm_engine.spec.table import TableSpec
 
 
@@ -22,7 +22,7 @@ class DomainTables:
     of all rule files, broken ones included.
     """
 
-    tables: Mapping[str, Loaded[TableSpec]]
+    tables: Mapping[str, ParsedFile[TableSpec]]
     known: Collection[str]
     subjects: Mapping[str, frozenset[str]] = field(default_factory=dict)
     vocabularies: Collection[tuple[str, str]] = ()
@@ -34,7 +34,7 @@ class DomainTables:
         return loaded.model if loaded else None
 
 
-def empty_connection(tables: Mapping[str, Loaded[TableSpec]]) -> duckdb.DuckDBPyConnection:
+def empty_connection(tables: Mapping[str, ParsedFile[TableSpec]]) -> duckdb.DuckDBPyConnection:
     """A guarded connection with every table of a domain, empty, to bind SQL against."""
     connection = duck.connect()
     for name, loaded in tables.items():
