@@ -17,7 +17,8 @@ from atdm.cli.trail import event_table
 from atdm.in_dagster import read_run
 from atdm_assets.instance.environment import dagster_exports, with_target
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.catalog import requests, runs
+from atdm_resources.catalog import pages, requests, runs
+from atdm_resources.catalog.pages import Filters
 from atdm_resources.settings import Settings
 from atdm_services.audit.report import audit_trail
 from atdm_services.extras import load_registry, server_part
@@ -139,7 +140,7 @@ class Demonstration:
         config.write_text(
             json.dumps({"ops": {names.REQUEST_STEP: {"config": asked}}}) + "\n", encoding="utf-8"
         )
-        newest = runs.requests(connection, scenario_id=SCENARIO, limit=1)
+        newest = pages.read(connection, "requests", Filters(scenario_id=SCENARIO), limit=1).rows
         before = {row["request_id"] for row in newest}
         arguments = [
             "job",
@@ -163,7 +164,7 @@ class Demonstration:
                 f"the job ended with {done.returncode}",
                 {"log": (done.stdout + done.stderr).splitlines()[-30:]},
             )
-        newest = runs.requests(connection, scenario_id=SCENARIO, limit=1)
+        newest = pages.read(connection, "requests", Filters(scenario_id=SCENARIO), limit=1).rows
         if not newest or newest[0]["request_id"] in before:
             raise _unlike("the job left no request in the catalog")
         record = requests.get_request(connection, newest[0]["request_id"])
@@ -256,7 +257,7 @@ class Demonstration:
         return summary
 
     def _leased_run(self, connection: psycopg.Connection[Any], owner: str) -> str:
-        found = runs.runs(connection, owner=owner, limit=2)
+        found = pages.read(connection, "runs", Filters(owner=owner), limit=2).rows
         _expect(len(found) == 1, f"the test leased {len(found)} runs, not one")
         _expect(found[0]["status"] == "cleaned", f"the run is {found[0]['status']}")
         return str(found[0]["test_run_id"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
@@ -397,17 +397,17 @@ class AtdmClient:
         ``status`` is ready, leased, cleaned or expired; ``since`` a time or a length of time
         (``2h``).
         """
-        from atdm_resources.catalog import runs as reports
+        from atdm_resources.catalog import pages
 
-        return reports.runs(
-            self._connection,
+        start = earliest(since)
+        filters = pages.Filters(
             scenario_id=scenario,
             status=status,
             owner=owner,
             request_id=request_id,
-            since=earliest(since),
-            limit=limit,
+            since=datetime.now(UTC) - start if isinstance(start, timedelta) else start,
         )
+        return pages.read(self._connection, "runs", filters, limit=limit).rows
 
     @_raising
     def replay(

@@ -12,7 +12,7 @@ import psycopg
 
 from atdm_engine.random.run_ids import least_id
 from atdm_resources.catalog import seal
-from atdm_resources.catalog.runs import one_state, rows
+from atdm_resources.catalog.rows import one_state, rows
 
 TOP = 10
 

@@ -1,10 +1,9 @@
-"""Requests and test runs page by page, the newest first.
+"""Requests and test runs page by page, the newest first (requirement A-CAT-03).
 
 Light: psycopg and the standard library alone.
 
-A page goes on after the last id of the page before it, so that what is added meanwhile, which has
-greater ids, neither repeats a row nor hides one. Ids sort by time: bounds in time are bounds of
-ids, which the primary keys know.
+A page starts after the last id of the page before it. New rows have greater ids, so they neither
+repeat a row nor hide one. Ids sort by time: bounds in time are bounds of the primary key.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import psycopg
 
 from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
 from atdm_engine.random.run_ids import ALPHABET, least_id, request_of
-from atdm_resources.catalog.runs import rows
+from atdm_resources.catalog.rows import rows
 
 Kind = Literal["requests", "runs"]
 
@@ -38,20 +37,21 @@ _REQUEST = (
 )
 _RUN = (
     "r.test_run_id, q.request_id, q.label, q.domain, q.scenario_id, r.status, r.owner,"
-    " r.leased_at, r.expires_at, r.ended_at, r.deleted, q.effective, q.invoker, q.source, q.reason,"
-    " q.created_at"
+    " r.leased_at, r.expires_at, r.ended_at, r.as_of, r.deleted, q.effective, q.invoker, q.source,"
+    " q.reason, q.created_at"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What is wanted; None and empty: everything.
+    """Filters of a listing. None and an empty mapping filter nothing.
 
-    ``owner`` holds runs and filters nothing else. ``since`` (inclusive) and ``until`` (exclusive)
-    are about when the request was made. ``constraints`` compares effective values as texts; an
-    empty text is a constraint without a value.
+    ``owner`` filters runs only. ``since`` (inclusive) and ``until`` (exclusive) are times of the
+    request. ``constraints`` compares effective values as texts; an empty text is a constraint
+    without a value.
     """
 
+    request_id: str | None = None
     domain: str | None = None
     scenario_id: str | None = None
     status: str | None = None
@@ -64,7 +64,7 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Rows, and the cursor of the page after them (None: these are the last)."""
+    """Rows, and the cursor of the next page, or None on the last page."""
 
     rows: list[dict[str, Any]]
     next_cursor: str | None
@@ -75,14 +75,14 @@ def read(
     kind: Kind,
     filters: Filters,
     *,
-    limit: int,
+    limit: int = 50,
     cursor: str | None = None,
 ) -> Page:
     """One page.
 
     Raises:
-        AtdmError: REQUEST_INVALID for a status that there is not and for a cursor of another
-            listing; SCENARIO_NOT_FOUND, CONSTRAINT_INVALID for what was never published.
+        AtdmError: REQUEST_INVALID for an unknown status and for a cursor of another listing;
+            SCENARIO_NOT_FOUND, CONSTRAINT_INVALID for names that were never published.
     """
     since = None if filters.since is None else least_id(filters.since)
     after = None
@@ -113,10 +113,10 @@ def _requests(filters: Filters, after: str | None, since: str | None) -> tuple[s
 
 
 def _runs(filters: Filters, after: str | None, since: str | None) -> tuple[str, dict[str, Any]]:
-    """Filtered by run: along the runs. Else request by request, each with a page of its runs.
+    """With a filter of runs: along the runs. Else request by request, each with a page of its runs.
 
-    Either way for what it is good at: a status that few runs have is found in one pass, and a
-    scenario's runs without looking at those of others.
+    A rare status is found in one pass over the runs; the runs of a scenario are found without
+    reading those of others.
     """
     where, values = _of_request(filters, since)
     of_run = [f"t.{name} = %({name})s" for name in ("status", "owner") if values[name] is not None]
@@ -126,7 +126,7 @@ def _runs(filters: Filters, after: str | None, since: str | None) -> tuple[str, 
         of_run.append("t.test_run_id < %(after)s")
         values |= {"after": after, "after_request": request_of(after)}
     columns = "t.test_run_id, t.request_id, t.status, t.owner, t.leased_at, t.expires_at,"
-    columns += " t.ended_at, t.deleted"
+    columns += " t.ended_at, t.as_of, t.deleted"
     if walks:
         # The bounds of the request, for the index that is walked.
         of_run += [
@@ -154,9 +154,9 @@ def _of_request(filters: Filters, since: str | None) -> tuple[list[str], dict[st
     where = []
     values: dict[str, Any] = {
         name: getattr(filters, name)
-        for name in ("domain", "scenario_id", "status", "owner", "invoker")
+        for name in ("request_id", "domain", "scenario_id", "status", "owner", "invoker")
     }
-    for name in ("domain", "scenario_id", "invoker"):
+    for name in ("request_id", "domain", "scenario_id", "invoker"):
         if values[name] is not None:
             where.append(f"q.{name} = %({name})s")
     if since is not None:
@@ -229,13 +229,13 @@ def _digest(kind: Kind, filters: Filters) -> str:
 
 
 def _cursor(kind: Kind, filters: Filters, last: str, since: str | None) -> str:
-    """What listing it is, the last id, and the first page's ``since``: a day ago moves on."""
+    """The listing, the last id, and ``since`` of the first page ("a day ago" would move)."""
     text = f"{_digest(kind, filters)}{last}{since or ''}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def _continued(cursor: str, kind: Kind, filters: Filters) -> tuple[str, str | None]:
-    """The id that ``cursor`` goes on after, and since when."""
+    """The last id of the page before, and ``since`` of the first page."""
     try:
         padded = cursor.encode() + b"=" * (-len(cursor) % 4)
         text = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")

@@ -1,24 +1,21 @@
-"""What the catalog knows, for people: scenarios, requests, runs, trails, a summary.
+"""State of the catalog: counts, published scenarios, one run, the meaning of a name.
 
 Light: psycopg and the standard library alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.postgres.owner_rights import catalog_needed
+from atdm_resources.catalog.rows import rows
 
 _ID_LENGTH = 26
 _COMPARED = 1_000
-"""Requests whose names are looked at for what somebody may have meant."""
+"""Requests whose names are compared for a similar spelling."""
 
 
 def summary(conn: psycopg.Connection[Any]) -> dict[str, Any]:
@@ -42,7 +39,7 @@ def summary(conn: psycopg.Connection[Any]) -> dict[str, Any]:
 
 
 def scenarios(conn: psycopg.Connection[Any]) -> list[dict[str, Any]]:
-    """The published scenarios with their parameters, defaults and how many runs are ready."""
+    """The published scenarios with parameters, defaults and the number of ready runs."""
     return rows(
         conn,
         "SELECT s.domain, s.scenario_id, s.version, s.description, s.tags,"
@@ -54,74 +51,8 @@ def scenarios(conn: psycopg.Connection[Any]) -> list[dict[str, Any]]:
     )
 
 
-def requests(
-    conn: psycopg.Connection[Any],
-    *,
-    domain: str | None = None,
-    scenario_id: str | None = None,
-    status: str | None = None,
-    since: datetime | timedelta | None = None,
-    limit: int = 50,
-) -> list[dict[str, Any]]:
-    """The requests that fit every filter given, the newest first (requirement A-CAT-03)."""
-    start = datetime.now(UTC) - since if isinstance(since, timedelta) else since
-    return rows(
-        conn,
-        "SELECT request_id, label, domain, scenario_id, scenario_version, status, runs, pooled,"
-        " seed, as_of, given, invoker, source, reason, dagster_run_id, created_at, finished_at,"
-        " content_hash, tables, error FROM atdm.request"
-        " WHERE (%(domain)s::text IS NULL OR domain = %(domain)s)"
-        " AND (%(scenario)s::text IS NULL OR scenario_id = %(scenario)s)"
-        " AND (%(status)s::text IS NULL OR status = %(status)s)"
-        " AND (%(since)s::timestamptz IS NULL OR created_at >= %(since)s)"
-        " ORDER BY request_id DESC LIMIT %(limit)s",
-        {
-            "domain": domain,
-            "scenario": scenario_id,
-            "status": status,
-            "since": start,
-            "limit": limit,
-        },
-    )
-
-
-def runs(
-    conn: psycopg.Connection[Any],
-    *,
-    request_id: str | None = None,
-    owner: str | None = None,
-    status: str | None = None,
-    scenario_id: str | None = None,
-    since: datetime | timedelta | None = None,
-    limit: int = 50,
-) -> list[dict[str, Any]]:
-    """The test runs that fit every filter given, the newest first (requirement A-CAT-03)."""
-    start = datetime.now(UTC) - since if isinstance(since, timedelta) else since
-    return rows(
-        conn,
-        "SELECT r.test_run_id, r.request_id, q.domain, q.scenario_id, r.status, r.owner,"
-        " r.leased_at, r.expires_at, r.ended_at, r.as_of, q.created_at, r.deleted"
-        " FROM atdm.test_run AS r JOIN atdm.request AS q USING (request_id)"
-        " WHERE (%(request)s::text IS NULL OR (r.test_run_id > %(request)s"
-        "  AND r.test_run_id <= left(%(request)s, 20) || 'ZZZZZZ'))"
-        " AND (%(owner)s::text IS NULL OR r.owner = %(owner)s)"
-        " AND (%(status)s::text IS NULL OR r.status = %(status)s)"
-        " AND (%(scenario)s::text IS NULL OR q.scenario_id = %(scenario)s)"
-        " AND (%(since)s::timestamptz IS NULL OR q.created_at >= %(since)s)"
-        " ORDER BY r.test_run_id DESC LIMIT %(limit)s",
-        {
-            "request": request_id,
-            "owner": owner,
-            "status": status,
-            "scenario": scenario_id,
-            "since": start,
-            "limit": limit,
-        },
-    )
-
-
 def run(conn: psycopg.Connection[Any], test_run_id: str) -> dict[str, Any] | None:
-    """One test run, None when there is none of that id."""
+    """One test run, or None."""
     found = rows(
         conn,
         "SELECT test_run_id, request_id, status, owner, leased_at, expires_at, ended_at, as_of,"
@@ -132,7 +63,7 @@ def run(conn: psycopg.Connection[Any], test_run_id: str) -> dict[str, Any] | Non
 
 
 def runs_by_scenario(conn: psycopg.Connection[Any]) -> list[dict[str, Any]]:
-    """Every published scenario with how many of its runs are ready and how many are leased."""
+    """Every published scenario with its numbers of ready and leased runs."""
     return rows(
         conn,
         "SELECT s.domain, s.scenario_id, coalesce(n.ready, 0) AS ready,"
@@ -147,11 +78,11 @@ def runs_by_scenario(conn: psycopg.Connection[Any]) -> list[dict[str, Any]]:
 
 
 def find(conn: psycopg.Connection[Any], name: str) -> tuple[str, str | None]:
-    """The request that ``name`` (a run id, a request id, a label) means, and the run if it is one.
+    """The request of ``name`` (a run id, a request id or a label), and the run if it is one.
 
     Raises:
-        AtdmError: RUN_NOT_FOUND when there is none (with what was probably meant), or several
-            requests have that label.
+        AtdmError: RUN_NOT_FOUND if there is none (with similar names), or if several requests have
+            that label.
     """
     found = rows(
         conn,
@@ -167,7 +98,7 @@ def find(conn: psycopg.Connection[Any], name: str) -> tuple[str, str | None]:
 
 
 def _not_found(conn: psycopg.Connection[Any], name: str, several: list[str]) -> AtdmError:
-    """Why ``name`` means nothing, or too much, and what was probably meant."""
+    """Why ``name`` is unknown or ambiguous, with similar names."""
     details: dict[str, Any] = {"name": name[:200]}
     if several:
         message = f"several requests are called {name!r}: give the request id"
@@ -180,7 +111,7 @@ def _not_found(conn: psycopg.Connection[Any], name: str, several: list[str]) -> 
         (request_id,),
     )
     if runs_of and len(name) == _ID_LENGTH:
-        # Written small, or an id of that request that was never loaded or is forgotten.
+        # In small letters, or an id of a run of that request that was never loaded.
         whole = runs_of[0]
         meant = name.upper() if run(conn, name.upper()) else whole["request_id"]
         runs_made = f"{whole['runs']:,} run" + ("s" if whole["runs"] != 1 else "")
@@ -198,48 +129,9 @@ def _not_found(conn: psycopg.Connection[Any], name: str, several: list[str]) -> 
     return AtdmError(ErrorCode.RUN_NOT_FOUND, message, {**details, "nearest": nearest})
 
 
-def events(
-    conn: psycopg.Connection[Any], request_id: str, test_run_id: str | None = None
-) -> list[dict[str, Any]]:
-    """The audit events of a request in the order they were written.
-
-    With ``test_run_id``, those of the request itself and of this run; without, those of every run.
-    """
-    return rows(
-        conn,
-        "SELECT event_id, at, action, status, domain, scenario_id, request_id, test_run_id,"
-        " invoker, source, inputs, tools_called, outputs, schema_version FROM atdm.audit_event"
-        " WHERE request_id = %(request)s"
-        " AND (%(run)s::text IS NULL OR test_run_id IS NULL OR test_run_id = %(run)s)"
-        " ORDER BY event_id",
-        {"request": request_id, "run": test_run_id},
-    )
-
-
-def one_state(conn: psycopg.Connection[Any]) -> None:
-    """Let the transaction that has just begun read one consistent state, and change nothing."""
-    conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-
-
 def _counts(conn: psycopg.Connection[Any], table: str) -> dict[str, int]:
     queries = {
         "request": "SELECT status, count(*) AS n FROM atdm.request GROUP BY 1 ORDER BY 1",
         "test_run": "SELECT status, count(*) AS n FROM atdm.test_run GROUP BY 1 ORDER BY 1",
     }
     return {row["status"]: row["n"] for row in rows(conn, queries[table])}
-
-
-def rows(conn: psycopg.Connection[Any], query: str, values: Any = None) -> list[dict[str, Any]]:
-    """What a query selects, as mappings; times in UTC, whatever the session's zone is.
-
-    Raises:
-        AtdmError: TARGET_NOT_INITIALISED without a catalog, and for a user who may not read it.
-    """
-    what = "what you ask for"
-    with catalog_needed(conn, what), conn.cursor(row_factory=dict_row) as cursor:
-        found: Sequence[dict[str, Any]] = cursor.execute(query.encode(), values).fetchall()
-    return [{name: _utc(value) for name, value in row.items()} for row in found]
-
-
-def _utc(value: Any) -> Any:
-    return value.astimezone(UTC) if isinstance(value, datetime) else value

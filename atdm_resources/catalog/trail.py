@@ -1,9 +1,9 @@
-"""Everything the catalog can tell of one request or test run, in bounded amounts.
+"""The trail of one request or test run.
 
 Light: psycopg and the standard library alone.
 
-A request may have a hundred thousand runs and half a million events, so every list has a limit and
-comes with the count of what there is.
+A request may have a hundred thousand runs and half a million events, so lists have a limit and come
+with the count of all rows.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from atdm_resources.catalog.runs import rows
+from atdm_resources.catalog.rows import rows
 from atdm_resources.catalog.seal import GENESIS, chained
 
 VERIFIED_AT_MOST = 20_000
-"""Seals whose hashes are computed again for one page; `atdm audit-verify` computes all of them."""
+"""Seals that are verified for one page; `atdm audit-verify` verifies all of them."""
 
 COUNTED_AT_MOST = 100_000
-"""Rows of one table that are counted to show what is still in the target."""
+"""Rows of one table that are counted in the target at most."""
 
 _EVENT = (
-    "SELECT e.event_id, e.at, e.action, e.status, e.test_run_id, e.invoker, e.source, e.inputs,"
-    " e.outputs FROM atdm.audit_event AS e"
+    "SELECT e.event_id, e.at, e.action, e.status, e.domain, e.scenario_id, e.request_id,"
+    " e.test_run_id, e.invoker, e.source, e.inputs, e.tools_called, e.outputs, e.schema_version"
+    " FROM atdm.audit_event AS e"
 )
 _OF_SUBJECT = (
     " WHERE e.request_id = %(request)s"
@@ -46,7 +47,7 @@ _OF_THE_DOMAIN = (
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is read about: a request, or one run of it."""
+    """A request, or one run of it."""
 
     request_id: str
     test_run_id: str | None
@@ -54,6 +55,17 @@ class Subject:
     @property
     def values(self) -> dict[str, Any]:
         return {"request": self.request_id, "run": self.test_run_id}
+
+
+def all_events(
+    conn: psycopg.Connection[Any], request_id: str, test_run_id: str | None = None
+) -> list[dict[str, Any]]:
+    """The audit events of a request in the order they were written.
+
+    With ``test_run_id``, those of the request itself and of this run; without, those of every run.
+    """
+    subject = Subject(request_id, test_run_id)
+    return rows(conn, f"{_EVENT}{_OF_SUBJECT} ORDER BY e.event_id", subject.values)
 
 
 def events(
@@ -77,10 +89,9 @@ def events(
 
 
 def making_events(conn: psycopg.Connection[Any], subject: Subject) -> list[dict[str, Any]]:
-    """What happened until the runs were ready or it was given up; the newest 50 of it.
+    """The newest 50 events of the request itself and of replays.
 
-    These concern the request as a whole, or a run that was made again; what else concerns a run
-    alone is in ``totals``.
+    Other events of single runs are counted in ``totals``.
     """
     found = rows(
         conn,
@@ -92,7 +103,7 @@ def making_events(conn: psycopg.Connection[Any], subject: Subject) -> list[dict[
 
 
 def totals(conn: psycopg.Connection[Any], subject: Subject) -> list[dict[str, Any]]:
-    """By action: how many events, when the first and the last was."""
+    """By action: the number of events, and the times of the first and the last."""
     return rows(
         conn,
         "SELECT e.action, count(*) AS n, min(e.at) AS first_at, max(e.at) AS last_at"
@@ -112,11 +123,11 @@ def fixtures(conn: psycopg.Connection[Any], subject: Subject, most: int) -> list
 
 
 def resets(conn: psycopg.Connection[Any], subject: Subject, most: int) -> list[dict[str, Any]]:
-    """Attempts to take runs back, by who, how and how they ended; those that did come first.
+    """Resets by invoker, strategy and result; successful ones first.
 
-    ``deleted`` and ``adopted`` are counts by table. Runs that were taken back together have one
-    count for all of them; where some belong to other subjects, ``shared`` is true and the counts
-    are of all.
+    ``deleted`` and ``adopted`` are counts of rows by table. Runs that were reset together have one
+    count for all; where some belong to other subjects, ``shared`` is true and the counts are of
+    all.
     """
     return rows(
         conn,
@@ -165,7 +176,7 @@ def runs(conn: psycopg.Connection[Any], subject: Subject, most: int) -> list[dic
 
 
 def run_state(conn: psycopg.Connection[Any], subject: Subject) -> dict[str, Any]:
-    """Counts of the request's runs by status, and when the last of them ended (None: not yet)."""
+    """The request's runs by status, and when the last of them ended (None: not yet)."""
     (found,) = rows(
         conn,
         "SELECT coalesce(jsonb_object_agg(s.status, s.n), '{}') AS counts,"
@@ -182,7 +193,7 @@ def run_state(conn: psycopg.Connection[Any], subject: Subject) -> dict[str, Any]
 def published(
     conn: psycopg.Connection[Any], domain: str, scenario_id: str, version: str
 ) -> dict[str, Any] | None:
-    """What the scenario said of itself in the version that was asked for."""
+    """The published scenario in the version of the request, or None."""
     found = rows(
         conn,
         "SELECT description, tags, linked_requirement_ids, defaults, violates, current,"
@@ -200,10 +211,10 @@ def domain_events(
     until: datetime | None,
     most: int,
 ) -> list[dict[str, Any]]:
-    """Baselines taken and restored and resets of the whole domain while the rows were there.
+    """Snapshots, restores and resets of the whole domain while the rows were there; newest first.
 
-    The newest first. ``until`` is when the last run ended; what ended it is recorded right after
-    it, in the same transaction, so that the minute after belongs to it.
+    ``until`` is when the last run ended. The event that ended it is written right after, in the
+    same transaction, so the minute after belongs to it.
     """
     return rows(
         conn,
@@ -223,7 +234,7 @@ def domain_events(
 
 
 def queued_at(conn: psycopg.Connection[Any], request_id: str) -> dict[str, Any]:
-    """How many submissions to the queue became this request, and when the first was made."""
+    """The number of submissions that became this request, and the time of the first."""
     (found,) = rows(
         conn,
         "SELECT count(*) AS submissions, min(submitted_at) AS first_at FROM atdm.submission"
@@ -236,9 +247,9 @@ def queued_at(conn: psycopg.Connection[Any], request_id: str) -> dict[str, Any]:
 def outcomes(
     conn: psycopg.Connection[Any], subject: Subject, most: int
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """What tests made of the runs: the failed ones first, then the latest; and counts of all.
+    """Outcomes of tests with these runs: failed ones first, then the latest; and counts of all.
 
-    Nothing where the catalog is older than outcomes are.
+    Empty where the catalog is older than the table of outcomes.
     """
     row = conn.execute("SELECT to_regclass('atdm.test_outcome') IS NOT NULL").fetchone()
     if row is None or not row[0]:
@@ -265,9 +276,9 @@ def rows_in_target(
     tables: Sequence[str],
     keys: int,
 ) -> dict[str, dict[str, Any]]:
-    """By table: how many of the subject's rows are in the target now, and the first ``keys`` keys.
+    """By table: the number of the subject's rows in the target now, and the first ``keys`` keys.
 
-    ``rows`` None: the table is gone, or may not be read. Counting ends at COUNTED_AT_MOST.
+    ``rows`` is None where the table is gone or may not be read. Counting ends at COUNTED_AT_MOST.
     """
     found: dict[str, dict[str, Any]] = {}
     known = {
@@ -292,7 +303,7 @@ def rows_in_target(
             with conn.transaction():
                 found[table] = _rows_of(conn, subject, sql.Identifier(schema, table), key, keys)
         except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
-            # The page says that it could not be counted; nothing else of it depends on this.
+            # The page says that the rows could not be counted.
             continue
     return found
 
@@ -318,11 +329,11 @@ def _rows_of(
 
 
 def seal_state(conn: psycopg.Connection[Any], subject: Subject) -> dict[str, Any]:
-    """How much of the trail is sealed, and whether the chain around it holds.
+    """How much of the trail is sealed, and whether the part of the chain around it is intact.
 
-    events, sealed (of them), first_seal, last_seal, hash (of the last, hexadecimal), sealed_at;
-    head (the chain's last number); verified: from_seal, to_seal, broken (None: it holds), or None
-    where nothing is sealed.
+    Keys: events, sealed (number of them), first_seal, last_seal, hash (of the last, hexadecimal),
+    sealed_at; head (last number of the chain); verified: from_seal, to_seal, broken (number of the
+    first broken seal, or None), or None where nothing is sealed.
     """
     (found,) = rows(
         conn,
@@ -347,7 +358,7 @@ def seal_state(conn: psycopg.Connection[Any], subject: Subject) -> dict[str, Any
 
 
 def _verified(conn: psycopg.Connection[Any], first: int, last: int) -> dict[str, Any]:
-    """Compute the hashes of seals ``first`` to ``last`` again, from the one before them."""
+    """Verify the seals ``first`` to ``last``, starting with the hash before them."""
     row = conn.execute(
         "SELECT hash FROM atdm.audit_seal WHERE seal_number = %s", (first - 1,)
     ).fetchone()

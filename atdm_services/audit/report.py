@@ -32,11 +32,12 @@ def audit_trail(
     from dataclasses import asdict
 
     from atdm_resources.catalog import requests, runs
+    from atdm_resources.catalog.trail import all_events
 
     request_id, test_run_id = runs.find(connection, name)
     request = asdict(requests.get_request(connection, request_id))
     run = None if test_run_id is None else runs.run(connection, test_run_id)
-    events = runs.events(connection, request_id, test_run_id)
+    events = all_events(connection, request_id, test_run_id)
     return assembled(request, run, events, dagster_record(settings, request, read_run))
 
 

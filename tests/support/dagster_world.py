@@ -21,8 +21,8 @@ from atdm_assets.resources import StoreResource, TargetResource
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError
 from atdm_resources.catalog import requests as catalog
-from atdm_resources.catalog import runs
 from atdm_resources.catalog.requests import RequestRecord
+from atdm_resources.catalog.trail import all_events
 from atdm_resources.postgres.connection import connect
 
 QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
@@ -131,7 +131,7 @@ class World:
     def actions(self, request_id: str) -> list[str]:
         """The request's audit trail, in order, by name."""
         with connect(self.target_url) as conn:
-            return [event["action"] for event in runs.events(conn, request_id)]
+            return [event["action"] for event in all_events(conn, request_id)]
 
     def rows(self, request_id: str, domain: str = "healthcare") -> dict[str, int]:
         """How many rows every table of the domain and the run table have for the request."""

@@ -73,9 +73,10 @@ def gather(settings: Settings, connection: psycopg.Connection[Any], name: str) -
 
     from atdm_resources.catalog import requests, trail
     from atdm_resources.catalog import runs as reports
+    from atdm_resources.catalog.rows import one_state
 
     with connection.transaction():
-        reports.one_state(connection)
+        one_state(connection)
         request_id, test_run_id = reports.find(connection, name)
         request = asdict(requests.get_request(connection, request_id))
         subject = trail.Subject(request_id, test_run_id)

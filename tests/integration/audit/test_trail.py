@@ -18,6 +18,7 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import leases, outcomes, reclaim, requests, seal
 from atdm_resources.catalog import runs as reports
 from atdm_resources.catalog import trail as trail_reading
+from atdm_resources.catalog.rows import one_state
 from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
 from atdm_services.baselines import records
@@ -274,7 +275,7 @@ def test_reading_changes_nothing_and_holds_no_transaction(
     told(conn, made.request_id)
     assert conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
     with conn.transaction():
-        reports.one_state(conn)
+        one_state(conn)
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), conn.transaction():
             conn.execute("DELETE FROM atdm.test_run")
 

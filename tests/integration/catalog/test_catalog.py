@@ -13,7 +13,8 @@ import pytest
 
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.catalog import leases, requests, runs
+from atdm_resources.catalog import leases, pages, requests, runs
+from atdm_resources.catalog.trail import all_events
 from atdm_resources.postgres.connection import connect
 from atdm_resources.store.files import Store
 from atdm_services.requests import load
@@ -26,8 +27,12 @@ def conn(target: str) -> Any:
         yield connection
 
 
+def listed(conn: Any, kind: pages.Kind, limit: int = 50, **filters: Any) -> list[dict[str, Any]]:
+    return pages.read(conn, kind, pages.Filters(**filters), limit=limit).rows
+
+
 def actions(conn: psycopg.Connection[Any], request_id: str) -> list[tuple[str, str]]:
-    return [(event["action"], event["status"]) for event in runs.events(conn, request_id)]
+    return [(event["action"], event["status"]) for event in all_events(conn, request_id)]
 
 
 def test_a_request_is_recorded_with_its_first_two_events(
@@ -55,7 +60,7 @@ def test_a_request_is_recorded_with_its_first_two_events(
     by_id = requests.request_by_label(conn, "healthcare", "active_member_clean", spec.request_id)
     assert by_id == record
     assert requests.request_by_label(conn, "healthcare", "active_member_clean", "other") is None
-    received, resolved = runs.events(conn, spec.request_id)
+    received, resolved = all_events(conn, spec.request_id)
     assert received["action"] == "request_received"
     assert received["inputs"]["constraints"] == {"claim_status": "pending"}
     assert received["inputs"]["planner_mode"] == "rule"
@@ -72,7 +77,7 @@ def test_a_label_is_letters_digits_dash_and_underscore(
     with pytest.raises(AtdmError) as caught:
         recorded(conn, registry, label=label)
     assert caught.value.code is ErrorCode.REQUEST_INVALID
-    assert runs.requests(conn) == []
+    assert listed(conn, "requests") == []
 
 
 def test_a_label_names_one_request_of_a_scenario(
@@ -153,7 +158,7 @@ def test_the_happy_path_has_the_events_of_the_trail_in_order(
     assert done.started_at is not None
     assert done.finished_at is not None
     assert done.started_at <= done.finished_at
-    completed = runs.events(conn, spec.request_id)[4]
+    completed = all_events(conn, spec.request_id)[4]
     assert {"kind": "claim", "primary_key": f"claim-{lease['test_run_id']}"} in (
         completed["outputs"]["records_created"]
     )
@@ -212,14 +217,15 @@ def test_requests_and_runs_are_listed_by_what_is_asked(
     clean = seeded(conn, tmp_path, registry, runs=3)
     expired = seeded(conn, tmp_path, registry, "expired_eligibility")
     leases.lease(conn, None, "active_member_clean", owner="me")
-    listed = [row["request_id"] for row in runs.requests(conn)]
-    assert listed == [expired.request_id, clean.request_id]
-    assert len(runs.requests(conn, scenario_id="expired_eligibility")) == 1
-    assert runs.requests(conn, status="pending") == []
-    assert runs.requests(conn, since=datetime.now(UTC) + timedelta(days=1)) == []
-    assert len(runs.requests(conn, since=timedelta(hours=1), limit=1)) == 1
-    assert [run["owner"] for run in runs.runs(conn, status="leased")] == ["me"]
-    assert len(runs.runs(conn, request_id=clean.request_id)) == 3
+    ids = [row["request_id"] for row in listed(conn, "requests")]
+    assert ids == [expired.request_id, clean.request_id]
+    assert len(listed(conn, "requests", scenario_id="expired_eligibility")) == 1
+    assert listed(conn, "requests", status="pending") == []
+    now = datetime.now(UTC)
+    assert listed(conn, "requests", since=now + timedelta(days=1)) == []
+    assert len(listed(conn, "requests", since=now - timedelta(hours=1), limit=1)) == 1
+    assert [run["owner"] for run in listed(conn, "runs", status="leased")] == ["me"]
+    assert len(listed(conn, "runs", request_id=clean.request_id)) == 3
     assert runs.find(conn, clean.run(2)) == (clean.request_id, clean.run(2))
     assert runs.find(conn, clean.request_id) == (clean.request_id, None)
     with pytest.raises(AtdmError) as caught:
@@ -232,7 +238,7 @@ def test_a_trail_of_one_run_leaves_the_others_out(
 ) -> None:
     made = seeded(conn, tmp_path, registry, runs=2)
     first, second = leases.lease_request(conn, made.request_id)
-    trail = runs.events(conn, made.request_id, first["test_run_id"])
+    trail = all_events(conn, made.request_id, first["test_run_id"])
     assert {event["test_run_id"] for event in trail} == {None, first["test_run_id"]}
-    everything = runs.events(conn, made.request_id)
+    everything = all_events(conn, made.request_id)
     assert second["test_run_id"] in {event["test_run_id"] for event in everything}

@@ -15,7 +15,7 @@ import pytest
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import leases
-from atdm_resources.catalog import runs as reports
+from atdm_resources.catalog.trail import all_events
 from atdm_resources.postgres.connection import connect
 from tests.support.made_requests import Made, recorded, seeded
 
@@ -50,7 +50,7 @@ def test_a_lease_hands_out_a_run_with_its_keys_and_a_token_kept_as_a_hash(
     assert row is not None
     assert row[:3] == ("leased", hashlib.sha256(lease["token"].encode()).digest(), "ci")
     assert row[3] == timedelta(hours=4)
-    (event,) = [e for e in reports.events(conn, made.request_id, run) if e["action"] == "leased"]
+    (event,) = [e for e in all_events(conn, made.request_id, run) if e["action"] == "leased"]
     assert event["invoker"] == "agent:1"
     assert lease["token"] not in str(event)
 

@@ -16,7 +16,8 @@ from atdm_assets.leases.retention import forget_events
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import leases as leasing
 from atdm_resources.catalog import pools as pool_rows
-from atdm_resources.catalog import runs, seal
+from atdm_resources.catalog import seal
+from atdm_resources.catalog.trail import all_events
 from atdm_resources.postgres.connection import connect
 from atdm_resources.store.files import Store
 from atdm_services import retention as kept
@@ -277,7 +278,7 @@ def test_runs_of_an_old_version_or_past_their_age_are_drained(
     filled(world, conn)
     assert world.rows(made.request_id)["claim"] == 0
     assert world.rows(reserved.request_id)["claim"] == 1, "not of a pool"
-    reset = [event for event in runs.events(conn, made.request_id) if event["test_run_id"]]
+    reset = [event for event in all_events(conn, made.request_id) if event["test_run_id"]]
     assert {event["inputs"].get("strategy", "pool_drain") for event in reset} == {"pool_drain"}
 
 
@@ -437,7 +438,7 @@ def test_retention_deletes_what_is_old_and_never_a_run_or_an_audit_event(
         "UPDATE atdm.request SET status = 'retired', finished_at = now() - '1 y'::interval"
     )
     conn.execute("UPDATE atdm.test_run SET ended_at = now() - '1 y'::interval")
-    events = len(runs.events(conn, made.request_id))
+    events = len(all_events(conn, made.request_id))
     today = datetime.now(UTC).date()
     store.write_bytes("audit/dt=2020-01-01/events-1-2.parquet", b"x")
     store.write_bytes(f"audit/dt={today}/events-3-4.parquet", b"x")
@@ -448,7 +449,7 @@ def test_retention_deletes_what_is_old_and_never_a_run_or_an_audit_event(
     assert result.success
     assert world.rows(made.request_id)["test_run"] == 0
     assert world.request(made.request_id).status == "retired"
-    assert len(runs.events(conn, made.request_id)) == events
+    assert len(all_events(conn, made.request_id)) == events
     left = [name for name in world.files() if not name.startswith("requests/")]
     assert left == [
         f"audit/dt={today}/events-3-4.parquet",

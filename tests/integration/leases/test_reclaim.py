@@ -14,6 +14,7 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import leases as leasing
 from atdm_resources.catalog import reclaim, retirement
 from atdm_resources.catalog import runs as reports
+from atdm_resources.catalog.trail import all_events
 from atdm_resources.postgres import residue
 from atdm_resources.postgres.connection import connect
 from atdm_resources.store.files import Store
@@ -74,7 +75,7 @@ def test_an_overdue_lease_goes_with_the_rows_of_the_application(
     )
     actions = [
         event["action"]
-        for event in reports.events(conn, made.request_id, first["test_run_id"])
+        for event in all_events(conn, made.request_id, first["test_run_id"])
         if event["test_run_id"]
     ]
     assert actions == ["leased", "reset_started", "reset_completed", "lease_expired"]
@@ -159,9 +160,9 @@ def test_one_run_that_cannot_go_does_not_keep_the_others_and_is_left_alone_for_a
     assert [item["test_run_id"] for item in done.failed] == [runs[0]]
     assert runs[1] in done.failed[0]["error"]["message"]
     assert sum(rows_left(conn, runs[0]).values()) == 5
-    events = len(reports.events(conn, made.request_id))
+    events = len(all_events(conn, made.request_id))
     assert reclaim.expire_due(conn, **WHO).failed == []
-    assert len(reports.events(conn, made.request_id)) == events
+    assert len(all_events(conn, made.request_id)) == events
     # Together they go.
     both = reclaim.give_back(conn, runs[:2], strategy="test", **WHO)
     assert sorted(both.runs) == runs[:2]
@@ -202,7 +203,7 @@ def test_an_operator_resets_a_run_with_a_reason(conn: psycopg.Connection[Any], m
     assert (again["status"], again["deleted"]) == ("already_cleaned", {})
     requested = next(
         event
-        for event in reports.events(conn, made.request_id, run)
+        for event in all_events(conn, made.request_id, run)
         if event["action"] == "reset_requested"
     )
     assert requested["inputs"] == {"reason": "stuck", "run_was": "leased"}
@@ -257,7 +258,7 @@ def test_requests_are_retired_when_their_runs_are_gone_and_then_forgotten(
     reclaim.give_back(conn, [made.run(n) for n in range(1, 5)], strategy="test", **WHO)
     assert retirement.retire(conn, timedelta(hours=1), 10) == []
     assert retirement.retire(conn, zero, 10) == [made.request_id]
-    assert reports.events(conn, made.request_id)[-1]["action"] == "request_retired"
+    assert all_events(conn, made.request_id)[-1]["action"] == "request_retired"
     (over,) = retirement.over_requests(conn, zero, 10)
     assert (over.request_id, over.label) == (made.request_id, made.record.label)
     retirement.forget(conn, store, [over])

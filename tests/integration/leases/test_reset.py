@@ -16,6 +16,7 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import leases as leasing
 from atdm_resources.catalog import runs
 from atdm_resources.catalog.leases import Lease
+from atdm_resources.catalog.trail import all_events
 from atdm_resources.postgres.connection import connect
 from tests.support.made_requests import rows_left, seeded
 
@@ -70,7 +71,7 @@ def insert_claim(
 def actions(conn: psycopg.Connection[Any], lease: Lease) -> list[str]:
     return [
         event["action"]
-        for event in runs.events(conn, lease["request_id"], lease["test_run_id"])
+        for event in all_events(conn, lease["request_id"], lease["test_run_id"])
         if event["test_run_id"] == lease["test_run_id"]
     ]
 

@@ -19,9 +19,8 @@ from atdm_assets.requests.failures import tick as failure_tick
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.random import run_ids
 from atdm_resources.catalog import leases as leasing
+from atdm_resources.catalog import pages, reclaim
 from atdm_resources.catalog import queue as queueing
-from atdm_resources.catalog import reclaim
-from atdm_resources.catalog import runs as reports
 from atdm_resources.postgres.connection import connect
 from atdm_resources.store.files import Store
 from tests.support.dagster_world import World, from_several_daemons
@@ -333,7 +332,12 @@ def test_a_suite_that_finishes_gives_back_what_its_build_holds(
     assert len(answer["answer"]["test_run_ids"]) == 2
     assert answer["answer"]["deleted"]["healthcare"]["claim"] == 2
     assert sum(world.rows(made.request_id).values()) == 2, "the two rows of test_run alone"
-    assert {run["status"] for run in reports.runs(conn, request_id=made.request_id)} == {"cleaned"}
+    assert {
+        run["status"]
+        for run in pages.read(
+            conn, "runs", pages.Filters(request_id=made.request_id), limit=50
+        ).rows
+    } == {"cleaned"}
 
 
 def test_a_suite_that_starts_restores_its_baseline_before_anything_is_made(

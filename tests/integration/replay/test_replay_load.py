@@ -21,7 +21,8 @@ from atdm_engine.hashing.content import combined
 from atdm_engine.random.run_ids import run_id
 from atdm_engine.replay.regeneration import recorded_request, regenerate_run
 from atdm_resources.catalog import leases as leasing
-from atdm_resources.catalog import reclaim, requests, retirement, runs
+from atdm_resources.catalog import pages, reclaim, requests, retirement, runs
+from atdm_resources.catalog.trail import all_events
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.locks import RequestLock
 from atdm_resources.postgres.residue import residue_of_domain
@@ -132,7 +133,7 @@ def test_a_cleaned_run_comes_back_as_it_was(
     assert (found["status"], found["owner"], found["ended_at"]) == ("leased", "me", None)
     assert requests.get_request(conn, made.request_id).status == "ready"
 
-    told = runs.events(conn, made.request_id, run)[-2:]
+    told = all_events(conn, made.request_id, run)[-2:]
     assert [event["action"] for event in told] == ["leased", "replayed"]
     assert told[1]["inputs"]["reason"] == "look again"
     assert told[1]["outputs"]["content_hash"] == answer["replay"]["content_hash"]
@@ -339,7 +340,7 @@ def test_a_rejected_request_is_rejected_again_and_writes_nothing(
         assert answer["status"] == "rejected"
         assert answer["violates"] == answer["replay"]["failed"] == broken
     assert residue_of_domain(conn, spec.domain.name).rows == 0
-    assert runs.runs(conn, request_id=record.request_id) == []
+    assert pages.read(conn, "runs", pages.Filters(request_id=record.request_id)).rows == []
 
 
 def test_rows_that_the_checks_of_now_refuse_are_not_written(
@@ -410,7 +411,7 @@ def test_a_changed_database_is_named_and_nothing_stays(
         assert (error.code, said in error.message) == (code, True), error.message
         assert status(conn, run) == "cleaned"
     assert not conn.execute("SELECT FROM pg_namespace WHERE nspname = 'atdm_expected'").fetchall()
-    actions = [event["action"] for event in runs.events(conn, made.request_id)]
+    actions = [event["action"] for event in all_events(conn, made.request_id)]
     assert "replayed" not in actions
 
 

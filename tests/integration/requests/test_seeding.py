@@ -19,7 +19,8 @@ import pytest
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.content import ContentHash, combined
-from atdm_resources.catalog import leases, requests, runs
+from atdm_resources.catalog import leases, requests
+from atdm_resources.catalog.trail import all_events
 from atdm_resources.postgres import run_rows
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.locks import RequestLock
@@ -94,7 +95,7 @@ def test_a_row_that_the_database_refuses_leaves_nothing(
     assert caught.value.details["constraint"] == "ck_claim_status_values"
     assert total_rows(conn) == 0
     assert requests.get_request(conn, record.request_id).status == "pending"
-    assert [event["action"] for event in runs.events(conn, record.request_id)] == [
+    assert [event["action"] for event in all_events(conn, record.request_id)] == [
         "request_received",
         "plan_resolved",
     ]
