@@ -24,7 +24,8 @@ from atdm_assets.instance.local_instance import instance
 from atdm_assets.requests.job import RequestedData, materialise_request
 from atdm_assets.requests.resource import RequestsResource
 from atdm_assets.resources import StoreResource, TargetResource
-from atdm_engine.bundle.registry import Registry, SpecFile
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.bundle.spec_file import SpecFile
 from atdm_resources.local import postgres_server
 from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings

@@ -85,9 +85,8 @@ class DatasetBuilder:
         scenario = self.domain.scenarios.get(entry.scenario)
         if scenario is None:
             if not self.incomplete:
-                named = ", ".join(known) or "there is none"
-                listed = f"a scenario of {self.domain.name}: {named}"
-                self.problems.append(self.loaded.problem(path, repr(entry.scenario), listed, known))
+                meaning = f"a scenario of {self.domain.name}"
+                self.problems.append(self.loaded.unknown(path, entry.scenario, meaning, known))
             return None
         if scenario.spec.violates:
             found = f"{entry.scenario!r}, which breaks {', '.join(scenario.spec.violates)}"

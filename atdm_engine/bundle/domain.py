@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
 
+from atdm_engine.bundle.constraint import constraint_of
 from atdm_engine.bundle.dataset import DatasetBuilder
 from atdm_engine.bundle.domain_tables import DomainTables, empty_connection
 from atdm_engine.bundle.reference_rows import read_reference
 from atdm_engine.bundle.rule import read_rule
-from atdm_engine.bundle.scenario import ScenarioBuilder, constraint_of
-from atdm_engine.bundle.spec_file import ParsedFile, parse_file
+from atdm_engine.bundle.scenario import ScenarioBuilder
+from atdm_engine.bundle.spec_file import Model, ParsedFile, SpecFile, parse_or_report
 from atdm_engine.bundle.table import check_table, insert_order
-from atdm_engine.errors import Problem, SpecError
+from atdm_engine.errors import Problem
 from atdm_engine.generation.plan import GenerationPlan
 from atdm_engine.model import Dataset, Domain, Rule, Scenario
 from atdm_engine.patterns.parser import parse as parse_pattern
@@ -25,23 +25,12 @@ from atdm_engine.spec.dataset import DatasetSpec
 from atdm_engine.spec.domain import DomainSpec
 from atdm_engine.spec.scenario import ScenarioSpec
 from atdm_engine.spec.table import TableSpec
-from atdm_engine.values.fields import SpecModel
 from atdm_engine.values.scalars import scalar_text
 
-Model = TypeVar("Model", bound=SpecModel)
 Words = Mapping[tuple[str, str], tuple[str, ...]]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,50}\Z")
 _RESERVED_DOMAINS = frozenset({"atdm", "public", "information_schema", "pg_catalog", "pg_toast"})
-
-
-@dataclass(frozen=True)
-class SpecFile:
-    """A file of a bundle: ``path`` as it is shown, ``name`` relative to its root, posix style."""
-
-    path: str
-    name: str
-    text: str
 
 
 @dataclass
@@ -124,14 +113,7 @@ class _DomainBuilder:
             found = f"no {self.name}/domain.yaml"
             self.problems.append(Problem(where, 0, "(folder)", found, "a domain.yaml beside it"))
             return None
-        return self._load(DomainSpec, self.files.domain)
-
-    def _load(self, model: type[Model], file: SpecFile) -> ParsedFile[Model] | None:
-        try:
-            return parse_file(model, file.text, file.path)
-        except SpecError as error:
-            self.problems.extend(error.problems)
-            return None
+        return parse_or_report(DomainSpec, self.files.domain, self.problems)
 
     def _load_all(
         self, model: type[Model], files: Mapping[str, SpecFile]
@@ -141,7 +123,7 @@ class _DomainBuilder:
             if not _NAME.match(name):
                 allowed = "a file name of lower-case letters, digits and _"
                 self.problems.append(Problem(file.path, 0, "(file name)", repr(name), allowed))
-            loaded = self._load(model, file)
+            loaded = parse_or_report(model, file, self.problems)
             if loaded is not None:
                 found[name] = loaded
         return found
@@ -149,7 +131,7 @@ class _DomainBuilder:
     def _load_scenarios(self) -> list[ParsedFile[ScenarioSpec]]:
         found: dict[str, ParsedFile[ScenarioSpec]] = {}
         for file in self.files.scenarios:
-            loaded = self._load(ScenarioSpec, file)
+            loaded = parse_or_report(ScenarioSpec, file, self.problems)
             if loaded is None:
                 continue
             name = loaded.model.scenario_id
@@ -291,7 +273,7 @@ def _domain_problems(spec: ParsedFile[DomainSpec], listing: DomainTables) -> Ite
             yield spec.problem(path, repr(place), listed, places)
         elif loaded is not None and column not in loaded.model.columns:
             known = [f"{table}.{name}" for name in loaded.model.columns]
-            yield spec.problem(path, repr(place), "a column: " + ", ".join(known), known)
+            yield spec.unknown(path, place, "a column", known)
         elif loaded is not None and loaded.model.columns[column].type != "text":
             yield spec.problem(path, loaded.model.columns[column].type, "a text column")
         if (marker.starts_with is None) == (marker.equals is None):

@@ -6,36 +6,19 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TypeVar
 
 from atdm_engine.bundle.cards import Card, card_of
-from atdm_engine.bundle.domain import DomainFiles, SpecFile, build_domain
+from atdm_engine.bundle.domain import DomainFiles, build_domain
 from atdm_engine.bundle.search import Match, search
-from atdm_engine.bundle.spec_file import ParsedFile, parse_file
+from atdm_engine.bundle.spec_file import ParsedFile, SpecFile, parse_or_report
 from atdm_engine.errors import AtdmError, ErrorCode, Problem, SpecError, nearest_spelling
-from atdm_engine.model import Dataset, Domain, Exposure, Rule, Scenario
-from atdm_engine.spec.constraints import Constraint
+from atdm_engine.model import Dataset, Domain, Scenario
 from atdm_engine.spec.domain import BundleSpec, ClonePool
 from atdm_engine.spec.scenario import ScenarioSpec
 from atdm_engine.spec.vocabulary import parse_words
-from atdm_engine.values.fields import SpecModel
-
-__all__ = [
-    "Constraint",
-    "Dataset",
-    "Domain",
-    "Exposure",
-    "Match",
-    "Registry",
-    "Rule",
-    "Scenario",
-    "SpecFile",
-]
 
 BUNDLE_FILE = "atdm.yaml"
 """The one file that each folder of a bundle may have its own of."""
-
-Model = TypeVar("Model", bound=SpecModel)
 
 
 @dataclass(frozen=True)
@@ -164,13 +147,6 @@ class _Builder:
     def _problem(self, file: SpecFile, found: str, allowed: str) -> None:
         self.problems.append(Problem(file.path, 0, "(file)", found, allowed))
 
-    def _load(self, model: type[Model], file: SpecFile) -> ParsedFile[Model] | None:
-        try:
-            return parse_file(model, file.text, file.path)
-        except SpecError as error:
-            self.problems.extend(error.problems)
-            return None
-
     def _freeze(self, pool: tuple[str, str], file: SpecFile) -> None:
         try:
             self.vocabularies[pool] = parse_words(file.path, file.text)
@@ -185,7 +161,7 @@ class _Builder:
         stem, suffix = PurePosixPath(file.name).stem, PurePosixPath(file.name).suffix
         match parts, suffix:
             case ((name,), _) if name == BUNDLE_FILE:
-                bundle = self._load(BundleSpec, file)
+                bundle = parse_or_report(BundleSpec, file, self.problems)
                 if bundle:
                     self.bundles.append(bundle)
             case ((_,), ".yaml"):
@@ -226,10 +202,8 @@ class _Builder:
             return min(folders, default="")
         default, bundle = next(iter(named.items()))
         if default not in self.domains:
-            listed = "a domain folder: " + ", ".join(sorted(folders))
-            self.problems.append(
-                bundle.problem(("default_domain",), repr(default), listed, folders)
-            )
+            where = ("default_domain",)
+            self.problems.append(bundle.unknown(where, default, "a domain folder", sorted(folders)))
         return default
 
     def _clone_pools(self) -> dict[str, ClonePool]:
@@ -240,8 +214,8 @@ class _Builder:
             for domain, pool in bundle.model.clones.items():
                 where = ("clones", domain)
                 if domain not in folders:
-                    listed = "a domain folder: " + ", ".join(sorted(folders))
-                    self.problems.append(bundle.problem(where, repr(domain), listed, folders))
+                    unknown = bundle.unknown(where, domain, "a domain folder", sorted(folders))
+                    self.problems.append(unknown)
                 elif pools.get(domain, pool) != pool:
                     allowed = "the same in every atdm.yaml"
                     self.problems.append(bundle.problem(where, "another pool", allowed))
@@ -251,12 +225,11 @@ class _Builder:
     def _place_loose(self, default: str) -> None:
         folders = sorted(name for name, files in self.domains.items() if files.domain is not None)
         for file in self.loose:
-            loaded = self._load(ScenarioSpec, file)
+            loaded = parse_or_report(ScenarioSpec, file, self.problems)
             if loaded is None:
                 continue
             domain = loaded.model.domain or default
             if domain not in folders:
-                listed = "a domain: " + (", ".join(folders) or "there is none")
-                self.problems.append(loaded.problem(("domain",), repr(domain), listed, folders))
+                self.problems.append(loaded.unknown(("domain",), domain, "a domain", folders))
             else:
                 self.domains[domain].scenarios.append(file)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from atdm_engine.arrow.types import column_kind
 from atdm_engine.bundle.clause_context import ScenarioNames, clause_problems
+from atdm_engine.bundle.constraint import constraint_of, merged, unknown_key
 from atdm_engine.bundle.domain_tables import DomainTables
-from atdm_engine.bundle.spec_file import ParsedFile, describe
+from atdm_engine.bundle.model_errors import describe
+from atdm_engine.bundle.spec_file import ParsedFile
 from atdm_engine.bundle.version import scenario_version
 from atdm_engine.errors import Problem
-from atdm_engine.generators.constant import Constant
 from atdm_engine.generators.id import Id
 from atdm_engine.model import Domain, Exposure, Scenario
-from atdm_engine.spec.constraints import Constraint, ConstraintType, parse_scalar
+from atdm_engine.spec.constraints import Constraint
 from atdm_engine.spec.scenario import (
     PoissonCount,
     RowGroup,
@@ -23,75 +23,7 @@ from atdm_engine.spec.scenario import (
     WeightedCount,
     ZipfCount,
 )
-from atdm_engine.spec.table import ConstraintSpec, TableSpec
 from atdm_engine.values.scalars import TypedScalar, scalar_text
-
-_TYPES: Mapping[str, ConstraintType] = {
-    "text": "text", "uuid": "text", "smallint": "integer", "integer": "integer",
-    "bigint": "integer", "double": "decimal", "numeric": "decimal", "boolean": "boolean",
-    "date": "date", "timestamptz": "timestamptz",
-}  # fmt: skip
-
-
-def constraint_of(
-    name: str, spec: ConstraintSpec, table: str | None, tables: Mapping[str, TableSpec]
-) -> Constraint:
-    """A constraint as a table file (``table``) or a scenario file (None) declares it.
-
-    Raises ValueError in words when it sets a column that cannot be set, or a bound or value does
-    not fit its type. The column it sets gives what the constraint leaves out.
-    """
-    target, column_name = table, spec.sets
-    if spec.sets is not None and table is None:
-        target, _, column_name = spec.sets.rpartition(".")
-        if target not in tables or column_name not in tables[target].columns:
-            raise ValueError("a column as table.column of the domain")
-    column = tables[target].columns.get(column_name) if target and column_name else None
-    kind: ConstraintType
-    if column is None:
-        if spec.type is None:
-            raise ValueError("sets or type must be given")
-        kind = spec.type
-    else:
-        base = column_kind(column.type)
-        if base.array or base.base not in _TYPES:
-            raise ValueError(f"a column that is no {column.type}: a caller names one plain value")
-        kind = _TYPES[base.base]
-        if spec.type not in (None, kind):
-            raise ValueError(f"type {kind}, as the column {column_name} is {column.type}")
-    values = spec.values if spec.values is not None else (column.values if column else None)
-    low = spec.min if spec.min is not None else (column.min if column else None)
-    high = spec.max if spec.max is not None else (column.max if column else None)
-    default = spec.default
-    if default is None and column is not None:
-        if isinstance(column.generate, Constant) and not column.generate.prefix:
-            default = column.generate.constant
-        elif column.generate is None and column.values and not column.references:
-            default = column.values[0]
-    typed = [None if bound is None else parse_scalar(kind, bound) for bound in (low, high)]
-    constraint = Constraint(
-        name=name,
-        type=kind,
-        values=tuple(parse_scalar(kind, value) for value in values or ()),
-        min=typed[0],
-        max=typed[1],
-        sets=((str(target), str(column_name)),) if column is not None else (),
-        reference=column.references if column else None,
-        description=spec.description or (column.description if column else ""),
-    )
-    return replace(constraint, default=constraint.parse(default))
-
-
-def merged(first: Constraint, second: Constraint) -> Constraint:
-    """One constraint that two tables declare under the same name; ValueError when they disagree."""
-    if (first.type, first.values) != (second.type, second.values):
-        raise ValueError(f"the type and values that {first.name} has elsewhere: {first.allowed()}")
-    return replace(
-        first,
-        sets=first.sets + second.sets,
-        reference=first.reference or second.reference,
-        default=first.default if first.default is not None else second.default,
-    )
 
 
 @dataclass
@@ -138,15 +70,20 @@ class ScenarioBuilder:
     ) -> None:
         self.problems.append(self.loaded.problem(path, found, allowed, known))
 
+    def _unknown(
+        self, path: Sequence[object], word: str, meaning: str, known: Iterable[str]
+    ) -> None:
+        self.problems.append(self.loaded.unknown(path, word, meaning, known))
+
     def _groups(self) -> dict[str, RowGroup]:
         spec = self.loaded.model
         groups = spec.row_groups()
         known = sorted(self.tables.known)
-        listed = "a table of the domain: " + ", ".join(known)
         for position, word in enumerate(spec.generators or ()):
             table = word.removeprefix("generate_")
             if table not in self.tables.known:
                 words = [f"generate_{name}" for name in known]
+                listed = "a table of the domain: " + ", ".join(known)
                 self._problem(("generators", position), repr(word), listed, words)
         if spec.generators is not None and len(set(spec.generators)) != len(spec.generators):
             self._problem(("generators",), "a generator twice", "each once; rows for more of one")
@@ -156,10 +93,9 @@ class ScenarioBuilder:
                 written = spec.rows[name]
                 named = isinstance(written, RowGroup) and written.table is not None
                 path = ("rows", name, "table") if named else ("rows", name)
-                self._problem(path, repr(group.table), listed, known)
+                self._unknown(path, str(group.table), "a table of the domain", known)
             if group.per is not None and group.per not in above:
-                listed_groups = "a row group above it: " + (", ".join(above) or "there is none")
-                self._problem(("rows", name, "per"), repr(group.per), listed_groups, above)
+                self._unknown(("rows", name, "per"), group.per, "a row group above it", above)
             above.append(name)
         if not self.problems and any(
             group.table not in self.domain.tables for group in groups.values()
@@ -200,11 +136,9 @@ class ScenarioBuilder:
             path = ("default_constraints", name)
             if name not in self.constraints:
                 known = sorted(self.constraints)
-                listed = "a constraint of this scenario: " + ", ".join(known)
-                self._problem(path, repr(name), listed, known)
-                continue
-            typed = self._parsed(path, self.constraints[name], value)
-            defaults[name] = typed
+                self._unknown(path, name, "a constraint of this scenario", known)
+            else:
+                defaults[name] = self._parsed(path, self.constraints[name], value)
         return defaults
 
     def _parsed(
@@ -233,9 +167,7 @@ class ScenarioBuilder:
         for key, value in group.constraints.items():
             path = ("rows", name, "with", key)
             if key not in own:
-                known = sorted(own)
-                listed = f"a constraint of {table}: " + (", ".join(known) or "it has none")
-                self._problem(path, repr(key), listed, known)
+                self._unknown(path, key, f"a constraint of {table}", sorted(own))
             else:
                 self._parsed(path, own[key], value)
         subjects = {
@@ -247,10 +179,7 @@ class ScenarioBuilder:
         for column, generator in group.set.items():
             path = ("rows", name, "set", column)
             if column not in spec.columns:
-                known = list(spec.columns)
-                self._problem(
-                    path, repr(column), f"a column of {table}: " + ", ".join(known), known
-                )
+                self._unknown(path, column, f"a column of {table}", spec.columns)
             elif column in spec.key_columns:
                 self._problem(path, repr(column), "a column that is not in the key")
             else:
@@ -283,8 +212,7 @@ class ScenarioBuilder:
                 key for key, found in self.constraints.items() if found.type == "integer"
             )
             if count not in integers:
-                listed = "a number or an integer constraint: " + (", ".join(integers) or "none")
-                self._problem(path, repr(count), listed, integers)
+                self._unknown(path, count, "a number or an integer constraint", integers)
             else:
                 lowest, highest = self.constraints[count].min, self.constraints[count].max
                 if not isinstance(lowest, int) or lowest < 0 or not isinstance(highest, int):
@@ -312,10 +240,11 @@ class ScenarioBuilder:
                     name in self.tables.rule_files and name not in self.domain.rules
                 ):
                     continue  # What is wrong with the rule's own file is said there.
-                allowed = "a rule that runs here: " + (", ".join(run) or "there is none")
-                if name in self.domain.rules:
-                    missing = sorted(set(self.domain.rules[name].tables) - there)
-                    allowed = f"a rule whose tables this scenario makes ({', '.join(missing)} not)"
+                if name not in self.domain.rules:
+                    self._unknown((key, position), name, "a rule that runs here", run)
+                    continue
+                missing = sorted(set(self.domain.rules[name].tables) - there)
+                allowed = f"a rule whose tables this scenario makes ({', '.join(missing)} not)"
                 self._problem((key, position), repr(name), allowed, run)
         return run
 
@@ -385,16 +314,3 @@ class ScenarioBuilder:
         if isinstance(count, WeightedCount):
             return all(number > 0 for number, weight in count.weights.items() if weight > 0)
         return isinstance(count, ZipfCount) and not isinstance(count, PoissonCount)
-
-
-def unknown_key(domain: Domain, constraint: Constraint, value: TypedScalar) -> str | None:
-    """Why ``value`` is no key of the reference rows it must be one of; None when all is well."""
-    if constraint.reference is None or value is None:
-        return None
-    rows = domain.reference.get(constraint.reference)
-    keys = domain.tables[constraint.reference].key_columns
-    known = rows.column(keys[0]).to_pylist() if rows is not None else []
-    if value in known:
-        return None
-    listed = ", ".join(str(key) for key in known[:20]) + (", ..." if len(known) > 20 else "")
-    return f"a key of the reference rows of {constraint.reference}: {listed or 'there are none'}"

@@ -13,7 +13,8 @@ from atdm_engine.arrow import duck
 from atdm_engine.arrow.types import column_kind, parse_value
 from atdm_engine.bundle.clause_context import clause_problems
 from atdm_engine.bundle.domain_tables import DomainTables
-from atdm_engine.bundle.spec_file import ParsedFile, describe
+from atdm_engine.bundle.model_errors import describe
+from atdm_engine.bundle.spec_file import ParsedFile
 from atdm_engine.errors import Problem
 from atdm_engine.generators.base import walk
 from atdm_engine.patterns.parser import parse as parse_pattern
@@ -60,14 +61,13 @@ def row_condition_problem(
 
 
 def _check_keys(loaded: ParsedFile[TableSpec]) -> Iterator[Problem]:
-    spec, columns = loaded.model, list(loaded.model.columns)
+    spec, columns = loaded.model, loaded.model.columns
     if RUN_COLUMN in spec.columns:
         allowed = "other names: ATDM adds this column itself"
         yield loaded.problem(("columns", RUN_COLUMN), RUN_COLUMN, allowed)
     for column in spec.key_columns:
         if column not in spec.columns:
-            allowed = "a column of the table: " + ", ".join(columns)
-            yield loaded.problem(("key",), repr(column), allowed, columns)
+            yield loaded.unknown(("key",), column, "a column of the table", columns)
         elif spec.columns[column].nullable:
             yield loaded.problem(
                 ("columns", column, "nullable"), "true", f"false: {column} is in the key"
@@ -75,8 +75,8 @@ def _check_keys(loaded: ParsedFile[TableSpec]) -> Iterator[Problem]:
     for position, group in enumerate(spec.unique):
         for column in group:
             if column not in spec.columns:
-                allowed = "a column of the table: " + ", ".join(columns)
-                yield loaded.problem(("unique", position), repr(column), allowed, columns)
+                path = ("unique", position)
+                yield loaded.unknown(path, column, "a column of the table", columns)
 
 
 def _check_constraints(loaded: ParsedFile[TableSpec]) -> Iterator[Problem]:
@@ -88,8 +88,8 @@ def _check_constraints(loaded: ParsedFile[TableSpec]) -> Iterator[Problem]:
                 allowed = "sets (a column of the table) or type"
                 yield loaded.problem(path, "neither sets nor type", allowed)
         elif constraint.sets not in columns:
-            allowed = "a column of the table: " + ", ".join(columns)
-            yield loaded.problem((*path, "sets"), repr(constraint.sets), allowed, list(columns))
+            where = (*path, "sets")
+            yield loaded.unknown(where, constraint.sets, "a column of the table", columns)
         elif constraint.sets in loaded.model.key_columns:
             yield loaded.problem(
                 (*path, "sets"), repr(constraint.sets), "a column that is not in the key"
@@ -156,18 +156,15 @@ def insert_order(domain: DomainTables) -> tuple[list[str], list[Problem]]:
         )
     if problems:
         return list(needs), problems
-    waiting = {name: len(parents) for name, parents in needs.items()}
-    ready = [name for name, count in waiting.items() if count == 0]
-    heapq.heapify(ready)
+    sorter = TopologicalSorter(needs)
+    sorter.prepare()
     order: list[str] = []
-    while ready:
-        name = heapq.heappop(ready)
-        order.append(name)
-        for child, parents in needs.items():
-            if name in parents:
-                waiting[child] -= 1
-                if waiting[child] == 0:
-                    heapq.heappush(ready, child)
+    ready: list[str] = []
+    while sorter.is_active():
+        for name in sorter.get_ready():
+            heapq.heappush(ready, name)
+        order.append(heapq.heappop(ready))
+        sorter.done(order[-1])
     return order, problems
 
 
@@ -246,8 +243,8 @@ class _ColumnChecker:
             return
         path = ("references",)
         if target not in self.domain.known:
-            known = sorted(self.domain.known)
-            yield self.problem(path, repr(target), "a table: " + ", ".join(known), known)
+            where = ("columns", self.column, *path)
+            yield self.loaded.unknown(where, target, "a table", sorted(self.domain.known))
             return
         if target == self.table and not self.spec.nullable:
             allowed = "nullable: true beside it: the first row has no row to refer to"

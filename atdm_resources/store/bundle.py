@@ -10,7 +10,8 @@ from atdm_engine.errors import Problem, SpecError
 from atdm_resources.settings import Settings
 
 if TYPE_CHECKING:
-    from atdm_engine.bundle.registry import Registry, SpecFile
+    from atdm_engine.bundle.registry import Registry
+    from atdm_engine.bundle.spec_file import SpecFile
 
 SUFFIXES = frozenset({".yaml", ".yml", ".sql", ".csv", ".txt"})
 """Scenarios, tables and domains; rules; reference rows; vocabularies."""
@@ -37,7 +38,7 @@ def read_bundle(paths: Iterable[Path]) -> list[SpecFile]:
     Raises:
         SpecError: every path that is missing or unreadable, every file that is not UTF-8.
     """
-    from atdm_engine.bundle.registry import SpecFile
+    from atdm_engine.bundle.spec_file import SpecFile
 
     files: list[SpecFile] = []
     problems: list[Problem] = []

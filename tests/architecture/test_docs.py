@@ -12,7 +12,8 @@ from pathlib import Path
 
 import yaml
 
-from atdm_engine.bundle.registry import Registry, SpecFile
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.bundle.spec_file import SpecFile
 from atdm_resources.store.bundle import read_bundle, shipped_root
 from tests.support.commands import command_options, commands
 from tests.support.source import ROOT, project_files

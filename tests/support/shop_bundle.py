@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from atdm_engine.bundle.registry import Registry, SpecFile
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.bundle.spec_file import SpecFile
 from atdm_engine.errors import Problem, SpecError
 
 FILES: dict[str, str] = {

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from psycopg import sql
 
 from atdm_engine.arrow.types import arrow_type
-from atdm_engine.bundle.registry import Registry, SpecFile
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.bundle.spec_file import SpecFile
 from atdm_engine.checks.pandera_schema import Findings, pandera_schema, validate
 from atdm_engine.model import Domain
 from atdm_resources.postgres.connection import connect

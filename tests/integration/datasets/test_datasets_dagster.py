@@ -13,7 +13,8 @@ from atdm_assets import names
 from atdm_assets.datasets.assets import clock_of
 from atdm_assets.datasets.job import AskedVersion, VersionOutcome, materialise_version
 from atdm_assets.instance import run_liveness
-from atdm_engine.bundle.registry import Registry, SpecFile
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.bundle.spec_file import SpecFile
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.datasets import version_id
 from atdm_resources.postgres.connection import connect

@@ -10,7 +10,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from atdm_engine.bundle.registry import Registry, SpecFile
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.bundle.spec_file import SpecFile
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.postgres.connection import connect
 from atdm_resources.store.bundle import read_bundle, shipped_root

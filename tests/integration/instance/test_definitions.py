@@ -17,7 +17,8 @@ import dagster as dg
 import pytest
 
 from atdm_assets.definitions import build_defs
-from atdm_engine.bundle.registry import Registry, SpecFile
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.bundle.spec_file import SpecFile
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.store.bundle import read_bundle, shipped_root
 

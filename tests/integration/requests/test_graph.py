@@ -11,7 +11,8 @@ import psycopg
 import pyarrow.parquet as pq
 import pytest
 
-from atdm_engine.bundle.registry import Registry, SpecFile
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.bundle.spec_file import SpecFile
 from atdm_engine.errors import ErrorCode
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_resources.catalog import leases as leasing

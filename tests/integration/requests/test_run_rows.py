@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from atdm_engine.arrow.types import canonical_json
-from atdm_engine.bundle.registry import Registry, SpecFile
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.bundle.spec_file import SpecFile
 from atdm_engine.model import Domain
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.ddl import constraint_name

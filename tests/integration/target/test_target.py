@@ -12,7 +12,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from atdm_engine.bundle.registry import Registry, SpecFile
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.bundle.spec_file import SpecFile
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import leases, runs
 from atdm_resources.postgres.connection import connect

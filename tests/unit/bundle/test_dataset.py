@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atdm_engine.bundle.dataset import apportioned
-from atdm_engine.bundle.registry import Registry, SpecFile
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.bundle.spec_file import SpecFile
 from atdm_engine.errors import AtdmError, ErrorCode, Problem, SpecError
 from atdm_engine.model import Dataset
 from atdm_resources.store.bundle import read_bundle, shipped_root

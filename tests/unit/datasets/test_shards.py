@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from atdm_engine.bundle.registry import Registry, SpecFile
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.bundle.spec_file import SpecFile
 from atdm_engine.checks.dataset import dataset_check_ids
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.rows import RowHash
@@ -224,7 +225,8 @@ KILLED = """
     from atdm_services.datasets import shards
     from tests.unit.datasets.test_shards import TEXT, CLOCK, build, work_in
     from pathlib import Path
-    from atdm_engine.bundle.registry import Registry, SpecFile
+    from atdm_engine.bundle.registry import Registry
+    from atdm_engine.bundle.spec_file import SpecFile
     from atdm_resources.store.bundle import read_bundle, shipped_root
 
     folder, when = Path(sys.argv[1]), int(sys.argv[2])
@@ -287,7 +289,8 @@ def test_a_worker_that_is_gone_is_named_and_its_work_goes_on(
 POOL = """
     import sys
     from pathlib import Path
-    from atdm_engine.bundle.registry import Registry, SpecFile
+    from atdm_engine.bundle.registry import Registry
+    from atdm_engine.bundle.spec_file import SpecFile
     from atdm_resources.store.bundle import read_bundle, shipped_root
     from atdm_services.datasets.runners import Processes
     from tests.unit.datasets.test_shards import TEXT, work_in
