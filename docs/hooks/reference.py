@@ -14,7 +14,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from atdm_engine.bundle.json_schema import SchemaKind, json_schema
-from atdm_engine.bundle.registry import Domain, Registry, Scenario
+from atdm_engine.bundle.registry import Registry
+from atdm_engine.model import Domain, Scenario
 from atdm_resources.store.bundle import read_bundle, shipped_root
 
 
