@@ -20,7 +20,7 @@ from atdm_engine.bundle.table import check_table, insert_order
 from atdm_engine.errors import Problem
 from atdm_engine.generation.plan import GenerationPlan
 from atdm_engine.model import Dataset, Domain, Rule, Scenario
-from atdm_engine.patterns.parser import parse as parse_pattern
+from atdm_engine.patterns.pattern import parse_pattern
 from atdm_engine.spec.dataset import DatasetSpec
 from atdm_engine.spec.domain import DomainSpec
 from atdm_engine.spec.scenario import ScenarioSpec

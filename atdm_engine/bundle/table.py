@@ -17,7 +17,7 @@ from atdm_engine.bundle.model_errors import describe
 from atdm_engine.bundle.spec_file import ParsedFile
 from atdm_engine.errors import Problem
 from atdm_engine.generators.base import walk
-from atdm_engine.patterns.parser import parse as parse_pattern
+from atdm_engine.patterns.pattern import parse_pattern
 from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_engine.spec.table import ColumnSpec, TableSpec
 from atdm_engine.values.scalars import scalar_text

@@ -19,7 +19,7 @@ from atdm_engine.arrow import duck
 from atdm_engine.arrow.text_columns import starts_and_lengths
 from atdm_engine.arrow.types import arrow_type, column_kind, parse_value
 from atdm_engine.patterns.forbidden import Forbidden, text_bytes
-from atdm_engine.patterns.parser import parse as parse_pattern
+from atdm_engine.patterns.pattern import parse_pattern
 from atdm_engine.spec.domain import Marker
 from atdm_engine.spec.table import ColumnSpec
 

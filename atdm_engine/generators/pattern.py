@@ -14,7 +14,7 @@ from atdm_engine.arrow.text_columns import from_matrix
 from atdm_engine.generators.base import ColumnContext, Finding, NumberedModel
 from atdm_engine.generators.cells import Cells, Luhn
 from atdm_engine.patterns.nodes import Characters, Sequence
-from atdm_engine.patterns.parser import PatternSpec, parse
+from atdm_engine.patterns.pattern import PatternSpec, parse_pattern
 from atdm_engine.random.permutation import MAX_CAPACITY, scrambled
 from atdm_engine.random.stream import U64, below
 
@@ -38,7 +38,7 @@ class Pattern(NumberedModel):
             yield Finding(("pattern",), repr(self.pattern), problem)
 
     def _problem(self, luhn: Luhn | None) -> str | None:
-        spec = parse(self.pattern)
+        spec = parse_pattern(self.pattern)
         _ = spec.pieces
         if luhn is None:
             return None
@@ -51,7 +51,7 @@ class Pattern(NumberedModel):
         return None
 
     def make(self, column_type: str, cells: Cells) -> pa.Array:
-        spec = parse(self.pattern)
+        spec = parse_pattern(self.pattern)
         if cells.luhn is not None:
             head = spec.without_last()
             bits = cells.derive("digit").bits()
@@ -66,7 +66,7 @@ class Pattern(NumberedModel):
 
     def _numbered(self, luhn: Luhn | None) -> PatternSpec:
         """What is numbered: the check digit follows from the others."""
-        spec = parse(self.pattern)
+        spec = parse_pattern(self.pattern)
         return spec.without_last() if luhn else spec
 
     def capacity(self, luhn: Luhn | None) -> int:

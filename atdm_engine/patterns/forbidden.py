@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from atdm_engine.patterns.nodes import Characters, Node, Repeat, Sequence
-from atdm_engine.patterns.parser import parse
+from atdm_engine.patterns.pattern import parse_pattern
 
 _MAX_WIDTH = 64
 
@@ -19,7 +19,7 @@ class Forbidden:
     """A pattern whose occurrence anywhere in a text is refused."""
 
     def __init__(self, pattern: str) -> None:
-        self._node = parse(pattern).node
+        self._node = parse_pattern(pattern).node
         self._regex = self._node.render()
 
     def absent(self, array: pa.Array) -> pa.Array:

@@ -33,7 +33,7 @@ from sqlalchemy.types import TypeEngine
 
 from atdm_engine.arrow.types import ColumnKind, column_kind, parse_value
 from atdm_engine.model import Domain
-from atdm_engine.patterns.parser import parse as parse_pattern
+from atdm_engine.patterns.pattern import parse_pattern
 from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_engine.spec.domain import Marker
 from atdm_engine.spec.table import ColumnSpec, TableSpec

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from atdm_engine.arrow.types import arrow_type
 from atdm_engine.checks.columns import column_checks, luhn_holds
 from atdm_engine.patterns.forbidden import Forbidden
-from atdm_engine.patterns.parser import parse
+from atdm_engine.patterns.pattern import parse_pattern
 from atdm_engine.spec.domain import Marker
 from atdm_engine.spec.table import ColumnSpec
 
@@ -75,7 +75,7 @@ class TestText:
         column = ColumnSpec(type="text", nullable=True, min_length=1, max_length=3, pattern="\\w*")
         checks = {check.name: check for check in column_checks(column)}
         array = pa.array(values, pa.string())
-        regex = re.compile(parse("\\w*").python_regex)
+        regex = re.compile(parse_pattern("\\w*").python_regex)
         expected = {
             "plain_text": [None if v is None else "\0" not in v for v in values],
             "min_length": [None if v is None else len(v) >= 1 for v in values],
@@ -194,6 +194,6 @@ class TestForbidden:
     def test_like_a_search_text_by_text(self, texts: list[str | None], pattern: str) -> None:
         array = pa.array(["9-9", *texts], pa.string())[1:]
         found = Forbidden(pattern).absent(array).to_pylist()
-        regex = re.compile(parse(pattern).node.render())
+        regex = re.compile(parse_pattern(pattern).node.render())
         expected = [text is None or regex.search(text) is None for text in texts]
         assert [verdict is not False for verdict in found] == expected

@@ -120,7 +120,7 @@ class PatternSpec:
 
 
 @lru_cache(maxsize=512)
-def parse(pattern: str) -> PatternSpec:
+def parse_pattern(pattern: str) -> PatternSpec:
     """Read a pattern; ValueError says where it leaves the subset."""
     reader = _Reader(pattern)
     node = reader.alternatives()
@@ -262,4 +262,4 @@ def _flattened(node: Node) -> tuple[Node, ...]:
     return node.items if isinstance(node, Sequence) else (node,)
 
 
-__all__ = ["MAX_INDEX", "OPEN_EXTRA", "PatternSpec", "parse"]
+__all__ = ["MAX_INDEX", "OPEN_EXTRA", "PatternSpec", "parse_pattern"]
