@@ -68,6 +68,18 @@ def null_rows(column: pa.Array) -> NDArray[np.bool_]:
     return np.frombuffer(marks.buffers()[1], np.bool_)[marks.offset : marks.offset + len(marks)]
 
 
+def text_bytes(array: pa.Array) -> NDArray[np.uint8]:
+    """The bytes that an Arrow text array's rows lie in, one after the other."""
+    if len(array) == 0:
+        return np.empty(0, np.uint8)
+    _, offsets, data = array.buffers()
+    if data is None or data.size == 0:
+        return np.empty(0, np.uint8)
+    places = np.frombuffer(offsets, np.int32)
+    first, last = places[array.offset], places[array.offset + len(array)]
+    return np.frombuffer(data, np.uint8)[first:last]
+
+
 def starts_and_lengths(
     texts: pa.StringArray,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:

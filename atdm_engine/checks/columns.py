@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atdm_engine.arrow import duck
-from atdm_engine.arrow.text_columns import starts_and_lengths
+from atdm_engine.arrow.text_columns import starts_and_lengths, text_bytes
 from atdm_engine.arrow.types import arrow_type, column_kind, parse_value
-from atdm_engine.patterns.forbidden import Forbidden, text_bytes
+from atdm_engine.patterns.forbidden import Forbidden
 from atdm_engine.patterns.pattern import parse_pattern
 from atdm_engine.spec.domain import Marker
 from atdm_engine.spec.table import ColumnSpec
@@ -75,7 +75,7 @@ def column_checks(
         described = f"at most {most} characters"
         yield ColumnCheck("max_length", described, lambda a: pc.less_equal(pc.utf8_length(a), most))
     if spec.pattern is not None:
-        regex = full_match(spec.pattern)
+        regex = parse_pattern(spec.pattern).re2_regex
         yield ColumnCheck(
             "pattern", f"matches {spec.pattern}", lambda a: pc.match_substring_regex(a, regex)
         )
@@ -96,11 +96,6 @@ def column_checks(
             finder = Forbidden(pattern)
             described = f"contains nothing like {pattern}"
             yield ColumnCheck(f"forbidden_{name}", described, finder.absent)
-
-
-def full_match(pattern: str) -> str:
-    """A pattern of the subset as RE2 reads it: the whole text, nothing before or after."""
-    return rf"\A(?:{parse_pattern(pattern).node.render()})\z"
 
 
 def _storable(base: str, array: bool) -> Iterator[ColumnCheck]:

@@ -1,4 +1,4 @@
-"""Patterns that no text may contain, found fast in columns of millions of texts."""
+"""Patterns that no text may contain, searched for in whole columns at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from atdm_engine.patterns.nodes import Characters, Node, Repeat, Sequence
+from atdm_engine.arrow.text_columns import text_bytes
 from atdm_engine.patterns.pattern import parse_pattern
 
 _MAX_WIDTH = 64
@@ -19,8 +19,8 @@ class Forbidden:
     """A pattern whose occurrence anywhere in a text is refused."""
 
     def __init__(self, pattern: str) -> None:
-        self._node = parse_pattern(pattern).node
-        self._regex = self._node.render()
+        self._pattern = parse_pattern(pattern)
+        self._regex = self._pattern.node.render()
 
     def absent(self, array: pa.Array) -> pa.Array:
         """Whether each text is free of the pattern; NULL for NULL."""
@@ -31,8 +31,11 @@ class Forbidden:
     @cached_property
     def _places(self) -> list[str] | None:
         """The characters of each place when every occurrence is equally long, else None."""
-        letters = _letters(self._node)
-        return letters if letters is not None and 0 < len(letters) <= _MAX_WIDTH else None
+        try:
+            letters = [place.letters for place in self._pattern.characters()]
+        except ValueError:
+            return None
+        return letters if 0 < len(letters) <= _MAX_WIDTH else None
 
     def _may_occur(self, array: pa.Array) -> bool:
         """False when the bytes of the whole column, seen as one text, hold no occurrence.
@@ -69,32 +72,3 @@ def _one_of(data: NDArray[np.uint8], letters: str) -> NDArray[np.bool_]:
         table[np.frombuffer(letters.encode("ascii"), np.uint8)] = True
         found = table[data]
     return found
-
-
-def _letters(node: Node) -> list[str] | None:
-    if isinstance(node, Characters):
-        return [node.letters]
-    if isinstance(node, Repeat) and node.low == node.high:
-        inner = _letters(node.item)
-        return None if inner is None or node.low > _MAX_WIDTH else inner * node.low
-    if isinstance(node, Sequence):
-        found: list[str] = []
-        for item in node.items:
-            inner = _letters(item)
-            if inner is None:
-                return None
-            found.extend(inner)
-        return found
-    return None
-
-
-def text_bytes(array: pa.Array) -> NDArray[np.uint8]:
-    """The bytes that an Arrow text array's rows lie in, one after the other."""
-    if len(array) == 0:
-        return np.empty(0, np.uint8)
-    _, offsets, data = array.buffers()
-    if data is None or data.size == 0:
-        return np.empty(0, np.uint8)
-    places = np.frombuffer(offsets, np.int32)
-    first, last = places[array.offset], places[array.offset + len(array)]
-    return np.frombuffer(data, np.uint8)[first:last]

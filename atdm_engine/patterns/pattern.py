@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from atdm_engine.arrow.text_columns import from_padded, starts_and_lengths
 from atdm_engine.patterns.nodes import (
     MAX_INDEX,
-    OPEN_EXTRA,
     Alternatives,
     Characters,
     Node,
@@ -39,7 +38,7 @@ _MAX_REPEAT = 1000
 
 @dataclass(frozen=True)
 class PatternSpec:
-    """A pattern that was read. ``source`` is how it was written."""
+    """A pattern as a tree of parts; ``source`` is its text."""
 
     source: str
     node: Node
@@ -50,14 +49,18 @@ class PatternSpec:
         return self.node.capacity
 
     @cached_property
-    def python_regex(self) -> str:
-        """For ``re.fullmatch`` and ``re.search`` alike."""
+    def regex(self) -> str:
+        """The whole text, as Python's ``re.search`` and PostgreSQL's ``~`` read it."""
         return rf"\A(?:{self.node.render()})\Z"
 
     @cached_property
-    def postgres_regex(self) -> str:
-        """For PostgreSQL's ``~``: embedded options must stand first, so groups are plain."""
-        return rf"\A(?:{self.node.render()})\Z"
+    def re2_regex(self) -> str:
+        """The whole text, as RE2 (Arrow, DuckDB) reads it."""
+        return rf"\A(?:{self.node.render()})\z"
+
+    @property
+    def _items(self) -> tuple[Node, ...]:
+        return _flattened(self.node)
 
     @cached_property
     def pieces(self) -> tuple[PatternSpec, ...]:
@@ -67,7 +70,7 @@ class PatternSpec:
         """
         parts: list[list[Node]] = [[]]
         size = 1
-        for item in self.node.items if isinstance(self.node, Sequence) else (self.node,):
+        for item in self._items:
             if item.capacity > MAX_INDEX:
                 raise ValueError(
                     f"pattern {self.source!r}: {item.render()} has too many texts to make one"
@@ -82,14 +85,13 @@ class PatternSpec:
     @property
     def last_characters(self) -> str:
         """The characters that the last place may hold; empty when its length varies there."""
-        items = self.node.items if isinstance(self.node, Sequence) else (self.node,)
-        return items[-1].letters if items and isinstance(items[-1], Characters) else ""
+        last = self._items[-1:]
+        return last[0].letters if last and isinstance(last[0], Characters) else ""
 
     def characters(self) -> tuple[Characters, ...]:
         """The places of a pattern of fixed length without alternatives; ValueError otherwise."""
-        items = self.node.items if isinstance(self.node, Sequence) else (self.node,)
-        places = tuple(item for item in items if isinstance(item, Characters))
-        if len(places) != len(items):
+        places = tuple(item for item in self._items if isinstance(item, Characters))
+        if len(places) != len(self._items):
             raise ValueError(
                 f"pattern {self.source!r} has texts of several lengths or alternatives"
             )
@@ -97,8 +99,7 @@ class PatternSpec:
 
     def without_last(self) -> PatternSpec:
         """The pattern of all but the last character."""
-        items = self.node.items if isinstance(self.node, Sequence) else (self.node,)
-        return PatternSpec(self.source, Sequence(items[:-1]))
+        return PatternSpec(self.source, Sequence(self._items[:-1]))
 
     def unrank(self, indexes: NDArray[Any]) -> pa.StringArray:
         """The texts with these numbers, 0 <= number < min(capacity, 2**62)."""
@@ -260,6 +261,3 @@ class _Reader:
 
 def _flattened(node: Node) -> tuple[Node, ...]:
     return node.items if isinstance(node, Sequence) else (node,)
-
-
-__all__ = ["MAX_INDEX", "OPEN_EXTRA", "PatternSpec", "parse_pattern"]

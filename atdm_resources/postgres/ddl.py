@@ -141,7 +141,7 @@ def _column_checks(
     if spec.pattern is not None:
         yield (
             "pattern",
-            column.op("~", is_comparison=True)(parse_pattern(spec.pattern).postgres_regex),
+            column.op("~", is_comparison=True)(parse_pattern(spec.pattern).regex),
         )
     if spec.luhn is not None:
         holds = func.atdm.luhn_holds(column)

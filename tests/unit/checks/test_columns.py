@@ -75,7 +75,7 @@ class TestText:
         column = ColumnSpec(type="text", nullable=True, min_length=1, max_length=3, pattern="\\w*")
         checks = {check.name: check for check in column_checks(column)}
         array = pa.array(values, pa.string())
-        regex = re.compile(parse_pattern("\\w*").python_regex)
+        regex = re.compile(parse_pattern("\\w*").regex)
         expected = {
             "plain_text": [None if v is None else "\0" not in v for v in values],
             "min_length": [None if v is None else len(v) >= 1 for v in values],
