@@ -25,7 +25,7 @@ from atdm_services.requests.request import from_pool, of_request, refuse_languag
 if TYPE_CHECKING:
     from atdm.pytest.data import Records
     from atdm.pytest.marker import Wanted
-    from atdm_resources.catalog.reclaim import TakenBack
+    from atdm_resources.catalog.reclaim import Reclaimed
     from atdm_resources.settings import Settings
     from atdm_services.requests.request import LeaseRequest
 
@@ -122,9 +122,9 @@ class SessionClient(AtdmClient):
             owner_secret=holder.secret, **self._caller.who,
         )  # fmt: skip
 
-    def give_back_unused(self, labels: Sequence[str]) -> TakenBack:
+    def reclaim_unused(self, labels: Sequence[str]) -> Reclaimed:
         """Reset the ready runs of the requests with these labels."""
-        return suites.give_back_unused(self._connection, labels, **self._caller.who)
+        return suites.reclaim_unused(self._connection, labels, **self._caller.who)
 
     def copy_of(self, template: str, domain: str, wanted: Wanted) -> scenario_copies.CloneLease:
         """A database for one test, copied from ``template``. Raises AtdmError CLONE_FAILED."""

@@ -12,7 +12,7 @@ import psycopg
 from atdm.pytest.client import Holder, SessionClient, in_one_line
 from atdm.pytest.session_files import Entry, Journal, SessionFolder, sessions_of
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.catalog.reclaim import TakenBack
+from atdm_resources.catalog.reclaim import Reclaimed
 
 _FORGOTTEN_SECONDS = 7 * 24 * 3600.0
 """After this time, leases in a target that is no longer used here have expired."""
@@ -74,10 +74,10 @@ def _of_journal(entries: list[Entry], target: SessionClient, *, keep: bool) -> I
         yield None
         return
     holder = Holder(header["owner"], header["secret"], header["shared"])
-    yield from give_back_all(entries, target, holder, keep=keep)
+    yield from reset_all_of(entries, target, holder, keep=keep)
 
 
-def give_back_all(
+def reset_all_of(
     entries: Iterable[Entry], target: SessionClient, holder: Holder, *, keep: bool
 ) -> Iterator[str]:
     """Reset all leases of a process: by its owner, or run by run where some are kept or the owner
@@ -120,7 +120,7 @@ def _of_notes(notes: list[Entry], target: SessionClient) -> Iterator[str | None]
     labels = [note["label"] for note in notes if note.get("label") and not note["database"]]
     if labels:
         yield from _tried(
-            "runs that no test came for", lambda: _complete(target.give_back_unused(labels))
+            "runs that no test came for", lambda: _complete(target.reclaim_unused(labels))
         )
     for note in notes:
         if note.get("database"):
@@ -128,10 +128,10 @@ def _of_notes(notes: list[Entry], target: SessionClient) -> Iterator[str | None]
                 f"database {note['database']}", partial(target.drop_copy, note["database"], None)
             )
         if "submission" in note and note["submission"] not in claimed:
-            yield from _given_back_unclaimed(note, target)
+            yield from _reset_unclaimed(note, target)
 
 
-def _given_back_unclaimed(note: Entry, target: SessionClient) -> Iterator[str | None]:
+def _reset_unclaimed(note: Entry, target: SessionClient) -> Iterator[str | None]:
     """Claim the runs of a submission of a dead session, and reset them."""
     holder = Holder(note["owner"], note["secret"], shared=False)
     key = note["submission"]
@@ -148,7 +148,7 @@ def _given_back_unclaimed(note: Entry, target: SessionClient) -> Iterator[str | 
         )
 
 
-def _complete(taken: TakenBack) -> None:
+def _complete(taken: Reclaimed) -> None:
     if not taken.complete:
         why = f"domain {', '.join(taken.busy)} is being reset" if taken.busy else "rows are in use"
         raise AtdmError(ErrorCode.RESET_FAILED, why, {"failed": taken.failed})
@@ -160,4 +160,4 @@ def _tried(what: str, call: Callable[[], object]) -> Iterator[str]:
     except (AtdmError, psycopg.Error) as error:
         # TOKEN_MISMATCH: the run is gone, or another owner has it.
         if getattr(error, "code", None) is not ErrorCode.TOKEN_MISMATCH:
-            yield f"{what} could not be given back: {in_one_line(error)}"
+            yield f"{what} could not be reset: {in_one_line(error)}"

@@ -190,7 +190,7 @@ def _atdm_suite(
         suite.open(atdm_client)
     yield suite
     for held in suite.at_the_end:
-        suite.give_back(held)
+        suite.release(held)
 
 
 def _leases_fixture(scope: Any) -> Any:

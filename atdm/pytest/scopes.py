@@ -42,7 +42,7 @@ class Leases:
     ) -> None:
         for held in reversed(self._held):
             if held.wanted.cleanup == "after_test":
-                self._suite.give_back(held)
+                self._suite.release(held)
 
     def lease(self, wanted: Wanted, nodeid: str, *, again: bool = False) -> ActiveLease:
         """The lease that tests of this scope share; a new one if ``again``.
@@ -51,7 +51,7 @@ class Leases:
         """
         known = None if again else self._shared.get(wanted.shared_as)
         if known is not None and known.failed_in == nodeid:
-            self._suite.give_back(known)
+            self._suite.release(known)
             known = None
         if known is None:
             known = self._suite.lease(wanted, nodeid)

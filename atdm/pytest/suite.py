@@ -260,7 +260,7 @@ class Suite:
         records = target.records(lease["domain"], lease["test_run_id"], copy.url)
         return ActiveLease(AtdmData(answer, records), wanted, 0.0, copy.database, copy.token)
 
-    def give_back(self, held: ActiveLease) -> None:
+    def release(self, held: ActiveLease) -> None:
         """Reset a lease, or keep it if its test failed and --atdm-keep-failed is set.
 
         A failed reset is an AtdmResetWarning.
@@ -354,13 +354,13 @@ class Suite:
         """Reset the remaining leases. This process leases no more."""
         if self._target is None or self._journal is None or self._holder is None:
             return
-        from atdm.pytest.orphans import give_back_all
+        from atdm.pytest.orphans import reset_all_of
 
         if self._outcomes is not None:
             self._outcomes.flush()
             self.problems += self._outcomes.problems
         entries = self._journal.entries()
-        left = list(give_back_all(entries, self._target, self._holder, keep=True))
+        left = list(reset_all_of(entries, self._target, self._holder, keep=True))
         self.problems += left
         # The journal stays if a reset failed: the next session tries again.
         self._journal.close(remove=not left)

@@ -19,7 +19,7 @@ from atdm_services.audit.outside_events import Gathered
 
 SEALED_A_TICK = 50_000
 COUNTED_A_TICK = 3
-"""Hundred thousands of events."""
+"""In hundreds of thousands of events."""
 EVENTS_A_TICK = 20_000
 OBSERVATIONS_A_TICK = 200
 
@@ -47,7 +47,7 @@ def audit_sensor(registry: Registry) -> dg.SensorDefinition:
 def tick(
     conn: psycopg.Connection[Any], store: Store, registry: Registry, cursor: str | None
 ) -> ticks.Ticked:
-    """Seal, count, export what is due, show what is new."""
+    """Seal and count events, export due ranges, show new seals in Dagster."""
     sealed = seal.seal(conn, SEALED_A_TICK)
     counters.advance(conn, rounds=COUNTED_A_TICK)
     files = export.export(conn, store, before=datetime.now(UTC).date())

@@ -1,4 +1,4 @@
-"""Expiry: the sensor that takes back what is overdue and clears up after requests that are over."""
+"""Expiry: the sensor that reclaims overdue leases and removes what ended requests leave."""
 
 # No postponed annotations here: Dagster reads those of resources as classes.
 
@@ -23,7 +23,7 @@ SOURCE = "expiry"
 EXPIRED_A_TICK = 5_000
 REQUESTS_A_TICK = 500
 THOROUGH_EVERY = timedelta(minutes=5)
-"""What has days of time is looked for less often than overdue leases."""
+"""Work that has days of time runs less often than the search for overdue leases."""
 
 
 def expiry_sensor() -> dg.SensorDefinition:
@@ -63,8 +63,8 @@ def tick(
     retention: Retention,
     thorough: bool,
 ) -> str:
-    """One tick; says what it did. ``thorough`` also looks for what has days of time."""
-    expired = reclaim.TakenBack()
+    """One tick; returns what it did as text. ``thorough`` includes the work that has days of time."""
+    expired = reclaim.Reclaimed()
     while len(expired.runs) < EXPIRED_A_TICK:
         part = reclaim.expire_due(conn, invoker=INVOKER, source=SOURCE)
         expired += part
@@ -97,7 +97,7 @@ def remove_keys(
     store: Store,
     retention: Retention,
 ) -> int:
-    """Remove partition keys and files of requests that are over; how many requests."""
+    """Remove partition keys and files of ended requests; returns the number of requests."""
     over = retirement.over_requests(conn, retention.failed, REQUESTS_A_TICK)
     for request in over:
         partitions = names.partitions_name(request.domain, request.scenario_id)

@@ -1,4 +1,4 @@
-"""Pools: the sensor that keeps them between half full and full, and drains what is too old."""
+"""Pools: the sensor that keeps them between half full and full, and drains stale runs."""
 
 # No postponed annotations here: Dagster reads those of resources as classes.
 
@@ -43,11 +43,11 @@ def pool_sensor(registry: Registry, jobs: Sequence[Any]) -> dg.SensorDefinition:
 def tick(
     instance: dg.DagsterInstance, conn: psycopg.Connection[Any], registry: Registry
 ) -> ticks.Ticked:
-    """Drain what is stale, then launch a request for each pool below half that nobody fills."""
-    drained = reclaim.TakenBack()
+    """Drain stale runs, then launch a request for each pool below half that no request fills."""
+    drained = reclaim.Reclaimed()
     stale = pools.stale_runs(conn, DRAINED_A_TICK)
     if stale:
-        drained = reclaim.give_back(
+        drained = reclaim.reclaim_runs(
             conn, stale, strategy="pool_drain", invoker=INVOKER, source=SOURCE
         )
     launches = Launches()
@@ -77,7 +77,7 @@ def tick(
     if problems:
         return dg.SkipReason("; ".join(problems))
     if drained.runs:
-        return dg.SkipReason(f"{len(drained.runs)} stale runs were taken back")
+        return dg.SkipReason(f"{len(drained.runs)} stale runs were reset")
     return dg.SkipReason("every pool is at least half full, or is being filled")
 
 
@@ -88,7 +88,7 @@ def _launch(
     launches: Launches,
     top_up: pools.TopUp,
 ) -> list[str]:
-    """Launch the filling of a pool; what is in the way, if anything is."""
+    """Launch the filling of a pool; returns the obstacle, or None."""
     try:
         scenario = registry.scenario(f"{top_up.domain}/{top_up.scenario_id}")
         asked = RequestedData(
@@ -101,8 +101,8 @@ def _launch(
         )
         launches.add(registry, scenario, asked, top_up.request_id)
     except AtdmError as error:
-        # The files and what is published differ until the next init: the pool waits, and longer
-        # each time.
+        # Files and published scenarios differ until the next init: the pool waits, longer each
+        # time.
         forget_key(instance, top_up.domain, top_up.scenario_id, [top_up.request_id])
         pools.release(conn, top_up.request_id)
         return [f"{top_up.domain}/{top_up.scenario_id}: {error.message}"]

@@ -31,7 +31,7 @@ Events = Iterator[dg.AssetObservation | dg.AssetCheckEvaluation | dg.Output[None
 
 
 class ResetRunConfig(dg.Config):
-    """What an operator says to reset one test run."""
+    """Config of a reset of one test run."""
 
     run_id: str = Field(description="The id of the test run.")
     reason: str = Field(description="Why, for the audit trail.", min_length=1)
@@ -42,13 +42,13 @@ class ResetRunConfig(dg.Config):
 
 
 class ResetAllConfig(dg.Config):
-    """What an operator says to reset every test run of a domain."""
+    """Config of a reset of every test run of a domain."""
 
     domain: str = Field(description="The domain.")
     reason: str = Field(description="Why, for the audit trail.", min_length=1)
     confirm: Literal["yes"] = Field(description=_CONFIRM)
     revoke_leases: bool = Field(
-        False, description="Also what somebody holds; else the reset is refused, naming the owners."
+        False, description="Also leased runs; else the reset is refused, naming the owners."
     )
     invoker: str | None = Field(
         None, description="Who does it: human:NAME or agent:ID. Default: ATDM_INVOKER."
@@ -56,7 +56,7 @@ class ResetAllConfig(dg.Config):
 
 
 def test_runs_asset(domain: str) -> dg.AssetSpec:
-    """The rows of all test runs of a domain, as an asset that resets and leases are observed on."""
+    """The rows of all test runs of a domain, as an asset with observations of resets and leases."""
     return dg.AssetSpec(
         names.test_runs_key(domain),
         description="The rows of test runs that are in the target now. Leases and resets are "
@@ -193,7 +193,7 @@ def _invoker(context: dg.OpExecutionContext, given: str | None) -> str:
 
 
 def _judged(domain: str, found: Residue) -> Events:
-    """The check's evaluation, then the end of the step: a failure when something is left."""
+    """The check's evaluation, then the end of the step: a failure if rows are left."""
     yield dg.AssetCheckEvaluation(
         asset_key=names.test_runs_key(domain),
         check_name=CHECK,
@@ -223,7 +223,7 @@ def _residue_metadata(found: Residue) -> dict[str, Any]:
 
 
 def _counts(deleted: Mapping[str, int], adopted: Mapping[str, int]) -> dict[str, Any]:
-    """Rows that went, by table, and in all."""
+    """Deleted rows by table, and in all."""
     return {
         "rows": sum(deleted.values()),
         **{f"deleted/{table}": count for table, count in sorted(deleted.items())},

@@ -1,7 +1,6 @@
-"""Retention: the job and its schedule that delete what has been kept long enough.
+"""Retention: the job and the schedule that delete what is old enough.
 
-A Dagster run is never deleted: that would take the materialisations and checks along which the
-trail refers to.
+A Dagster run is never deleted: its materialisations and checks belong to the trail.
 """
 
 # No postponed annotations here: Dagster reads those of configs and steps as classes.
@@ -40,12 +39,13 @@ UNNEEDED: Final = (
     "STEP_WORKER_STARTED",
     "STEP_WORKER_STARTING",
 )
-"""Kinds of Dagster's events that tell how a run went step by step. What the trail refers to stays:
-materialisations, observations, checks, failures, the beginning and the end of every run."""
+"""Kinds of Dagster's events about single steps. Materialisations, observations, checks, failures,
+the
+beginning and the end of every run stay: the trail refers to them."""
 
 
 class RetentionConfig(dg.Config):
-    """What a person may say for one run of the job instead of the defaults."""
+    """Config of one run of the job."""
 
     overrides: str = Field(
         "", description="Like ATDM_RETENTION: ready=3d,exports=90d. Left out: that variable."
@@ -101,7 +101,7 @@ def retention_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
 
 
 def forget_events(instance: dg.DagsterInstance, before: datetime) -> int:
-    """Delete events of UNNEEDED kinds and log lines that are older; how many. No run is deleted.
+    """Delete old events of UNNEEDED kinds and old log lines; returns how many. No run is deleted.
 
     Only where Dagster's storage is a database; other storages keep everything.
     """

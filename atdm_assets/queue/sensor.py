@@ -29,16 +29,16 @@ SOURCE = "queue"
 FILES_A_TICK = 500
 LAUNCHES_A_TICK = 5
 MOST_AT_ONCE = 8
-"""Requests for the queue that are being made at the same time."""
+"""Requests of the queue in progress at the same time."""
 SUITES_A_TICK = 20
 ANSWERS_A_TICK = 500
 
 INBOX_RESTS = timedelta(minutes=1)
-"""A store that failed is left alone for so long, so that it does not slow down what is quick."""
+"""Seconds without another try after a store failed, so that it does not slow the queue down."""
 
 OpenStore = Callable[[], Store]
 RestoreRun = Callable[[SuiteEvent, str], dg.RunRequest]
-"""The run that restores the baseline of a suite, with a run key; raises AtdmError."""
+"""Makes the run that restores the baseline of a suite, with a run key. Raises AtdmError."""
 
 
 def queue_sensor(
@@ -73,7 +73,7 @@ def queue_sensor(
 
         ticked = ticks.on_target(target, tick_on)
         if troubles:
-            context.log.warning(f"the inbox is left alone for a minute: {'; '.join(troubles)}")
+            context.log.warning(f"the inbox is not read for a minute: {'; '.join(troubles)}")
             context.update_cursor((now + INBOX_RESTS).isoformat())
         return ticked
 
@@ -88,10 +88,10 @@ def tick(
     restore: RestoreRun | None = None,
     troubles: list[str] | None = None,
 ) -> ticks.Ticked:
-    """One tick: files in, what has ended answered, what waits launched, answers out.
+    """One tick: read files, answer ended requests, launch waiting ones, write answers.
 
-    A store that cannot be used costs files and their answers, and nothing that was submitted to the
-    database: it is said in ``troubles``. ``store`` None: it is left alone this time.
+    A failed store delays only files and their answers, not submissions to the database; it is
+    reported in ``troubles``. ``store`` None: the inbox is not read this time.
     """
     said: list[str] = [] if troubles is None else troubles
     opened = None if store is None else _usable(store, said)
@@ -109,7 +109,7 @@ def tick(
         if not restoring:
             others = _start_suites(conn, restore)
         if not restoring and not others:
-            # A suite that starts gets its baseline before anything is made on top of it.
+            # The baseline of a starting suite is restored before requests are launched.
             _launch(instance, conn, registry, launches)
     published: list[str] = []
     if opened is not None and not said:
@@ -122,7 +122,7 @@ def tick(
         f"{len(taken.submitted)} files taken in, {len(taken.rejected)} put aside, "
         f"{len(published)} answers written"
         + "".join(f"; the inbox cannot be read: {trouble}" for trouble in said)
-        + ("; the inbox is left alone after a failure" if store is None else "")
+        + ("; the inbox is not read after a failure" if store is None else "")
     )
 
 
@@ -134,7 +134,7 @@ def _usable(store: OpenStore, troubles: list[str]) -> Store | None:
 
 @contextmanager
 def _told(troubles: list[str]) -> Iterator[None]:
-    """Note what a store refuses instead of raising it."""
+    """Collect the errors of a store instead of raising them."""
     try:
         yield
     except AtdmError as error:
@@ -149,7 +149,7 @@ def _launch(
     registry: Registry,
     launches: Launches,
 ) -> None:
-    """Assign waiting groups to new requests, and launch those that have no run yet."""
+    """Assign waiting groups to new requests, and launch requests without a run."""
     fresh = set()
     room = min(LAUNCHES_A_TICK, MOST_AT_ONCE - queueing.unsettled(conn))
     if room > 0:
@@ -175,7 +175,7 @@ def _launch(
 def _settle_unrecorded(
     instance: dg.DagsterInstance, conn: psycopg.Connection[Any], launch: Launch, run: dg.DagsterRun
 ) -> None:
-    """Answer for a run that ended without recording its request; a running one goes on."""
+    """Answer for a run that ended without recording its request."""
     if not run.is_finished:
         return
     entries = instance.all_logs(
@@ -203,7 +203,7 @@ def _asked(launch: Launch) -> RequestedData:
         runs=launch.runs,
         seed=None if seed is None else int(seed),
         as_of=moment,
-        # Each of them is for whoever submitted it.
+        # Each run is for its submitter.
         pooled=False,
         invoker=None if many else payload.get("invoker"),
         source=SOURCE,
@@ -212,12 +212,12 @@ def _asked(launch: Launch) -> RequestedData:
 
 
 def _finish_suites(conn: psycopg.Connection[Any]) -> None:
-    """Take back what builds that have finished still hold."""
+    """Reclaim the leases of finished builds."""
     for event in queueing.suite_events(conn, "suite_finished", "waiting", SUITES_A_TICK):
         build = str(event.payload["build"])
         done = reclaim.reset_suite(conn, build, invoker=event.invoker, source=SOURCE)
         if done.busy:
-            continue  # its domain is being reset or restored: at the next tick
+            continue  # its domain is being reset or restored: next tick
         answer: dict[str, Any] = {
             "build": build,
             "test_run_ids": done.runs,
@@ -236,7 +236,7 @@ def _finish_suites(conn: psycopg.Connection[Any]) -> None:
 
 
 def _start_suites(conn: psycopg.Connection[Any], restore: RestoreRun | None) -> list[dg.RunRequest]:
-    """Launch the restore of the next suite that starts; one at a time."""
+    """Launch the restore of the next starting suite; one at a time."""
     for event in queueing.suite_events(conn, "suite_started", "waiting", SUITES_A_TICK):
         if event.payload.get("baseline") is None:
             queueing.answer_suite(
@@ -260,7 +260,7 @@ def _start_suites(conn: psycopg.Connection[Any], restore: RestoreRun | None) -> 
 def _watch_suites(
     instance: dg.DagsterInstance, conn: psycopg.Connection[Any], restore: RestoreRun | None
 ) -> tuple[bool, list[dg.RunRequest]]:
-    """Answer restores that have ended; whether one is going on, and which to launch once more."""
+    """Answer ended restores; returns whether one is in progress, and which to launch again."""
     going_on = False
     lost: list[dg.RunRequest] = []
     for event in queueing.suite_events(conn, "suite_started", "launched", SUITES_A_TICK):
@@ -290,7 +290,7 @@ def _watch_suites(
 
 
 def _tagged(restore: RestoreRun, event: SuiteEvent, key: str) -> dg.RunRequest:
-    """The run that restores, with the tag that it is found by."""
+    """The run that restores, with its tag."""
     request = restore(event, key)
     return request.with_replaced_attrs(tags={**request.tags, names.LAUNCH_TAG: key})
 

@@ -130,7 +130,7 @@ def materialised_twice(
             _materialise(requests, registry, chosen, request_id)
             return _again(conn, requests, registry, chosen, request_id)
         finally:
-            reclaim.give_back(
+            reclaim.reclaim_runs(
                 conn,
                 [run_id(request_id, number) for number in range(1, RUNS + 1)],
                 strategy=CHECK,

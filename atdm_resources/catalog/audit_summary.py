@@ -1,4 +1,4 @@
-"""The audit trail in numbers: what was asked, made, leased, taken back and refused, and how fast.
+"""Figures over the audit trail: requests, leases, resets, rejections, durations.
 
 Light: psycopg and the standard library alone.
 """
@@ -58,8 +58,8 @@ _EVENTS = """
 SELECT action, status, count(*) AS n FROM atdm.audit_event WHERE at >= %(since)s
 GROUP BY 1, 2 ORDER BY 1, 2
 """
-# Runs that were taken back together have one event each, with the counts of all of them; a reset of
-# a whole domain has one event without a run.
+# Runs that were reset together have one event each, with the counts of all of them; a reset of a
+# whole domain has one event without a run.
 _WAYS = """
 WITH batch AS (
     SELECT xid, outputs, count(*) AS n, bool_or(test_run_id IS NULL) AS whole,
@@ -96,7 +96,7 @@ _BASELINES = (
 
 
 def summary(conn: psycopg.Connection[Any], since: datetime | None = None) -> dict[str, Any]:
-    """All of it since a moment (None: from the beginning), read from one state of the catalog.
+    """The figures since a time (None: from the beginning), read from one state of the catalog.
 
     Keys: since, requests (by scenario and status), runs (made, leased, cleaned, expired in that
     time; now: by status), resets (by way: runs, deleted_rows, adopted_rows), resets_failed,

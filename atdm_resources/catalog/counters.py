@@ -2,8 +2,8 @@
 
 Audit events are never deleted, so a counter is a sum over them. The sums are kept in
 ``atdm.metric_count`` together with the snapshot that saw the events they cover: what is to be added
-is what that snapshot does not see, whichever transactions have been slow. Whoever may write there
-adds; whoever may only read sums the rest up as it reads.
+is what that snapshot does not see, however slow some transactions were. A role that may write adds
+to the sums; a role that only reads sums up the rest for its reading.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import psycopg
 from atdm_resources.catalog import health
 
 DEFINITION: Final = 1
-"""Raise it when a counter is added or changes its meaning: everything is counted anew."""
+"""Increase it when a counter is added or changes its meaning: all counters start again."""
 
 WRITE_BUCKETS: Final = ("0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5")
 """Upper bounds in seconds (requirement A-MET-01)."""
 
 LONG_BUCKETS: Final = (*WRITE_BUCKETS, "10", "30", "60", "300", "1800")
-"""Upper bounds in seconds of what makes or deletes many rows."""
+"""Upper bounds in seconds for operations on many rows."""
 
 EVENTS_AT_ONCE: Final = 100_000
-"""About as many events are counted in one transaction."""
+"""Approximate number of events that one transaction counts."""
 
 _LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended('atdm.metrics', 0))"
 
@@ -82,8 +82,8 @@ class Counts:
     """One consistent reading. ``values`` by metric and labels, as in ``atdm.metric_count``.
 
     Histograms have a value for each bucket that is not empty (``<name>_bucket``, not cumulative;
-    label: the upper bound) and ``<name>_sum``. ``events`` are all audit events, ``seals`` all
-    seals; ``uncounted`` the events that were summed up for this reading only.
+    label: the upper bound) and ``<name>_sum``. ``events`` counts all audit events, ``seals``
+    all seals; ``uncounted`` the events that were summed up only for this reading.
     """
 
     values: dict[tuple[str, tuple[str, ...]], float] = field(default_factory=dict)
@@ -99,10 +99,10 @@ class Counts:
 
 
 def advance(conn: psycopg.Connection[Any], rounds: int = 10, *, milliseconds: int = 0) -> bool:
-    """Add events that are not counted yet, about 100,000 a round; whether all of them are now.
+    """Count new events, about 100,000 a transaction; returns whether all are counted.
 
-    False also while somebody else counts. ``conn`` must be in autocommit mode. A statement may take
-    ``milliseconds``; 0: as long as it takes.
+    False also while another process counts. ``conn`` must be in autocommit mode. ``milliseconds``
+    is the time limit of a statement; 0: none.
 
     Raises:
         psycopg.errors.InsufficientPrivilege, ReadOnlySqlTransaction: this role only reads.
@@ -114,12 +114,12 @@ def advance(conn: psycopg.Connection[Any], rounds: int = 10, *, milliseconds: in
             if finished is not False:
                 return finished is True
     except psycopg.errors.SerializationFailure:
-        pass  # somebody else counted between our snapshot and our lock
+        pass  # another process counted between our snapshot and our lock
     return False
 
 
 def _advance_once(conn: psycopg.Connection[Any], milliseconds: int) -> bool | None:
-    """One transaction's worth; whether that was all, None while somebody else counts."""
+    """Count in one transaction; returns whether that was all, None while another process counts."""
     with conn.transaction():
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         health.limit_statements(conn, milliseconds)
@@ -147,7 +147,7 @@ def _advance_once(conn: psycopg.Connection[Any], milliseconds: int) -> bool | No
 def read(conn: psycopg.Connection[Any], *, milliseconds: int = 0) -> Counts:
     """All counters as of now. ``conn`` must be in autocommit mode; it needs to read only.
 
-    A statement may take ``milliseconds``; 0: as long as it takes.
+    ``milliseconds`` is the time limit of a statement; 0: none.
 
     Raises:
         psycopg.errors.UndefinedTable: the catalog is older than the counters.
@@ -194,7 +194,7 @@ _UNSEEN = (
 )
 
 # Where to stop, so that a transaction does not count millions of events: at the end of a
-# transaction that no running one is older than. Below it, everything is there that will ever be.
+# transaction that is older than every running one. No event will be added before that point.
 _LIMIT = f"""
 SELECT f.xid::text FROM (
     SELECT (e.xid::text::bigint + 1)::text::xid8 AS xid FROM atdm.audit_event AS e

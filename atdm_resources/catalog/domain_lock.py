@@ -1,4 +1,4 @@
-"""Exclusive work in a domain, while newcomers are kept out."""
+"""Exclusive work in a domain; new work waits meanwhile."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def alone_in_domain(
     attempt: Callable[[], Result | None],
     timeout: timedelta,
 ) -> Result:
-    """Call ``attempt`` until it returns something, keeping newcomers out of ``domain``.
+    """Call ``attempt`` until it returns a value; new work does not start in ``domain`` meanwhile.
 
-    ``attempt`` tries the exclusive lock in a transaction of its own: waiting for it inside
-    PostgreSQL would make every lease wait behind. The mark that keeps newcomers out expires by
-    itself, so that a dead process blocks nobody.
+    ``attempt`` tries the exclusive lock in a separate transaction: a wait for it inside PostgreSQL
+    would block every lease. The mark that blocks new work expires by itself, so a dead process
+    blocks no other.
 
     Raises:
         AtdmError: BUSY when ``timeout`` has passed; whatever ``attempt`` raises.
@@ -48,7 +48,8 @@ def alone_in_domain(
             if time.monotonic() > deadline:
                 raise AtdmError(
                     ErrorCode.BUSY,
-                    f"others still work in domain {domain} after {timeout.total_seconds():g} s",
+                    f"other processes still work in domain {domain} after "
+                    f"{timeout.total_seconds():g} s",
                     {"domain": domain},
                 )
             time.sleep(0.05)

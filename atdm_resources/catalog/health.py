@@ -1,4 +1,4 @@
-"""What is going on in a target, in the store and in Dagster, for ``atdm status`` and the gauges.
+"""State of target, store and Dagster for ``atdm status`` and the gauges.
 
 Light: psycopg and the standard library; the store's libraries are loaded by ``probe_store`` alone.
 """
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from atdm_resources.store.files import Store
 
 COUNTED_UP_TO = 10_000
-"""Unsealed events are not counted beyond this: without a daemon nobody seals them."""
+"""Unsealed events are counted up to this number: without a daemon they pile up."""
 
 PROBE = "status-probe"
 
 
 def limit_statements(conn: psycopg.Connection[Any], milliseconds: int) -> None:
-    """Cancel statements of the transaction that take longer; 0: none.
+    """Cancel statements of this transaction after ``milliseconds``; 0: never.
 
-    Of this transaction alone: behind PgBouncer the next one on this session may be anybody's.
+    Only of this transaction: behind PgBouncer the next one on this session may be another client's.
     """
     if milliseconds:
         conn.execute(f"SET LOCAL statement_timeout = {int(milliseconds)}".encode())
@@ -36,9 +36,9 @@ def limit_statements(conn: psycopg.Connection[Any], milliseconds: int) -> None:
 class Work:
     """Leases, queue and trail at one moment; ages in seconds, None where there is nothing.
 
-    ``leased`` runs are out; ``overdue`` of them are past their time, ``stuck`` could not be taken
-    back. ``dead`` requests are pending and nobody works on them. ``waiting`` submissions are not
-    begun. ``unsealed`` events end at ``COUNTED_UP_TO``.
+    Of the ``leased`` runs, ``overdue`` ones are past their time and ``stuck`` ones could not be
+    reset. ``dead`` requests are pending without a process. ``waiting`` submissions are not started.
+    ``unsealed`` is counted up to ``COUNTED_UP_TO``.
     """
 
     leased: int
@@ -58,7 +58,7 @@ class Work:
 
 
 def work(conn: psycopg.Connection[Any]) -> Work:
-    """What is out, waiting, being made or left behind.
+    """Leases, queue and trail now.
 
     Raises:
         psycopg.errors.UndefinedTable, UndefinedColumn: the catalog is of an older version.
@@ -72,10 +72,10 @@ def work(conn: psycopg.Connection[Any]) -> Work:
 
 @dataclass(frozen=True, slots=True)
 class PoolState:
-    """A pool: runs that can be leased now, of how many, and what is in the way of filling it.
+    """A pool: its ready runs, its size, and why it is not filled.
 
-    ``ready`` is counted up to ``size``. ``failures`` in a row; ``retry_in`` seconds (None: now);
-    ``filling`` says that a request is being made for it.
+    ``ready`` is counted up to ``size``. ``failures`` in a row; ``retry_in`` in seconds (None: now);
+    ``filling`` is True while a request fills it.
     """
 
     domain: str
@@ -116,7 +116,7 @@ class Instigator:
 
 @dataclass(frozen=True, slots=True)
 class DagsterState:
-    """What Dagster's own tables say. ``heartbeats`` are ages in seconds by kind of daemon."""
+    """State in Dagster's tables. ``heartbeats`` are ages in seconds by kind of daemon."""
 
     heartbeats: dict[str, float]
     heartbeat_errors: dict[str, str]
@@ -126,7 +126,7 @@ class DagsterState:
 def dagster_state(conn: psycopg.Connection[Any]) -> DagsterState | None:
     """Heartbeats of the daemon, sensors and schedules; None before Dagster has made its tables.
 
-    Reads the tables themselves: loading Dagster to ask it takes longer than all the rest.
+    Reads the tables directly: loading Dagster takes longer than the whole report.
     """
     present = conn.execute(
         "SELECT to_regclass('daemon_heartbeats') IS NOT NULL"
@@ -181,7 +181,7 @@ def baselines(conn: psycopg.Connection[Any]) -> list[dict[str, Any]]:
 
 
 def clones(conn: psycopg.Connection[Any]) -> dict[str, int]:
-    """Databases made from baselines, by status, and how many are ``expired``: past their time."""
+    """Numbers of clones by status, and of ``expired`` ones."""
     counts: dict[str, int] = {}
     for status, count, expired in conn.execute(
         "SELECT status, count(*), count(*) FILTER (WHERE expires_at < now())"
@@ -197,9 +197,9 @@ def _first_line(text: Any) -> str:
     return str(text or "").strip().split("\n", 1)[0][:300]
 
 
-# A pending request is alive while somebody holds its lock (atdm.request_lock_key, which a role that
-# only reads may not call): a bigint key shows in pg_locks as two halves. Looking does not take the
-# lock, so nobody is told that a request is busy meanwhile.
+# A pending request is alive while a process holds its lock (atdm.request_lock_key, which a role
+# that only reads may not call): pg_locks shows a bigint key as two halves. Reading pg_locks does
+# not take the lock, so no other process meets a busy request.
 _WORK = """
 SELECT l.leased, l.oldest_lease, o.overdue, o.most_overdue, o.stuck, p.pending, p.dead,
     s.waiting, s.oldest_waiting, s.launched, u.unsealed, u.oldest_unsealed,

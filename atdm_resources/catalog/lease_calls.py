@@ -1,4 +1,4 @@
-"""What a lease and a reset say to the database, whoever says it."""
+"""The calls of leases and resets, as generators for blocking and asyncio connections (ADR 0067)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from atdm_engine.errors import AtdmError, ErrorCode
 
 _RETRIES = 5
 _OVERDUE_AT_ONCE = 1
-"""Runs that a lease takes back on its way: one for one, and it waits for the locks of one."""
+"""Overdue runs that one lease resets: it waits for the locks of one run at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function of the database to be called; its value is sent back.
+    """A function of the database to call; its value is sent into the generator.
 
-    ``aside`` marks one that no caller waits for: it is left out inside the caller's transaction,
-    and an error of it is only logged.
+    ``aside`` marks a call that the caller does not need: it is skipped inside the caller's
+    transaction, and its errors are only logged.
     """
 
     query: bytes
@@ -43,7 +43,7 @@ Steps = Generator[Call | Pause, Any, T]
 
 
 class Lease(TypedDict):
-    """A leased test run. ``token`` gives it back; it is shown this once. Times are ISO 8601."""
+    """A leased test run. ``token`` resets it and is returned only here. Times are ISO 8601."""
 
     test_run_id: str
     request_id: str
@@ -93,7 +93,7 @@ def lease(
             source,
         ),
     )
-    yield from _take_back_overdue([leased])
+    yield from _reset_overdue([leased])
     return leased
 
 
@@ -116,7 +116,7 @@ def lease_request(
         b"SELECT atdm.lease_request(%s, %s, %s, %s, %s, %s, %s)",
         (request_id, owner, ttl, _secret_hash(owner_secret), count, invoker, source),
     )
-    yield from _take_back_overdue(leased)
+    yield from _reset_overdue(leased)
     return leased
 
 
@@ -135,14 +135,15 @@ def claim(
     ``owner`` and ``ttl`` default to what was submitted.
 
     Raises:
-        AtdmError: RUN_NOT_FOUND for an unknown key and a wrong secret alike; NONE_READY while it
-            waits; what it was rejected with; REQUEST_CONFLICT when it is leased already; BUSY.
+        AtdmError: RUN_NOT_FOUND for an unknown key and for a wrong secret; NONE_READY while the
+            submission waits; the error it was rejected with; REQUEST_CONFLICT if its runs are
+            leased already; BUSY.
     """
     leased: list[Lease] = yield Call(
         b"SELECT atdm.claim(%s, %s, %s, %s, %s, %s, %s)",
         (idempotency_key, secret, owner, ttl, _secret_hash(owner_secret), invoker, source),
     )
-    yield from _take_back_overdue(leased)
+    yield from _reset_overdue(leased)
     return leased
 
 
@@ -154,10 +155,10 @@ def record_fixtures(
     invoker: str | None = None,
     source: str | None = None,
 ) -> Steps[None]:
-    """Write fixtures_emitted: which fixture files (path by kind) were made for a leased run.
+    """Record the event fixtures_emitted: the fixture files (path by kind) of a leased run.
 
     Raises:
-        AtdmError: TOKEN_MISMATCH for a wrong token, an unknown run and one that is not leased.
+        AtdmError: TOKEN_MISMATCH for a wrong token, an unknown run and a run that is not leased.
     """
     yield Call(
         b"SELECT atdm.record_fixtures(%s, %s, %s, %s, %s)",
@@ -175,12 +176,12 @@ def reset_run(
     """Delete the rows of a leased run and every row that refers to them.
 
     Returns ``status`` (cleaned, or already_cleaned the second time), ``test_run_id``, ``deleted``
-    (every row that went, by table; tables outside the domain with their schema) and ``adopted``
-    (those among them that bore no run's id: what the application had hung on the run).
+    (rows by table; tables outside the domain with their schema) and ``adopted`` (those among them
+    without a run's id: rows of the application that referred to the run).
 
     Raises:
-        AtdmError: TOKEN_MISMATCH for a wrong token and for an unknown run alike; RESET_FAILED with
-            the reason, nothing deleted; BUSY when rows stayed locked by somebody else.
+        AtdmError: TOKEN_MISMATCH for a wrong token and for an unknown run; RESET_FAILED with the
+            reason, nothing is deleted; BUSY if another transaction kept rows locked.
     """
     call = Call(b"SELECT atdm.reset_run(%s, %s, %s, %s)", (test_run_id, token, invoker, source))
     return (yield from _reset(call))
@@ -193,33 +194,33 @@ def reset_owner(
     invoker: str | None = None,
     source: str | None = None,
 ) -> Steps[dict[str, Any]]:
-    """Give back every run that ``owner`` has leased with ``secret``.
+    """Reset every run that ``owner`` has leased with ``secret``.
 
     The owner of the catalog may leave the secret out. Returns ``runs`` (ids), and ``deleted`` and
     ``adopted`` by domain, then table.
 
     Raises:
-        AtdmError: TOKEN_MISMATCH when the owner's leases were made with another secret;
+        AtdmError: TOKEN_MISMATCH if the leases were made with another secret;
             RESET_FAILED; BUSY.
     """
     call = Call(b"SELECT atdm.reset_owner(%s, %s, %s, %s)", (owner, secret, invoker, source))
     return (yield from _reset(call))
 
 
-def _take_back_overdue(leased: list[Lease]) -> Steps[None]:
-    """Take back leases past their time when a lease's answer says that there are some.
+def _reset_overdue(leased: list[Lease]) -> Steps[None]:
+    """Reset overdue leases if the answer of a lease says that there are some.
 
-    In a transaction of its own, so that nothing of it can cost the caller the lease; inside a
-    transaction of the caller's it is left to the next lease. Without a daemon, this is what makes
-    abandoned data disappear.
+    In a separate transaction, so that its failure cannot cost the caller the lease; inside a
+    transaction of the caller it is left to the next lease. Without a daemon, this is what removes
+    abandoned data.
     """
-    told = [cast(dict[str, Any], lease).pop("overdue", False) for lease in leased]
-    if any(told):
+    overdue = [cast(dict[str, Any], lease).pop("overdue", False) for lease in leased]
+    if any(overdue):
         yield Call(b"SELECT atdm.expire_due(%s)", (_OVERDUE_AT_ONCE,), aside=True)
 
 
 def _reset(call: Call) -> Steps[dict[str, Any]]:
-    """The answer of a reset function, tried again when it lost against another transaction."""
+    """The answer of a reset function, repeated after a deadlock or a serialization failure."""
     for remaining in reversed(range(_RETRIES)):
         answer: dict[str, Any] = yield call
         problem = answer.get("error")
@@ -239,7 +240,7 @@ def _secret_hash(secret: str | None) -> bytes | None:
 
 
 def json_value(value: Any) -> Any:
-    """A constraint's value as JSON can hold it."""
+    """The value of a constraint as a JSON value."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
     if isinstance(value, date | Decimal):

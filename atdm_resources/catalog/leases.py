@@ -1,4 +1,4 @@
-"""Leasing test runs and giving them back.
+"""Leases and resets of test runs over a blocking connection.
 
 Light: psycopg and the standard library alone, because a lease must take milliseconds as a process.
 """
@@ -40,7 +40,7 @@ _log = logging.getLogger("atdm")
 def _blocking(
     steps: Callable[P, Steps[Result]],
 ) -> Callable[Concatenate[psycopg.Connection[Any], P], Result]:
-    """``steps`` as a function of a connection and their own arguments."""
+    """Make ``steps`` a function of a connection and the arguments of ``steps``."""
 
     @wraps(steps)
     def call(conn: psycopg.Connection[Any], /, *args: P.args, **kwargs: P.kwargs) -> Result:
@@ -67,8 +67,8 @@ def _done(conn: psycopg.Connection[Any], step: Call | Pause) -> Any:
         try:
             conn.execute(step.query, step.values)
         except psycopg.Error as error:
-            # The caller has its lease: raising would lose the token. The next one tries again.
-            _log.warning("what is overdue could not be taken back: %s", error)
+            # The caller has its lease: raising would lose the token. The next lease tries again.
+            _log.warning("an overdue run could not be reset: %s", error)
     return None
 
 
@@ -92,13 +92,13 @@ def reset_all(
 ) -> dict[str, Any]:
     """Delete every row of every test run of ``domain``; shared rows stay. For the catalog's owner.
 
-    Waits up to ``timeout`` for those who work in the domain, while nothing new starts there. The
+    Waits up to ``timeout`` for other work in the domain; new work does not start meanwhile. The
     connection must be in autocommit mode. Returns ``deleted`` and ``adopted`` by table,
-    ``cleared_record_count`` (runs) and ``revoked`` (owners and how many leases they lost).
+    ``cleared_record_count`` (runs) and ``revoked`` (owners and the number of leases they lost).
 
     Raises:
         AtdmError: CONFIRM_REQUIRED; BUSY while runs are leased (naming the owners) unless
-            ``revoke_leases``, or when the domain did not become free; RESET_FAILED.
+            ``revoke_leases``, or if the domain did not become free in time; RESET_FAILED.
     """
     if not confirm:
         raise AtdmError(

@@ -1,7 +1,4 @@
-"""Leasing test runs and giving them back, on connections of asyncio.
-
-Light, as that is.
-"""
+"""Leases and resets of test runs over an asyncio connection. Light, as ``leases``."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ _log = logging.getLogger("atdm")
 def _awaitable(
     steps: Callable[P, Steps[Result]],
 ) -> Callable[Concatenate[psycopg.AsyncConnection[Any], P], Coroutine[Any, Any, Result]]:
-    """``steps`` as a coroutine function of a connection and their own arguments."""
+    """Make ``steps`` a coroutine function of a connection and the arguments of ``steps``."""
 
     @wraps(steps)
     async def call(
@@ -57,8 +54,8 @@ async def _done(conn: psycopg.AsyncConnection[Any], step: Call | Pause) -> Any:
         row = await (await conn.execute(step.query, step.values)).fetchone()
     except psycopg.Error as error:
         if step.aside:
-            # The caller has its lease: raising would lose the token. The next one tries again.
-            _log.warning("what is overdue could not be taken back: %s", error)
+            # The caller has its lease: raising would lose the token. The next lease tries again.
+            _log.warning("an overdue run could not be reset: %s", error)
             return None
         told = meaning(error)
         if told is None:

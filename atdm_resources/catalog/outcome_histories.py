@@ -1,4 +1,4 @@
-"""How tests ended with the data of scenarios, gathered from their outcomes.
+"""Histories of tests by scenario, from their outcomes.
 
 Light: psycopg and the standard library alone.
 """
@@ -15,11 +15,10 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.postgres.owner_rights import catalog_needed
 
 LAST = "last"
-"""The name of whichever session has the latest outcome."""
+"""Stands for the session with the latest outcome."""
 
 _TURNS = 3
-"""So often must a test have gone from passing to failing or back to be flaky: a defect that came
-and was mended is two."""
+"""Changes between passing and failing that make a test flaky. A defect and its mend are two."""
 
 
 def histories(
@@ -28,12 +27,13 @@ def histories(
     since: datetime | None = None,
     session: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Every test and scenario of the test's last session, by nodeid.
+    """Each test with each scenario of its last session, by nodeid.
 
-    ``since`` leaves out earlier outcomes, ``session`` those of others; ``last`` is the latest one.
-    Keys: nodeid, scenario (``<domain>/<name>``), requirement_ids (at that time), outcome, at (UTC),
-    session, test_run_id: of the last outcome; passed, failed (with errors), skipped: how often of
-    all outcomes; flaky: passed and failed within one session, or went back and forth three times.
+    ``since`` excludes earlier outcomes, ``session`` those of other sessions; ``last`` is the
+    latest. Keys: nodeid, scenario (``<domain>/<name>``), requirement_ids (at that time), outcome,
+    at (UTC),
+    session, test_run_id: of the last outcome; passed, failed (with errors), skipped: counts of
+    all outcomes; flaky: passed and failed within one session, or changed three times.
 
     Raises:
         AtdmError: REQUEST_INVALID for a session without any outcome; TARGET_NOT_INITIALISED
@@ -72,8 +72,7 @@ SELECT session FROM atdm.test_outcome WHERE %s::timestamptz IS NULL OR at >= %s
 ORDER BY at DESC, outcome_id DESC LIMIT 1
 """
 
-# A test is judged by its last session alone: what it used to lease before it was rewritten says
-# nothing about it any more.
+# Only the last session of a test counts: before a rewrite it may have leased other scenarios.
 _HISTORIES = """
 WITH chosen AS (
     SELECT o.outcome_id, o.nodeid, o.domain || '/' || o.scenario_id AS scenario, o.requirement_ids,

@@ -1,4 +1,4 @@
-"""Outcomes of tests: which test used which run, and how it ended.
+"""Outcomes of tests that used test runs.
 
 Light: psycopg and the standard library alone, because every test session records.
 """
@@ -21,23 +21,23 @@ MOST = 5_000
 
 
 def record(conn: psycopg.Connection[Any], outcomes: Sequence[Mapping[str, object]]) -> int:
-    """Record how tests ended; how many outcomes are new.
+    """Record outcomes of tests; returns the number of new ones.
 
-    Each has, required: ``test_run_id``, ``nodeid`` (1 to 2,000 characters), ``outcome`` (passed,
+    Required in each: ``test_run_id``, ``nodeid`` (1 to 2,000 characters), ``outcome`` (passed,
     failed, error or skipped), ``duration_seconds`` (0 to 10,000,000), ``session`` (1 to 200
     characters; one for all workers of a test session) and ``at`` (an aware datetime or ISO 8601
-    text; without an offset it is UTC). A run in a clone is known there alone: its outcome has
-    ``scenario`` (``<domain>/<name>``) and ``seed`` as well, and counts for the version that is
-    published here. A test that used two runs has two outcomes. The same session, nodeid,
-    test_run_id and at a second time is nothing new: a sender may try again.
+    text; without an offset it is UTC). This catalog does not know runs in clones: their
+    outcomes have ``scenario`` (``<domain>/<name>``) and ``seed`` as well, and count for the version
+    that is published here. A test that used two runs has two outcomes. A repeated outcome (same
+    session, nodeid, test_run_id and at) is not new: a sender may try again.
 
     One statement for every 5,000, each a transaction of its own where ``conn`` is in autocommit
     mode.
 
     Raises:
         AtdmError: REQUEST_INVALID naming each wrong outcome by its place (from 0) in ``outcomes``,
-            of whose statement nothing is recorded; RUN_NOT_FOUND naming runs that the catalog does
-            not know (``details``: unknown, recorded), after all others were recorded;
+            nothing of its statement is recorded; RUN_NOT_FOUND naming unknown runs (``details``:
+            unknown, recorded), after all others were recorded;
             TARGET_NOT_INITIALISED.
     """
     recorded = 0
@@ -68,7 +68,7 @@ def _recorded(
             ).fetchone()
         )
     except (TypeError, ValueError, psycopg.DataError) as error:
-        # What is no JSON, or holds what PostgreSQL's JSON cannot: NaN, NUL, half a surrogate pair.
+        # Not JSON, or not accepted by PostgreSQL: NaN, NUL, half a surrogate pair.
         raise AtdmError(
             ErrorCode.REQUEST_INVALID, f"these outcomes cannot be recorded: {error}", {}
         ) from error
@@ -76,7 +76,7 @@ def _recorded(
         problems = error.details.get("problems")
         if not problems:
             raise
-        # The statement counts within its own part.
+        # Places are relative to the statement.
         placed = [{**problem, "place": problem["place"] + first} for problem in problems]
         raise AtdmError(
             error.code,

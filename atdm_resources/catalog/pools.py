@@ -1,4 +1,4 @@
-"""Pools that are kept full: how many runs are missing, who makes them, which are too old."""
+"""Pools: missing runs, who fills them, runs that are too old."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WHERE request_id = %s
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A published scenario with a pool. ``ready`` counts fresh runs, exactly only below half."""
+    """A published scenario with a pool. ``ready`` counts fresh runs; exact only below half."""
 
     domain: str
     scenario_id: str
@@ -60,7 +60,7 @@ def pools(conn: psycopg.Connection[Any]) -> list[Pool]:
 
 
 def claim(conn: psycopg.Connection[Any], pool: Pool, request_id: str) -> bool:
-    """Claim the filling of a pool for a request that is to be made; False when it must not be.
+    """Claim the filling of a pool for a new request; False if it may not be filled now.
 
     A claim holds while its request is not recorded or pending. A request that failed keeps the pool
     waiting: a minute the first time, twice as long each time after, an hour at most.
@@ -101,7 +101,7 @@ def claim(conn: psycopg.Connection[Any], pool: Pool, request_id: str) -> bool:
 
 
 def unrecorded(conn: psycopg.Connection[Any]) -> list[TopUp]:
-    """Claimed top-ups whose request nobody has recorded yet."""
+    """Claimed top-ups whose request is not recorded yet."""
     with conn.cursor(row_factory=class_row(TopUp)) as cursor:
         return cursor.execute(
             "SELECT t.domain, t.scenario_id, t.request_id, t.runs,"
@@ -113,9 +113,9 @@ def unrecorded(conn: psycopg.Connection[Any]) -> list[TopUp]:
 
 
 def release(conn: psycopg.Connection[Any], request_id: str) -> bool:
-    """Give up the claim of a top-up whose run failed before its request was recorded.
+    """Release the claim of a top-up whose run failed before its request was recorded.
 
-    The pool then waits as after any failure. False when the request is recorded, or no top-up.
+    The pool then waits as after any failure. False if the request is recorded or no top-up.
     """
     recorded = conn.execute(
         "SELECT FROM atdm.request WHERE request_id = %s", (request_id,)
@@ -129,9 +129,9 @@ def release(conn: psycopg.Connection[Any], request_id: str) -> bool:
 
 
 def stale_runs(conn: psycopg.Connection[Any], most: int) -> list[str]:
-    """Ready runs of scenarios with a pool that nobody can lease from it any more.
+    """Ready runs of pools that can no longer be leased: of an old version, or older than max_age.
 
-    Of another version than the published one, or older than the pool's max_age.
+    max_age is that of the pool.
     """
     rows = conn.execute(
         "SELECT r.test_run_id FROM atdm.scenario AS s"

@@ -1,6 +1,6 @@
-"""The queue: submissions, which of them become one request, and their answers.
+"""The queue: submissions, their grouping into requests, their answers.
 
-Light: psycopg and the standard library, because asking must not cost more than a lease.
+Light: psycopg and the standard library, because a submission must not cost more than a lease.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from psycopg.types.json import Jsonb
 from atdm_resources.postgres.errors import guarded
 
 MOST_RUNS = 10_000
-"""Test runs of one request that the queue asks for; what is left waits for the next tick."""
+"""Test runs of one request of the queue at most; the rest waits for the next tick."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Group:
 class Launch:
     """A request that serves submissions and is not recorded yet. ``payload`` is one of theirs.
 
-    ``age`` says how long ago it was assigned.
+    ``age`` is the time since it was assigned.
     """
 
     request_id: str
@@ -47,7 +47,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class SuiteEvent:
-    """A suite that started or finished. ``age`` since its restore was launched, if it was."""
+    """A suite that started or finished. ``age`` is the time since its restore was launched."""
 
     submission_id: int
     idempotency_key: str
@@ -60,13 +60,13 @@ class SuiteEvent:
 
 
 def submit(conn: psycopg.Connection[Any], submission: Mapping[str, Any]) -> dict[str, Any]:
-    """Put something into the queue (fields: the SQL function ``atdm.submit``); one round trip.
+    """Submit a request or a suite event (fields: SQL function ``atdm.submit``); one round trip.
 
-    Returns how it stands: idempotency_key, status, answer, created (False: the key was there).
+    Returns idempotency_key, status, answer, created (False: the key existed).
 
     Raises:
-        AtdmError: REQUEST_INVALID naming every problem; REQUEST_CONFLICT when the key was used for
-            something else; TARGET_NOT_INITIALISED.
+        AtdmError: REQUEST_INVALID naming every problem; REQUEST_CONFLICT if the key was used for
+            another submission; TARGET_NOT_INITIALISED.
     """
     return _answer(conn, "SELECT atdm.submit(%s)", (Jsonb(dict(submission)),))
 
@@ -74,12 +74,12 @@ def submit(conn: psycopg.Connection[Any], submission: Mapping[str, Any]) -> dict
 def submission_status(
     conn: psycopg.Connection[Any], idempotency_key: str, secret: str | None = None
 ) -> dict[str, Any]:
-    """How a submission stands; never a token. Raises AtdmError RUN_NOT_FOUND."""
+    """Status and answer of a submission, never a token. Raises AtdmError RUN_NOT_FOUND."""
     return _answer(conn, "SELECT atdm.submission_status(%s, %s)", (idempotency_key, secret))
 
 
 def waiting(conn: psycopg.Connection[Any]) -> dict[str, int]:
-    """How many submissions wait and are launched, by status; one cheap query."""
+    """The numbers of waiting and launched submissions, by status; one cheap query."""
     row = conn.execute(
         "SELECT (SELECT count(*) FROM atdm.submission WHERE status = 'waiting'),"
         " (SELECT count(*) FROM atdm.submission WHERE status = 'launched')"
@@ -89,7 +89,7 @@ def waiting(conn: psycopg.Connection[Any]) -> dict[str, int]:
 
 
 def submitted_at(conn: psycopg.Connection[Any], request_id: str) -> datetime | None:
-    """When the first submission came in that a request was made for; None without one."""
+    """When the first submission of a request was made, or None."""
     row = conn.execute(
         "SELECT min(submitted_at) FROM atdm.submission WHERE request_id = %s", (request_id,)
     ).fetchone()
@@ -108,9 +108,9 @@ def groups(conn: psycopg.Connection[Any], most: int) -> list[Group]:
 
 
 def assign(conn: psycopg.Connection[Any], group: Group, request_id: str) -> int:
-    """Give the waiting submissions of a group consecutive runs of a request that is to be made.
+    """Assign consecutive runs of a new request to the waiting submissions of a group.
 
-    Returns how many submissions got some; 0 when somebody else was faster.
+    Returns the number of submissions that got runs; 0 if another process was faster.
     """
     return conn.execute(
         "UPDATE atdm.submission AS s SET status = 'launched', request_id = %s,"
@@ -126,7 +126,7 @@ def assign(conn: psycopg.Connection[Any], group: Group, request_id: str) -> int:
 
 
 def launches(conn: psycopg.Connection[Any], most: int) -> list[Launch]:
-    """Assigned requests that nobody has recorded yet, the oldest first."""
+    """Assigned requests that are not recorded yet, the oldest first."""
     with conn.cursor(row_factory=class_row(Launch)) as cursor:
         return cursor.execute(
             "SELECT l.request_id, l.domain, l.scenario_id, l.payload, l.runs, l.submissions,"
@@ -144,7 +144,7 @@ def launches(conn: psycopg.Connection[Any], most: int) -> list[Launch]:
 
 
 def unsettled(conn: psycopg.Connection[Any]) -> int:
-    """How many requests that serve submissions are being made."""
+    """The number of requests for submissions that are in progress."""
     row = conn.execute(
         "SELECT count(DISTINCT request_id) FROM atdm.submission"
         " WHERE status = 'launched' AND group_key IS NOT NULL"
@@ -154,7 +154,7 @@ def unsettled(conn: psycopg.Connection[Any]) -> int:
 
 
 def settle_ended(conn: psycopg.Connection[Any], most: int) -> tuple[int, int]:
-    """Answer the submissions of requests that have ended; how many, and how many wait again."""
+    """Answer the submissions of ended requests; returns the numbers answered and waiting again."""
     rows = conn.execute(
         "SELECT (t).answered, (t).again FROM ("
         " SELECT atdm.settle(l.request_id) AS t FROM ("
@@ -169,9 +169,9 @@ def settle_ended(conn: psycopg.Connection[Any], most: int) -> tuple[int, int]:
 def settle_failed(
     conn: psycopg.Connection[Any], request_id: str, error: Mapping[str, Any]
 ) -> tuple[int, int]:
-    """Answer the submissions of a request whose run failed before it was recorded, or after.
+    """Answer the submissions of a request whose run failed.
 
-    ``error`` has code, message and details. How many were answered, and how many wait again.
+    ``error`` has code, message and details. Returns the numbers answered and waiting again.
     """
     row = conn.execute(
         "SELECT answered, again FROM atdm.settle(%s, %s)", (request_id, Jsonb(dict(error)))
@@ -183,7 +183,7 @@ def settle_failed(
 def suite_events(
     conn: psycopg.Connection[Any], kind: str, status: str, most: int
 ) -> list[SuiteEvent]:
-    """Suites of a kind and status, in the order of their priority and age."""
+    """Suite events of a kind and status, by priority and age."""
     with conn.cursor(row_factory=class_row(SuiteEvent)) as cursor:
         return cursor.execute(
             "SELECT submission_id, idempotency_key, kind, status, payload, invoker, attempts,"
@@ -195,7 +195,7 @@ def suite_events(
 
 
 def launch_suite(conn: psycopg.Connection[Any], submission_id: int) -> bool:
-    """Mark a suite's event as launched; False when somebody else has."""
+    """Mark a suite event as launched; False if another process has."""
     cursor = conn.execute(
         "UPDATE atdm.submission SET status = 'launched', launched_at = clock_timestamp(),"
         " attempts = attempts + 1 WHERE submission_id = %s AND status = 'waiting'",
@@ -207,7 +207,7 @@ def launch_suite(conn: psycopg.Connection[Any], submission_id: int) -> bool:
 def answer_suite(
     conn: psycopg.Connection[Any], submission_id: int, status: str, answer: Mapping[str, Any]
 ) -> bool:
-    """Answer a suite's event; ``status`` is fulfilled or rejected. False when it is answered."""
+    """Answer a suite event with ``status`` fulfilled or rejected; False if it was answered."""
     cursor = conn.execute(
         "UPDATE atdm.submission SET status = %s, answer = %s, answered_at = clock_timestamp()"
         " WHERE submission_id = %s AND answer IS NULL",
@@ -217,7 +217,7 @@ def answer_suite(
 
 
 def forget_answered(conn: psycopg.Connection[Any], age: timedelta, most: int) -> list[str]:
-    """Delete submissions that were answered longer ago than ``age``; their file names."""
+    """Delete submissions that were answered longer than ``age`` ago; returns their file names."""
     rows = conn.execute(
         "DELETE FROM atdm.submission WHERE submission_id IN ("
         " SELECT submission_id FROM atdm.submission"

@@ -1,6 +1,6 @@
-"""Taking test runs back without their tokens: for operators, pools, expiry, the end of a suite.
+"""Reclaims test runs without their tokens: for operators, pools, expiry, the end of a suite.
 
-Every function is for the owner of the catalog.
+Every function needs the owner of the catalog.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from atdm_resources.catalog import leases
 from atdm_resources.postgres.errors import guarded
 
 MOST = 500
-"""Runs that one transaction takes back: few enough that nobody waits long for its locks."""
+"""Runs that one transaction reclaims: few enough that other transactions do not wait long."""
 
 
 @dataclass(frozen=True, slots=True)
-class TakenBack:
-    """What went. Counts by domain, then table; ``adopted`` bore no run's id.
+class Reclaimed:
+    """Deleted rows by domain, then table; ``adopted`` ones had no run's id.
 
-    ``failed`` names runs whose rows are still there and why; ``busy`` domains that are being reset.
+    ``failed`` maps runs whose rows are still there to the reason; ``busy`` are domains in reset.
     """
 
     runs: list[str] = field(default_factory=list)
@@ -34,8 +34,8 @@ class TakenBack:
     failed: list[dict[str, Any]] = field(default_factory=list)
     busy: list[str] = field(default_factory=list)
 
-    def __add__(self, other: TakenBack) -> TakenBack:
-        return TakenBack(
+    def __add__(self, other: Reclaimed) -> Reclaimed:
+        return Reclaimed(
             [*self.runs, *other.runs],
             _summed(self.deleted, other.deleted),
             _summed(self.adopted, other.adopted),
@@ -45,7 +45,7 @@ class TakenBack:
 
     @property
     def complete(self) -> bool:
-        """Whether all that was tried went."""
+        """Whether every run was reclaimed."""
         return not self.failed and not self.busy
 
 
@@ -60,7 +60,7 @@ def _summed(
     return total
 
 
-def give_back(
+def reclaim_runs(
     conn: psycopg.Connection[Any],
     run_ids: Sequence[str],
     *,
@@ -68,16 +68,17 @@ def give_back(
     ended_as: str = "cleaned",
     invoker: str,
     source: str,
-) -> TakenBack:
-    """Delete the rows of these ready or leased runs and all that refers to them.
+) -> Reclaimed:
+    """Delete the rows of these ready or leased runs and all rows that refer to them.
 
-    Runs that somebody else is working on, or that are over, are passed over. ``strategy`` says why,
-    in the audit trail. One transaction for every 500 runs, where ``conn`` is in autocommit mode.
+    Runs that another transaction works on and runs that have ended are skipped. ``strategy`` is the
+    reason in the audit trail. One transaction for every 500 runs, where ``conn`` is in autocommit
+    mode.
 
     Raises:
         AtdmError: TARGET_NOT_INITIALISED, TARGET_NOT_DISPOSABLE.
     """
-    done = TakenBack()
+    done = Reclaimed()
     for first in range(0, len(run_ids), MOST):
         done += _called(
             conn,
@@ -89,21 +90,21 @@ def give_back(
 
 def expire_due(
     conn: psycopg.Connection[Any], most: int = MOST, *, invoker: str, source: str
-) -> TakenBack:
-    """Take back at most ``most`` leased runs whose time is up; they are ``expired`` then."""
+) -> Reclaimed:
+    """Reclaim at most ``most`` overdue leases; their status becomes ``expired``."""
     return _called(conn, "SELECT atdm.expire_due(%s, %s, %s)", (most, invoker, source))
 
 
 def reset_run(
     conn: psycopg.Connection[Any], test_run_id: str, *, reason: str, invoker: str, source: str
 ) -> dict[str, Any]:
-    """Take back one run for an operator, who has no token and gives a reason.
+    """Reclaim one run for an operator, who gives a reason instead of a token.
 
     Returns status (cleaned, already_cleaned), test_run_id, domain, deleted and adopted by table.
 
     Raises:
-        AtdmError: RUN_NOT_FOUND; REQUEST_INVALID without a reason; RESET_FAILED naming what is in
-            the way; BUSY.
+        AtdmError: RUN_NOT_FOUND; REQUEST_INVALID without a reason; RESET_FAILED naming the
+        obstacle; BUSY.
     """
     if not reason.strip():
         raise AtdmError(ErrorCode.REQUEST_INVALID, "a reset without a token needs a reason")
@@ -135,7 +136,7 @@ def reset_run(
             Jsonb({"reason": reason, "run_was": status}),
         ),
     )
-    done = give_back(conn, [test_run_id], strategy="reset_run", invoker=invoker, source=source)
+    done = reclaim_runs(conn, [test_run_id], strategy="reset_run", invoker=invoker, source=source)
     if done.failed:
         problem = done.failed[0]["error"]
         raise AtdmError(
@@ -144,7 +145,7 @@ def reset_run(
     if not done.runs:
         raise AtdmError(
             ErrorCode.BUSY,
-            f"domain {domain} is being reset, or somebody works on {test_run_id}; try again",
+            f"domain {domain} is being reset, or {test_run_id} is in use; try again",
             {"test_run_id": test_run_id, "domain": domain},
         )
     return {
@@ -164,10 +165,11 @@ def reset_all(
     invoker: str,
     source: str,
 ) -> dict[str, Any]:
-    """``leasing.reset_all`` for an operator, who gives a reason; its failure is recorded too.
+    """``leases.reset_all`` for an operator, who gives a reason; a failure is recorded too.
 
     Raises:
-        AtdmError: REQUEST_INVALID without a reason; BUSY, naming who holds leases; RESET_FAILED.
+        AtdmError: REQUEST_INVALID without a reason; BUSY, naming the owners of leases;
+        RESET_FAILED.
     """
     if not reason.strip():
         raise AtdmError(ErrorCode.REQUEST_INVALID, "a reset of everything needs a reason")
@@ -194,22 +196,22 @@ def reset_all(
 
 def reset_suite(
     conn: psycopg.Connection[Any], build: str, *, invoker: str, source: str
-) -> TakenBack:
-    """Take back all that ``build`` holds as an owner, except what is to be left (A-OPS-16)."""
+) -> Reclaimed:
+    """Reclaim all leases that ``build`` owns, except those to be left (requirement A-OPS-16)."""
     held = conn.execute(
         "SELECT test_run_id FROM atdm.test_run WHERE status = 'leased' AND owner = %s"
         " AND cleanup_strategy IS DISTINCT FROM 'leave' ORDER BY test_run_id",
         (build,),
     ).fetchall()
-    return give_back(
+    return reclaim_runs(
         conn, [run for (run,) in held], strategy="after_suite", invoker=invoker, source=source
     )
 
 
 def reset_unclaimed(
     conn: psycopg.Connection[Any], age: timedelta, most: int, *, invoker: str, source: str
-) -> TakenBack:
-    """Take back ready runs of requests that ended longer ago than ``age``: nobody came for them."""
+) -> Reclaimed:
+    """Reclaim ready runs of requests that ended longer than ``age`` ago and were never leased."""
     old = conn.execute(
         "SELECT r.test_run_id FROM atdm.request AS q"
         " JOIN atdm.test_run AS r ON r.test_run_id > q.request_id"
@@ -219,12 +221,12 @@ def reset_unclaimed(
         " AND (r.retry_at IS NULL OR r.retry_at < now()) LIMIT %s",
         (age, most),
     ).fetchall()
-    return give_back(
+    return reclaim_runs(
         conn, [run for (run,) in old], strategy="retention", invoker=invoker, source=source
     )
 
 
-def _called(conn: psycopg.Connection[Any], query: str, values: tuple[Any, ...]) -> TakenBack:
+def _called(conn: psycopg.Connection[Any], query: str, values: tuple[Any, ...]) -> Reclaimed:
     row = guarded(lambda: conn.execute(query.encode(), values).fetchone())
     assert row is not None
-    return TakenBack(**row[0])
+    return Reclaimed(**row[0])

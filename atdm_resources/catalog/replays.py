@@ -1,7 +1,7 @@
-"""Requests that are ready and are made again: how that is known, and how it ends badly.
+"""Replays of ready requests.
 
-A ready request that was started after it had finished is being made again (see
-``catalog.reopen_request``). It keeps its rows and its files until its replay replaces them.
+A ready request that was started after it had finished is being replayed (see
+``requests.reopen_request``). It keeps its rows and files until the replay replaces them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from atdm_resources.catalog import requests
 def end_replay(
     conn: psycopg.Connection[Any], request_id: str, *, message: str, step: str, code: ErrorCode
 ) -> bool:
-    """A replay of a ready request has failed: seed_failed. Its rows and its files stay.
+    """Record seed_failed for the failed replay of a ready request. Its rows and files stay.
 
-    Does nothing and returns False unless the request is ready and being made again.
+    Returns False and does nothing unless the request is ready and being replayed.
     """
     with conn.transaction():
         ended = conn.execute(

@@ -1,4 +1,4 @@
-"""Requests that are over: retired, and what is kept of them outside the catalog removed."""
+"""Retires ended requests and removes their files and partition keys."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class OverRequest:
 
 
 def retire(conn: psycopg.Connection[Any], gone_for: timedelta, most: int) -> list[str]:
-    """Mark requests ``retired`` none of whose runs is ready or leased, in one transaction.
+    """Mark requests without ready or leased runs as ``retired``, in one transaction.
 
-    Those that ended less than ``gone_for`` ago are left: a person may want to look at them. Writes
-    request_retired. Returns their ids.
+    Requests that ended less than ``gone_for`` ago stay: a person may want to look at them. Writes
+    the event request_retired. Returns their ids.
     """
     with conn.transaction():
         retired = conn.execute(
@@ -57,7 +57,7 @@ def retire(conn: psycopg.Connection[Any], gone_for: timedelta, most: int) -> lis
 def over_requests(
     conn: psycopg.Connection[Any], failed_for: timedelta, most: int
 ) -> list[OverRequest]:
-    """Requests whose partition keys are still there and need not be.
+    """Requests whose partition keys are no longer needed.
 
     Retired ones, and those that were rejected or rolled back longer than ``failed_for`` ago.
     """
@@ -74,7 +74,7 @@ def over_requests(
 def forget(conn: psycopg.Connection[Any], store: Store, requests: Sequence[OverRequest]) -> None:
     """Delete the staged files of requests whose partition keys the caller has removed.
 
-    Recorded last: where this is cut off, the next call does it again.
+    Recorded last: after an interruption the next call repeats it.
     """
     for request in requests:
         store.delete_prefix(request_folder(request.domain, request.scenario_id, request.request_id))

@@ -1,9 +1,10 @@
-"""The sealed audit trail: a hash chain over events, and checking it again.
+"""The sealed audit trail: a hash chain over events, and its verification.
 
-An event is sealed once every transaction that could still write one before it has ended, in the
-order of (transaction, event). Each hash is sha256 over the hash before it and the event's canonical
-text. The chain is computed here and not by the database, so that whoever can change functions there
-cannot make a changed event fit.
+An event is sealed after every transaction that could write an earlier one has ended, in the order
+of (transaction, event). Each hash is sha256 over the hash before it and the event's canonical text.
+The chain is computed here and not in the database, so that a changed database function cannot make
+a
+changed event fit.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import psycopg
 
 GENESIS = bytes(32)
-"""What stands for the hash before the first event's."""
+"""The hash before that of the first event."""
 
 BATCH = 5_000
 _LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended('atdm.seal', 0))"
@@ -31,9 +32,9 @@ ORDER BY e.xid, e.event_id LIMIT %s
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What verifying found. ``broken`` describes the first event that does not hold, or is None.
+    """The result of a verification. ``broken`` describes the first wrong event, or is None.
 
-    ``sealed`` counts the events that were checked; ``unsealed`` those after the chain's end.
+    ``sealed`` counts the verified events; ``unsealed`` those after the end of the chain.
     ``head`` is the last hash in hexadecimal.
     """
 
@@ -57,7 +58,7 @@ def seal(
     most: int = 100_000,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Seal at most ``most`` events; returns how many. 0 also while somebody else seals.
+    """Seal at most ``most`` events; returns how many. 0 also while another process seals.
 
     ``conn`` must be in autocommit mode. One transaction for every 5,000 events.
     """
@@ -107,7 +108,7 @@ def unsealed(conn: psycopg.Connection[Any]) -> int:
 
 
 def verify(conn: psycopg.Connection[Any], progress: Callable[[int], None] | None = None) -> Verdict:
-    """Compute the chain anew; names the first event that was changed, removed or slipped in.
+    """Compute the chain again; reports the first event that was changed, removed or inserted.
 
     Reads one consistent state, in batches.
     """
@@ -136,7 +137,7 @@ def verify(conn: psycopg.Connection[Any], progress: Callable[[int], None] | None
                 edge,
             ).fetchone()
             if slipped is not None:
-                broken = _broken(None, slipped[0], "the event was slipped in after its time")
+                broken = _broken(None, slipped[0], "the event was inserted after its time")
         waiting = unsealed(conn)
     return Verdict(checked, waiting, before.hex(), broken)
 

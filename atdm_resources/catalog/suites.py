@@ -1,4 +1,4 @@
-"""What a test suite asks of the catalog besides leases: what is ready, what nobody came for, rows.
+"""Queries of test suites: ready runs, unused runs, rows of a run.
 
 Light: psycopg and the standard library alone.
 """
@@ -19,16 +19,16 @@ from psycopg.types.json import Jsonb
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_resources.catalog import leases
-from atdm_resources.catalog.reclaim import TakenBack, give_back
+from atdm_resources.catalog.reclaim import Reclaimed, reclaim_runs
 from atdm_resources.postgres.errors import guarded
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Runs that could be leased now, counted up to what was asked for.
+    """The number of runs that could be leased now, up to a limit.
 
-    ``privileged`` is False where this user may lease and not read; ``violates`` is True for a
-    scenario that is made to be rejected, which never has runs.
+    ``privileged`` is False where this user may lease but not read; ``violates`` is True for a
+    scenario that is meant to be rejected and never has runs.
     """
 
     runs: int
@@ -42,9 +42,9 @@ def ready(
     constraints: Mapping[str, Any],
     most: int,
 ) -> Ready:
-    """How many runs a suite could lease from the pool, up to ``most``.
+    """The number of runs that a suite could lease from the pool, up to ``most``.
 
-    ``conn`` is in autocommit mode. Who may not read the catalog finds out by leasing in a
+    ``conn`` is in autocommit mode. A user who may not read the catalog counts by leasing in a
     transaction that is rolled back.
 
     Raises:
@@ -64,7 +64,7 @@ def _counted(
     constraints: Mapping[str, Any],
     most: int,
 ) -> tuple[int, bool] | None:
-    """Ready runs, and whether the scenario violates rules; None where the catalog is closed."""
+    """Ready runs, and whether the scenario violates rules; None if the user may not read."""
     query = (
         b"SELECT (SELECT count(*) FROM (SELECT FROM atdm.test_run AS r"
         b"  WHERE r.status = 'ready' AND r.pool_key = atdm.pool_key(s.domain, s.scenario_id,"
@@ -90,7 +90,7 @@ def _probed(
     constraints: Mapping[str, Any],
     most: int,
 ) -> int:
-    """Lease up to ``most`` runs and take all of it back by rolling back."""
+    """Lease up to ``most`` runs and roll back; returns how many there were."""
     found = 0
     try:
         with conn.transaction(force_rollback=True):
@@ -103,10 +103,10 @@ def _probed(
     return found
 
 
-def give_back_unused(
+def reclaim_unused(
     conn: psycopg.Connection[Any], labels: Sequence[str], *, invoker: str, source: str
-) -> TakenBack:
-    """Take back the ready runs of requests that a suite had made under these labels.
+) -> Reclaimed:
+    """Reclaim the ready runs of the requests with these labels.
 
     For the owner of the catalog. Raises AtdmError TARGET_NOT_INITIALISED.
     """
@@ -120,13 +120,13 @@ def give_back_unused(
             (list(labels),),
         ).fetchall()
     )
-    return give_back(
+    return reclaim_runs(
         conn, [run for (run,) in rows], strategy="after_suite", invoker=invoker, source=source
     )
 
 
 def query_for_a_person(domain: str, table: str, test_run_id: str) -> str:
-    """What somebody types to look at a run's rows in a table. Only ever printed."""
+    """The query with which a person looks at a run's rows in a table. It is only printed."""
     return f"SELECT * FROM {domain}.{table} WHERE {RUN_COLUMN} = '{test_run_id}'"
 
 

@@ -151,13 +151,13 @@ def test_runs_taken_back_together_are_counted_once(
     made = seeded(conn, tmp_path, registry, runs=4, pooled=False)
     other = seeded(conn, tmp_path, registry, runs=2, pooled=False)
     runs = [made.run(1), made.run(2), made.run(3)]
-    reclaim.give_back(conn, runs, strategy="together", invoker="human:a", source="test")
+    reclaim.reclaim_runs(conn, runs, strategy="together", invoker="human:a", source="test")
     (reset,) = told(conn, made.request_id).resets
     assert (reset["n"], reset["deleted"]["member"], reset["shared"]) == (3, 3, False)
     (reset,) = told(conn, made.run(1)).resets
     assert (reset["n"], reset["shared"]) == (1, True)
 
-    reclaim.give_back(
+    reclaim.reclaim_runs(
         conn, [made.run(4), other.run(1)], strategy="mixed", invoker="human:a", source="test"
     )
     mixed = {row["strategy"]: row for row in told(conn, made.request_id).resets}["mixed"]

@@ -164,7 +164,7 @@ def test_one_run_that_cannot_go_does_not_keep_the_others_and_is_left_alone_for_a
     assert reclaim.expire_due(conn, **WHO).failed == []
     assert len(all_events(conn, made.request_id)) == events
     # Together they go.
-    both = reclaim.give_back(conn, runs[:2], strategy="test", **WHO)
+    both = reclaim.reclaim_runs(conn, runs[:2], strategy="test", **WHO)
     assert sorted(both.runs) == runs[:2]
 
 
@@ -255,7 +255,7 @@ def test_requests_are_retired_when_their_runs_are_gone_and_then_forgotten(
     kept = seeded(conn, tmp_path, registry, runs=1)
     zero = timedelta(0)
     assert retirement.retire(conn, zero, 10) == []
-    reclaim.give_back(conn, [made.run(n) for n in range(1, 5)], strategy="test", **WHO)
+    reclaim.reclaim_runs(conn, [made.run(n) for n in range(1, 5)], strategy="test", **WHO)
     assert retirement.retire(conn, timedelta(hours=1), 10) == []
     assert retirement.retire(conn, zero, 10) == [made.request_id]
     assert all_events(conn, made.request_id)[-1]["action"] == "request_retired"

@@ -72,7 +72,7 @@ def test_a_store_that_is_down_keeps_files_waiting_and_nobody_else(
     assert [request.tags["atdm/source"] for request in troubled.run_requests] == ["queue"]
     assert until_then is not None
     rests, _ = evaluated(away, until_then)
-    assert "the inbox is left alone" in rests.skip_message
+    assert "the inbox is not read" in rests.skip_message
     again, _ = evaluated(away)
     assert "the inbox cannot be read" in again.skip_message
     past = datetime.fromisoformat(until_then) - timedelta(hours=1)
