@@ -1,7 +1,7 @@
 """Clients for programs: ``AtdmClient`` blocks, ``AsyncAtdmClient`` awaits.
 
-A class is loaded when it is first asked for: pytest loads ``atdm`` in every suite of the
-environment, also in those that never use it.
+A class is loaded at its first use: pytest loads ``atdm`` in every suite of the environment, also in
+those that never use it.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def _as(
     [Callable[..., Coroutine[Any, Any, T]]],
     Callable[Concatenate[AsyncAtdmClient, P], Coroutine[Any, Any, T]],
 ]:
-    """Give a coroutine method the signature, the text and the errors of one of ``AtdmClient``."""
+    """Give a coroutine method signature, docstring and errors of a method of ``AtdmClient``."""
 
     def decorated(
         own: Callable[..., Coroutine[Any, Any, T]],
@@ -56,7 +56,7 @@ def _as(
 def _in_thread(
     method: Callable[Concatenate[AtdmClient, P], T], *, alone: bool = False
 ) -> Callable[Concatenate[AsyncAtdmClient, P], Coroutine[Any, Any, T]]:
-    """A method of ``AtdmClient``, awaited while a thread does it on a connection of its own.
+    """A method of ``AtdmClient`` that runs in a thread with a separate connection.
 
     ``alone``: one at a time, because it runs a Dagster graph in this process.
     """
@@ -71,9 +71,9 @@ def _in_thread(
 class AsyncAtdmClient:
     """``AtdmClient`` for asyncio: the same arguments, the same methods, awaited.
 
-    Leases and resets go over one connection of asyncio, one at a time. What works for long (making
-    data, restoring a baseline, waiting for a Dagster run) is done in threads. A lease that is
-    cancelled on its way is given back. ``async with`` closes the connection.
+    Leases and resets use one asyncio connection, one at a time. Long work (making data, restoring a
+    baseline, waiting for a Dagster run) runs in threads. A lease that is cancelled while it is made
+    is reset. ``async with`` closes the connection.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class AsyncAtdmClient:
 
     @property
     def settings(self) -> Settings:
-        """What environment and arguments say: where the target is, who asks."""
+        """The settings of environment and arguments: target, invoker."""
         return self._caller.settings
 
     async def close(self) -> None:
@@ -192,12 +192,12 @@ class AsyncAtdmClient:
         return answer_to(request, leases)
 
     async def _kept(self, leasing: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-        """What is leased; given back when whoever waits for it is cancelled meanwhile."""
+        """Await a lease; reset it if the waiting task is cancelled meanwhile."""
         task = asyncio.ensure_future(leasing)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            # Nobody will have the token. It is a matter of milliseconds.
+            # The caller will not get the token. A lease takes milliseconds.
             for run in _runs(await task):
                 await self.reset_run(run["test_run_id"], run["cleanup"]["cleanup_token"])
             raise
@@ -217,13 +217,13 @@ class AsyncAtdmClient:
             try:
                 return await asyncio.to_thread(do)
             except asyncio.CancelledError:
-                # The thread goes on to its end; what it leases by then is given back there.
+                # The thread runs to its end and resets what it has leased by then.
                 abandoned.set()
                 raise
 
     @contextmanager
     def _another(self) -> Iterator[AtdmClient]:
-        """The blocking client with a connection of its own."""
+        """The blocking client with a separate connection."""
         client = copy(self._blocking)
         client._opened = None
         try:
@@ -240,7 +240,7 @@ class AsyncAtdmClient:
 
 
 def _runs(answer: object) -> list[Mapping[str, Any]]:
-    """The leased runs in an answer, where it has any."""
+    """The leased runs in an answer."""
     if not isinstance(answer, Mapping):
         return []
     return [run for run in answer.get("runs", [answer]) if _is_leased(run)]

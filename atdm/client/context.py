@@ -1,4 +1,4 @@
-"""Who asks, and where: what a client knows before it connects."""
+"""Invoker, owner and target of a client, before it connects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WEB = ("http://", "https://")
 
 
 class Caller:
-    """Who asks, and where. The arguments are those of ``AtdmClient``."""
+    """Invoker, owner and target. The arguments are those of ``AtdmClient``."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Caller:
 
     @cached_property
     def settings(self) -> Settings:
-        """Those of the environment, with what this client was given."""
+        """The settings of the environment, with the arguments of this client."""
         settings = self._given or Settings.from_environment()
         if self._database_url is None:
             return settings
@@ -70,27 +70,27 @@ class Caller:
 
     @property
     def who(self) -> dict[str, Any]:
-        """Who asks and through what, for the audit trail."""
+        """Invoker and source, for the audit trail."""
         return {"invoker": self.settings.invoker, "source": self.source}
 
     @property
     def owner(self) -> str | None:
-        """Who holds what is leased; None: the invoker."""
+        """The owner of the leases; None means the invoker."""
         return self._owner or os.environ.get("ATDM_OWNER") or None
 
     @property
     def owner_secret(self) -> str | None:
-        """What somebody must know to give back all that the owner holds."""
+        """The secret that ``reset_owner`` needs for these leases."""
         return self._owner_secret or os.environ.get("ATDM_OWNER_SECRET") or None
 
     @property
     def is_remote(self) -> bool:
-        """Whether what needs a Dagster run is done by a webserver's."""
+        """Whether a webserver runs the work that needs a Dagster run."""
         return self._dagster_url is not None
 
     @cached_property
     def remote(self) -> RemoteRuns:
-        """The jobs of the webserver; only where ``is_remote``."""
+        """The jobs of the webserver; only if ``is_remote``."""
         from atdm.client.graphql import DagsterWebserver
         from atdm.client.remote_runs import RemoteRuns
 
@@ -106,17 +106,17 @@ class Caller:
         )
 
     def close(self) -> None:
-        """Close what was opened to the webserver."""
+        """Close the connection to the webserver."""
         opened = self.__dict__.pop("remote", None)
         if opened is not None:
             opened.close()
 
     def target_url(self) -> str:
-        """The URL of the target; starts the embedded server where neither it nor a webserver is
+        """The URL of the target; starts the embedded server if neither database nor webserver is
         named.
 
-        Raises AtdmError REQUEST_INVALID when only a webserver is named: no token ever enters
-        Dagster, so that leases, and what reads the catalog, go to the database itself.
+        Raises AtdmError REQUEST_INVALID if only a webserver is named: no token enters Dagster, so
+        leases and reads of the catalog need the database.
         """
         if self.is_remote and self.settings.database_url is None:
             raise AtdmError(
@@ -143,7 +143,7 @@ class Caller:
         reason: str | None = None,
         lease: bool = True,
     ) -> LeaseRequest:
-        """What somebody asks for. Raises AtdmError REQUEST_INVALID."""
+        """The checked request. Raises AtdmError REQUEST_INVALID."""
         from atdm_services.requests.request import LeaseRequest
 
         if not isinstance(scenario, str) or not scenario.strip():
@@ -169,7 +169,7 @@ class Caller:
 
 
 def moment(value: datetime | str | None) -> datetime | None:
-    """A point in time; text is ISO 8601, and UTC is meant where no offset is given."""
+    """A point in time; text is ISO 8601, in UTC if it has no offset."""
     if isinstance(value, str):
         from atdm.cli.arguments import moment_of
 
@@ -180,7 +180,7 @@ def moment(value: datetime | str | None) -> datetime | None:
 
 
 def length(value: timedelta | str | None) -> timedelta | None:
-    """A length of time; text is like ``30m``, ``4h``."""
+    """A length of time; text like ``30m``, ``4h``."""
     if isinstance(value, str):
         from atdm.cli.arguments import length_of
 
@@ -189,7 +189,7 @@ def length(value: timedelta | str | None) -> timedelta | None:
 
 
 def earliest(value: datetime | timedelta | str | None) -> datetime | timedelta | None:
-    """Since when: a point in time, or how long ago; text is either."""
+    """The start of a period: a point in time, or how long ago; text may be either."""
     if isinstance(value, str) and value.strip()[-1:] in ("s", "m", "h", "d"):
         return length(value.strip())
     return value if isinstance(value, timedelta) else moment(value)

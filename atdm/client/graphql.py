@@ -1,4 +1,4 @@
-"""A Dagster webserver as a client uses it: launch a job, wait for the run, read what it recorded.
+"""A Dagster webserver: launch a job, wait for its run, read the events of the run.
 
 Importing it loads httpx: only a client with a webserver's URL does.
 """
@@ -22,7 +22,7 @@ _DONE = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
 _FIRST_POLL_SECONDS = 0.1
 _LONGEST_POLL_SECONDS = 2.0
 _GRACE_SECONDS = 10.0
-"""How long a webserver that stops answering may be away while a run is waited for."""
+"""Seconds that a webserver may be unreachable while a run is waited for."""
 
 _LOCATIONS = """{ workspaceOrError { __typename ... on PythonError { message }
   ... on Workspace { locationEntries { name locationOrLoadError { __typename
@@ -56,7 +56,7 @@ _ASSETS = "{ assetNodes { assetKey { path } } }"
 
 @dataclass(frozen=True, slots=True)
 class AssetEvent:
-    """A materialisation or an observation that a run recorded, its metadata as plain values."""
+    """A materialisation or an observation of a run, with metadata as plain values."""
 
     key: tuple[str, ...]
     partition: str | None
@@ -65,7 +65,7 @@ class AssetEvent:
 
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
-    """A run that is over, and what it recorded. ``error`` says why it failed."""
+    """An ended run and its events. ``error`` is the reason of a failure."""
 
     run_id: str
     status: str
@@ -80,10 +80,10 @@ class DagsterWebserver:
     """The webserver at ``url``.
 
     Args:
-        url: its address, as a browser is given it; a path prefix is kept.
-        headers: sent with every question, for a proxy that asks who is there.
-        timeout: seconds that one question may take.
-        code_location: the code location whose jobs are meant; needed only where several have them.
+        url: its address, as in a browser; a path prefix is kept.
+        headers: sent with every request, for an authenticating proxy.
+        timeout: seconds that one request may take.
+        code_location: the code location with the jobs; needed only if several have them.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class DagsterWebserver:
             headers=dict(headers or {}),
             timeout=timeout,
             follow_redirects=False,
-            # A proxy named in the environment must not be asked about this machine's own address.
+            # A proxy of the environment is not used for addresses of this machine.
             trust_env=not _is_this_machine(url),
             transport=transport,
         )
@@ -117,8 +117,9 @@ class DagsterWebserver:
         """Launch ``job`` and wait for its end, at most ``timeout`` seconds.
 
         Raises:
-            AtdmError: DAGSTER_UNREACHABLE; DAGSTER_RUN_FAILED when it was refused, failed without
-                a code of ATDM, was cancelled, or still runs; else the error the run reported.
+            AtdmError: DAGSTER_UNREACHABLE; DAGSTER_RUN_FAILED if the run was refused, failed
+                without an error code of ATDM, was cancelled or still runs; else the error that
+                the run reported.
         """
         run_id = self._launched(job, config, tags)
         self._wait(job, run_id, timeout)
@@ -128,7 +129,7 @@ class DagsterWebserver:
         return finished
 
     def finished(self, run_id: str) -> FinishedRun:
-        """What a run that is over recorded."""
+        """The events of an ended run."""
         events: list[dict[str, Any]] = []
         cursor = None
         while True:
@@ -154,14 +155,14 @@ class DagsterWebserver:
         )
 
     def runs_tagged(self, key: str, value: str) -> list[str]:
-        """The ids of the runs that bear a tag."""
+        """The ids of the runs with a tag."""
         wanted = {"tags": [{"key": key, "value": value}]}
         found = self._named("runsOrError", "Runs", _CHILDREN, filter=wanted)
         return [run["runId"] for run in found["results"]]
 
     def asset_keys(self) -> list[tuple[str, ...]]:
         """The keys of every asset of every code location."""
-        nodes = self._asked(_ASSETS)["assetNodes"]
+        nodes = self._answer(_ASSETS)["assetNodes"]
         return [tuple(node["assetKey"]["path"]) for node in nodes]
 
     def _launched(self, job: str, config: Mapping[str, Any], tags: Mapping[str, str]) -> str:
@@ -177,17 +178,18 @@ class DagsterWebserver:
                 "tags": [{"key": key, "value": value} for key, value in tags.items()]
             },
         }
-        answer = self._asked(_LAUNCH, params=params)["launchRun"]
+        answer = self._answer(_LAUNCH, params=params)["launchRun"]
         if answer["__typename"] == "LaunchRunSuccess":
             return str(answer["run"]["runId"])
-        told = [item["message"] for item in answer.get("errors") or [answer] if "message" in item]
+        errors = answer.get("errors") or [answer]
+        reasons = [error["message"] for error in errors if "message" in error]
         raise AtdmError(
             ErrorCode.DAGSTER_RUN_FAILED,
-            f"{self.place} did not launch job {job} ({answer['__typename']}): {'; '.join(told)}",
+            f"{self.place} did not launch job {job} ({answer['__typename']}): {'; '.join(reasons)}",
             {
                 "job": job,
                 "reason": answer["__typename"],
-                "hint": "A read-only webserver launches nothing: name the one that may."
+                "hint": "A read-only webserver launches no jobs: name another one."
                 if answer["__typename"] == "UnauthorizedError"
                 else "Client and code location may be of different versions of ATDM.",
             },
@@ -200,7 +202,7 @@ class DagsterWebserver:
             known = [entry["name"] for entry in entries]
             entries = [entry for entry in entries if entry["name"] == self._code_location]
             if not entries:
-                raise self._useless(
+                raise self._unreachable(
                     f"{self.place} has no code location {self._code_location!r}; "
                     f"known: {', '.join(known) or 'none'}",
                     "Correct code_location.",
@@ -218,17 +220,17 @@ class DagsterWebserver:
         if len(homes) == 1:
             return homes[0]
         if homes:
-            raise self._useless(
+            raise self._unreachable(
                 f"several code locations of {self.place} have a job {job}: "
                 f"{', '.join(location for location, _ in homes)}",
                 "Name one: AtdmClient(..., code_location=NAME).",
             )
         if broken:
-            raise self._useless(
+            raise self._unreachable(
                 f"a code location of {self.place} does not load:\n" + "\n".join(broken),
-                "Mend it, then reload it on the page Deployment of the web interface.",
+                "Correct it, then reload it on the page Deployment of the web interface.",
             )
-        raise self._useless(
+        raise self._unreachable(
             f"no code location of {self.place} has a job {job}",
             "Is it the webserver of ATDM? `atdm status` names the one of this machine.",
         )
@@ -243,7 +245,7 @@ class DagsterWebserver:
                 status = self._named("runOrError", "Run", _STATUS, id=run_id)["status"]
                 answered = time.monotonic()
             except AtdmError as error:
-                # A webserver that is restarted is back in seconds; the run does not depend on it.
+                # A restarted webserver answers again in seconds; the run does not depend on it.
                 if (
                     error.code is not ErrorCode.DAGSTER_UNREACHABLE
                     or time.monotonic() - answered > _GRACE_SECONDS
@@ -254,36 +256,35 @@ class DagsterWebserver:
             if time.monotonic() + pause > deadline:
                 raise AtdmError(
                     ErrorCode.DAGSTER_RUN_FAILED,
-                    f"run {run_id} of job {job} is {status} after {timeout:g} s; it goes on",
+                    f"run {run_id} of job {job} is {status} after {timeout:g} s; it continues",
                     {
                         "dagster_run_id": run_id,
                         "status": status,
                         "hint": "Does the daemon run? A queued run waits for it."
                         if status == "QUEUED"
-                        else f"Look at it: {self.place}/runs/{run_id}, or give run_timeout more "
-                        "seconds.",
+                        else f"Open {self.place}/runs/{run_id}, or raise run_timeout.",
                     },
                 )
             time.sleep(pause)
             pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
 
     def _named(self, field_name: str, wanted: str, query: str, **variables: Any) -> dict[str, Any]:
-        """A field of the answer that is either of the type ``wanted`` or an error."""
-        found: dict[str, Any] = self._asked(query, **variables)[field_name]
+        """A field of the answer, which has the type ``wanted`` or is an error."""
+        found: dict[str, Any] = self._answer(query, **variables)[field_name]
         if found["__typename"] != wanted:
-            raise self._useless(
+            raise self._unreachable(
                 f"{self.place} answered {found['__typename']}: {found.get('message', '')}".strip(),
-                "Its log says more.",
+                "See its log.",
             )
         return found
 
-    def _asked(self, query: str, **variables: Any) -> dict[str, Any]:
+    def _answer(self, query: str, **variables: Any) -> dict[str, Any]:
         try:
             answer = self._http.post("graphql", json={"query": query, "variables": variables})
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._useless(
+            raise self._unreachable(
                 f"cannot reach the Dagster webserver {self.place}: {error or type(error).__name__}",
-                "Does it run? `atdm up` starts one, `atdm status` says where.",
+                "Does it run? `atdm up` starts one, `atdm status` prints its address.",
             ) from error
         if answer.is_success:
             try:
@@ -295,27 +296,27 @@ class DagsterWebserver:
             if data is not None and not errors:
                 return data
             reason = "; ".join(str(item.get("message")) for item in errors or [])
-            raise self._useless(
+            raise self._unreachable(
                 f"{self.place} does not answer as a Dagster webserver"
                 + (f": {reason}" if reason else ""),
-                "Check the URL: it is the one that a browser opens.",
+                "Check the URL: it is the one for a browser.",
                 answer.status_code,
             )
         hint = {
-            401: "Give what its proxy asks for: AtdmClient(..., headers={'Authorization': ...}).",
-            403: "Whoever you are, its proxy does not let you in.",
-            405: "Check the URL: it is the one that a browser opens.",
-            404: "Check the URL: it is the one that a browser opens, with its path.",
-        }.get(answer.status_code, "Its log says more.")
+            401: "Its proxy needs a login: AtdmClient(..., headers={'Authorization': ...}).",
+            403: "Its proxy refuses this user.",
+            405: "Check the URL: it is the one for a browser.",
+            404: "Check the URL: it is the one for a browser, with its path.",
+        }.get(answer.status_code, "See its log.")
         where = answer.headers.get("location")
-        raise self._useless(
+        raise self._unreachable(
             f"{self.place} answered {answer.status_code} {answer.reason_phrase}"
             + (f", to {masked(where)}" if where else ""),
             hint,
             answer.status_code,
         )
 
-    def _useless(self, message: str, hint: str, status_code: int | None = None) -> AtdmError:
+    def _unreachable(self, message: str, hint: str, status_code: int | None = None) -> AtdmError:
         details: dict[str, Any] = {"url": self.place, "hint": hint}
         if status_code is not None:
             details["status_code"] = status_code
@@ -323,8 +324,8 @@ class DagsterWebserver:
 
 
 def _error_in(events: list[dict[str, Any]], job: str, run_id: str) -> AtdmError:
-    """Why a run failed: the error of ATDM that a step reported, else what Dagster says."""
-    message = "it failed without saying why"
+    """Why a run failed: the error of ATDM that a step reported, else Dagster's message."""
+    message = "no reason was recorded"
     for event in events:
         if event["__typename"] == "ExecutionStepFailureEvent":
             given = event["failureMetadata"]

@@ -1,4 +1,4 @@
-"""What needs a Dagster run, done by the jobs of a webserver somewhere else."""
+"""Requests, resets and baselines through the jobs of a Dagster webserver."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from atdm_resources.settings import Settings
     from atdm_services.requests.request import LeaseRequest
 
-# Names of the code location, which a client that has no Dagster cannot import.
+# Names of the code location. A client without Dagster cannot import them.
 REQUEST_ID_TAG = "atdm/request_id"
 INVOKER_TAG = "atdm/invoker"
 SOURCE_TAG = "atdm/source"
@@ -30,14 +30,14 @@ JOBS: Mapping[str, str] = {
     "snapshot_baseline": "snapshot",
     "restore_baseline": "restore",
 }
-"""The jobs, and the step of each that takes its config."""
+"""The jobs, and the op of each that takes the config."""
 
-_REASON = "asked by a client"
+_REASON = "requested by a client"
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A request that a run made. ``violates``: the rules that it broke, as its scenario says."""
+    """A request that a run made. ``violates``: the rules that it breaks on purpose."""
 
     request_id: str
     domain: str
@@ -65,9 +65,9 @@ class RemoteRuns:
         connection: Callable[[], psycopg.Connection[Any]],
         wish: LeaseRequest,
     ) -> dict[str, Any]:
-        """Ready runs leased, or new ones made by ``request_data`` and leased.
+        """Lease ready runs, or make runs by ``request_data`` and lease them.
 
-        ``connection`` gives the one to lease by, and is asked before anything is made.
+        ``connection`` opens the connection for leases; it is called before anything is made.
         """
         requesting.refuse_language_model(settings)
         if wish.lease:
@@ -127,7 +127,7 @@ class RemoteRuns:
     def snapshot(
         self, baseline_id: str | None, *, domain: str | None, reason: str
     ) -> dict[str, Any]:
-        """Job ``snapshot_baseline``: the summary of what it captured."""
+        """Job ``snapshot_baseline``: the summary of the baseline."""
         config = {"baseline_id": baseline_id, "domain": domain, "reason": reason}
         finished = self._run("snapshot_baseline", config)
         (captured,) = self._child(finished).materialised
@@ -158,7 +158,7 @@ class RemoteRuns:
     def restore(
         self, baseline_id: str | None, *, domain: str | None, revoke_leases: bool, reason: str
     ) -> dict[str, Any]:
-        """Job ``restore_baseline``: what came back."""
+        """Job ``restore_baseline``: the restored rows."""
         config = {
             "baseline_id": baseline_id,
             "domain": domain,
@@ -193,7 +193,7 @@ class RemoteRuns:
             "seed": wish.seed,
             "as_of": wish.as_of.isoformat() if wish.as_of else None,
             "label": wish.label,
-            # Whoever asks for a run gets the run that was made for it.
+            # A caller that leases gets the runs that were made for it.
             "pooled": not wish.lease,
             "reason": wish.reason,
         }
@@ -222,7 +222,7 @@ class RemoteRuns:
         )
 
     def _child(self, finished: FinishedRun) -> FinishedRun:
-        """The run that a job started in its own process, which recorded the assets."""
+        """The run that a job started in its process, with the events of the assets."""
         (child,) = self.webserver.runs_tagged(PARENT_TAG, finished.run_id)
         return self.webserver.finished(child)
 

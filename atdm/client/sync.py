@@ -33,26 +33,26 @@ T = TypeVar("T")
 
 
 class AtdmClientError(AtdmError):
-    """What went wrong: ``code``, ``message``, ``details``, and what to do about it."""
+    """An error: ``code``, ``message``, ``details``, and ``hint``, what to do about it."""
 
     @property
     def body(self) -> dict[str, Any]:
-        """The whole envelope, as the command line prints it."""
+        """The error as the command line prints it in JSON."""
         return self.envelope()
 
     @property
     def status_code(self) -> int | None:
-        """The status of the HTTP answer that a Dagster webserver or its proxy refused with."""
+        """The HTTP status with which a Dagster webserver or its proxy refused."""
         return self.details.get("status_code")
 
     @property
     def hint(self) -> str | None:
-        """What to do about it, where that is known."""
+        """What to do about it, or None."""
         return self.details.get("hint") or ADVICE.get(self.code)
 
     @classmethod
     def of(cls, error: AtdmError) -> AtdmClientError:
-        """The same error, as a client raises it."""
+        """The same error as AtdmClientError."""
         return cls(error.code, error.message, error.details)
 
 
@@ -72,26 +72,27 @@ def _raising(
 
 
 class AtdmClient:
-    """Asks one target for test data and gives it back.
+    """Leases test data of one target and resets it.
 
     Args:
         database_url: the target; default: ATDM_DATABASE_URL, else the embedded server of ATDM_HOME,
-            which is started when it does not run. An ``http://`` or ``https://`` URL is taken as
+            which is started if it does not run. An ``http://`` or ``https://`` URL means
             ``dagster_url``.
-        dagster_url: a Dagster webserver, as a browser opens it. What needs a run (making data,
-            ``reset_all``, capturing and restoring a baseline) is then done by its jobs instead of
-            in this process. Leases go to the database all the same: no token enters Dagster.
-        headers: sent to the webserver, for a proxy that asks who is there.
-        code_location: whose jobs are meant, where several code locations have them.
-        timeout: seconds that one answer of the webserver may take.
+        dagster_url: a Dagster webserver, as in a browser. Its jobs then make data, run
+        ``reset_all`` and capture and restore baselines, instead of this process. Leases still go to
+        the
+            database: no token enters Dagster.
+        headers: sent to the webserver, for an authenticating proxy.
+        code_location: the code location with the jobs, if several have them.
+        timeout: seconds that one request to the webserver may take.
         run_timeout: seconds that a run there may take.
-        owner: who holds what this client leases; default: ATDM_OWNER, else the invoker.
+        owner: the owner of the leases; default: ATDM_OWNER, else the invoker.
         owner_secret: what ``reset_owner`` needs to reset these leases; default: ATDM_OWNER_SECRET.
-        source: what calls, for the audit trail.
-        settings: instead of those of the environment.
+        source: the calling program, for the audit trail.
+        settings: used instead of those of the environment.
 
-    It connects at its first call and is not shared between processes. A context manager: leaving it
-    closes the connection, and leaves leased runs alone.
+    It connects at its first call and is not shared between processes. As a context manager it
+    closes the connection on exit; leased runs stay leased.
     """
 
     def __init__(
@@ -157,12 +158,12 @@ class AtdmClient:
         reason: str | None = None,
         lease: bool = True,
     ) -> dict[str, Any]:
-        """Lease a ready test run, or make one when none is ready.
+        """Lease a ready test run, or make one if none is ready.
 
-        Returns what ``atdm -o json request`` prints; the cleanup token in it does not show in
-        ``repr``. ``ttl`` and ``as_of`` may be text: ``30m``, an ISO 8601 time. ``lease`` False
-        makes the runs and leaves them ready for others. Making needs the extra ``server``, or a
-        webserver. Raises AtdmClientError with the code of the problem.
+        Returns what ``atdm -o json request`` prints; ``repr`` hides the cleanup token.
+        ``ttl`` and ``as_of`` may be text: ``30m``, an ISO 8601 time. ``lease`` False makes the runs
+        and leaves them ready for others. Making runs needs the extra ``server`` or a webserver.
+        Raises AtdmClientError with the code of the problem.
         """
         wanted = self._caller.request(
             scenario,
@@ -191,7 +192,7 @@ class AtdmClient:
         runs: int = 1,
         ttl: timedelta | str | None = None,
     ) -> dict[str, Any]:
-        """Lease what is ready, and never make anything: ``request_scenario`` in milliseconds.
+        """Lease a ready run in milliseconds; never makes one.
 
         Raises AtdmClientError NONE_READY, SCENARIO_NOT_FOUND, CONSTRAINT_INVALID, BUSY.
         """
@@ -215,10 +216,10 @@ class AtdmClient:
         priority: int = 0,
         cleanup_strategy: str | None = None,
     ) -> dict[str, Any]:
-        """Ask the queue: the daemon makes it, together with what others ask for alike.
+        """Submit a request to the queue: the daemon makes it, together with equal requests.
 
-        Returns how it stands, with its ``idempotency_key``: the same key twice is one submission.
-        ``claim`` leases what was made. Raises AtdmClientError REQUEST_INVALID, REQUEST_CONFLICT.
+        Returns its status and ``idempotency_key``: the same key twice is one submission. ``claim``
+        leases its runs. Raises AtdmClientError REQUEST_INVALID, REQUEST_CONFLICT.
         """
         from atdm_services.queue import submit as submitting
 
@@ -242,12 +243,12 @@ class AtdmClient:
         wait: timedelta | str | None = None,
         ttl: timedelta | str | None = None,
     ) -> dict[str, Any]:
-        """Lease what was made for a submission; the answer of ``request_scenario``, once.
+        """Lease the runs of a submission, once; answers like ``request_scenario``.
 
-        ``wait``: how long to wait for the daemon; without it, what is not made yet is NONE_READY.
-        Of a scenario that is meant to break rules there is nothing to lease: how it stands, then.
-        Raises AtdmClientError RUN_NOT_FOUND, NONE_READY, REQUEST_CONFLICT when it is leased
-        already, BUSY, and what the submission was rejected with.
+        ``wait``: how long to wait for the daemon; without it, runs that are not made yet are
+        NONE_READY. A scenario that breaks rules on purpose has no runs: its status is returned.
+        Raises AtdmClientError RUN_NOT_FOUND, NONE_READY, REQUEST_CONFLICT if the runs are leased
+        already, BUSY, and the error that the submission was rejected with.
         """
         from atdm_services.queue import submit as submitting
 
@@ -263,7 +264,7 @@ class AtdmClient:
 
     @_raising
     def submission(self, idempotency_key: str) -> dict[str, Any]:
-        """How a submission stands. Raises AtdmClientError RUN_NOT_FOUND for an unknown key."""
+        """The status of a submission. Raises AtdmClientError RUN_NOT_FOUND for an unknown key."""
         from atdm_resources.catalog import queue as queueing
 
         return queueing.submission_status(
@@ -272,10 +273,10 @@ class AtdmClient:
 
     @_raising
     def reset_run(self, test_run_id: str, cleanup_token: str) -> dict[str, Any]:
-        """Delete a run's rows. A second time it is ``already_cleaned``.
+        """Delete a run's rows. The second time the status is ``already_cleaned``.
 
-        Returns status, deleted and adopted (what the application had hung on them) by table. Raises
-        AtdmClientError TOKEN_MISMATCH for a wrong token and for an unknown run alike.
+        Returns status, and deleted and adopted (rows of the application that referred to the run)
+        by table. Raises AtdmClientError TOKEN_MISMATCH for a wrong token and for an unknown run.
         """
         return leases.reset_run(self._connection, test_run_id, cleanup_token, **self._caller.who)
 
@@ -283,8 +284,7 @@ class AtdmClient:
     def reset_owner(self, owner: str, secret: str | None = None) -> dict[str, Any]:
         """Delete the rows of every run that an owner holds.
 
-        ``secret`` is what ATDM_OWNER_SECRET was when they were leased; whoever owns the catalog may
-        leave it out.
+        ``secret`` is the owner_secret of the leases; the owner of the catalog may leave it out.
         """
         return leases.reset_owner(self._connection, owner, secret, **self._caller.who)
 
@@ -307,7 +307,7 @@ class AtdmClient:
     def baseline_snapshot(
         self, baseline_id: str | None = None, *, domain: str | None = None, reason: str = ""
     ) -> dict[str, Any]:
-        """Capture a baseline; its summary. Needs the extra ``server``, or a webserver.
+        """Capture a baseline; returns its summary. Needs the extra ``server`` or a webserver.
 
         Raises AtdmClientError BASELINE_EXISTS, BUSY, SNAPSHOT_FAILED, STORE_FAILED.
         """
@@ -324,10 +324,10 @@ class AtdmClient:
         revoke_leases: bool = False,
         reason: str = "",
     ) -> dict[str, Any]:
-        """Bring the tables to a baseline, the latest when none is named; what came back.
+        """Restore a baseline, the latest if none is named; returns what was restored.
 
         Raises AtdmClientError NO_BASELINE, BASELINE_NOT_FOUND, BASELINE_INVALID, TARGET_DRIFT, BUSY
-        (naming owners of leases), RESTORE_FAILED: the target is as it was then.
+        (naming owners of leases), RESTORE_FAILED: then the target is unchanged.
         """
         if self._caller.is_remote:
             return self._caller.remote.restore(
@@ -452,7 +452,7 @@ class AtdmClient:
 
     @_raising
     def record_outcomes(self, outcomes: Sequence[Mapping[str, object]]) -> int:
-        """Record how tests ended; how many outcomes are new. See
+        """Record outcomes of tests; returns the number of new ones. See
         ``atdm_resources.catalog.outcomes``.
 
         Raises AtdmClientError REQUEST_INVALID naming each wrong one; RUN_NOT_FOUND naming unknown
@@ -480,7 +480,7 @@ class AtdmClient:
 
     @property
     def settings(self) -> Settings:
-        """What environment and arguments say: where the target is, who asks."""
+        """The settings of environment and arguments: target, invoker."""
         return self._caller.settings
 
     @property

@@ -63,7 +63,7 @@ def tick(
     retention: Retention,
     thorough: bool,
 ) -> str:
-    """One tick; returns what it did as text. ``thorough`` includes the work that has days of time."""
+    """One tick; returns a summary. ``thorough`` includes the work that has days of time."""
     expired = reclaim.Reclaimed()
     while len(expired.runs) < EXPIRED_A_TICK:
         part = reclaim.expire_due(conn, invoker=INVOKER, source=SOURCE)

@@ -1,7 +1,9 @@
-"""The sealed trail as Parquet in the store: ``audit/dt=YYYY-MM-DD/``, a day an event (A-AUD-18).
+"""The sealed trail as Parquet in the store (requirement A-AUD-18).
 
-A range of seals is recorded before its files are written and again after: cut off in between, the
-same range is written once more, over the same names. A file holds each event's canonical text and
+Folders are ``audit/dt=YYYY-MM-DD/``, by the day of the event.
+
+A range of seals is recorded before and after its files are written: after an interruption the same
+range is written again, over the same names. A file holds each event's canonical text and
 hash, so that a copy of the folder can be verified without the database.
 """
 
@@ -18,7 +20,7 @@ from atdm_resources.store.files import Store
 
 FOLDER = "audit"
 RANGE = 100_000
-"""Events of one export: as many as are in memory at once."""
+"""Events of one export, all in memory at once."""
 
 _COLUMNS = (
     "seal_number", "event_id", "at", "action", "status", "domain", "scenario_id", "request_id",
@@ -30,8 +32,8 @@ _COLUMNS = (
 def export(conn: psycopg.Connection[Any], store: Store, *, before: date | None = None) -> list[str]:
     """Write sealed events that are not exported yet; returns the paths of the files.
 
-    ``before`` leaves events for later that were sealed on that day (UTC) or after it, so that a
-    daemon writes one file a day; None: everything, as at the end of a session without a daemon.
+    ``before`` excludes events that were sealed on that day (UTC) or later, so that a daemon writes
+    one file a day; None exports everything, as at the end of a session without a daemon.
     ``conn`` must be in autocommit mode.
     """
     written: list[str] = []
@@ -46,7 +48,7 @@ def export(conn: psycopg.Connection[Any], store: Store, *, before: date | None =
             if edges is None:
                 return written
         with conn.transaction():
-            # Again, until the files are written: two exporters would write the same file.
+            # The lock again, until the files are written: two exporters would write the same file.
             conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('atdm.export', 0))")
             files = _write(conn, store, *edges)
             conn.execute(
@@ -58,7 +60,7 @@ def export(conn: psycopg.Connection[Any], store: Store, *, before: date | None =
 
 
 def _next_range(conn: psycopg.Connection[Any], before: date | None) -> tuple[int, int] | None:
-    """The range that was begun, else a new one; None when there is nothing to export."""
+    """The started range, else a new one; None if there is nothing to export."""
     begun = conn.execute(
         "SELECT first_seal, last_seal FROM atdm.audit_export WHERE exported_at IS NULL"
         " ORDER BY first_seal LIMIT 1"

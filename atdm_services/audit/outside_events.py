@@ -1,4 +1,4 @@
-"""Audit events that no Dagster run has recorded, gathered for reporting to Dagster."""
+"""Audit events that no Dagster run has recorded, grouped for Dagster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RECORDED_BY_RUNS = (
     "reset_started",
     "reset_requested",
 )
-"""What the steps of a scenario's run record themselves, and what is told by the event after it."""
+"""Events that the steps of a run record in Dagster themselves, or that the next event includes."""
 
 _SHOWN = 20
 
@@ -39,7 +39,7 @@ ORDER BY s.seal_number
 class Gathered:
     """Events about one request, or about a domain as a whole.
 
-    ``counts`` by action; ``events`` the first of them. The whole trail is in the catalog.
+    ``counts`` by action; ``events`` are the first of them. The whole trail is in the catalog.
     """
 
     domain: str
@@ -54,10 +54,9 @@ class Gathered:
 def gather(
     conn: psycopg.Connection[Any], after: int, *, events: int, subjects: int
 ) -> tuple[list[Gathered], int]:
-    """Sealed events after a seal number, by what they are about; and the last number looked at.
+    """Sealed events after a seal number, grouped by subject; and the last number read.
 
-    Ends at so many ``events``, or where there would be more ``subjects``: each is one event for
-    Dagster, however many leases it tells of.
+    Ends after ``events`` events or ``subjects`` subjects: each subject is one event for Dagster.
     """
     last = after
     found: dict[tuple[str, str | None, str | None], Gathered] = {}

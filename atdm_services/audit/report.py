@@ -1,4 +1,4 @@
-"""The audit trail of a run: who asked, what was made and checked, and that it is gone again."""
+"""The audit trail of a run: who requested it, what was made and checked, how it ended."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def assembled(
     events: Sequence[Mapping[str, Any]],
     dagster: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """One trail out of a request's row, a run's row (None for a whole request) and their events.
+    """The trail from a request's row, a run's row (None for a whole request) and their events.
 
-    ``events`` are in the order in which they happened. ``dagster`` is ``dagster_record``'s answer.
+    ``events`` are in order of time. ``dagster`` is ``dagster_record``'s answer.
     """
     received = _first(events, "request_received")
     planned = _first(events, "plan_resolved")
@@ -88,10 +88,10 @@ def assembled(
 def validator_decisions(
     events: Iterable[Mapping[str, Any]], checks: Iterable[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """What every validator said of the last time the data was made.
+    """The decision of every validator, of the last time the data was made.
 
-    The catalog knows the rules; Dagster's check evaluations add the schema checks and how many rows
-    each judged, and are the fuller answer where they can be read.
+    The catalog has the rules. Dagster's check evaluations add the schema checks and the number of
+    judged rows, where they can be read.
     """
     evaluated = [dict(check) for check in checks]
     decisions: list[dict[str, Any]] = []
@@ -114,10 +114,10 @@ def validator_decisions(
 def records_created(
     events: Iterable[Mapping[str, Any]], run: Mapping[str, Any] | None
 ) -> list[dict[str, Any]]:
-    """Table and primary key of what was made: for a run its own, for a request all of them.
+    """Table and primary key of the rows of a run, or of all runs of a request.
 
-    A large request's event has counts instead of keys; then its entries have ``rows``, and say that
-    these are of all its runs together.
+    The event of a large request has counts instead of keys: then the entries have ``rows``, counted
+    over all its runs.
     """
     created: list[Mapping[str, Any]] = []
     for event in events:
@@ -131,7 +131,7 @@ def records_created(
         if "primary_key" not in record:
             records.append({"table": record["kind"], "rows": record["count"], "of": "request"})
         elif run is None or run["test_run_id"] in record["primary_key"]:
-            # A key contains its run's id, whatever the table puts before and after it.
+            # Every key contains the id of its run.
             records.append({"table": record["kind"], "pk": record["primary_key"]})
     return records
 
@@ -148,7 +148,7 @@ def fixtures_emitted(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]
 
 
 def reset_status(events: Iterable[Mapping[str, Any]]) -> str | None:
-    """How the latest reset ended; None when nobody has tried. A refused token is no reset."""
+    """The result of the latest reset, or None. A refused token is no reset."""
     status = None
     for event in events:
         status = _RESET_STATUS.get(event["action"], status)
@@ -175,7 +175,7 @@ def shown_event(event: Mapping[str, Any]) -> dict[str, Any]:
 def dagster_record(
     settings: Settings, request: Mapping[str, Any], read_run: ReadRun
 ) -> dict[str, Any]:
-    """What Dagster recorded of the run that made a request, or why that cannot be said.
+    """Dagster's record of the run that made a request, or a note why it is missing.
 
     Keys: run_id, status, started_at, finished_at, materialisations, checks; or note.
     """
@@ -193,7 +193,7 @@ def dagster_record(
 
 
 def gist(event: Mapping[str, Any]) -> str:
-    """The one thing of an event that a person looks for."""
+    """The essential value of an event, as text."""
     outputs, inputs = event["outputs"], event["inputs"]
     match event["action"]:
         case "request_received":

@@ -1,4 +1,4 @@
-"""Checking exported files of the audit trail against the chain of seals."""
+"""Verifies exported files of the audit trail against the chain of seals."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Seals = Mapping[int, tuple[int, bytes]]
 
 @dataclass(slots=True)
 class ExportVerdict:
-    """What the files say. ``problems`` name a file and what is wrong with it.
+    """The result. ``problems`` name a file and its error.
 
-    ``retired`` counts files that are gone because they are older than exports are kept.
+    ``retired`` counts files that retention has deleted.
     """
 
     files: int = 0
@@ -51,10 +51,10 @@ def verify_exports(
     kept_since: datetime,
     progress: Callable[[int], None] | None = None,
 ) -> ExportVerdict:
-    """Read every exported file again: each event must be sealed as the file says it is.
+    """Read every exported file: each event must have the seal that the file names.
 
-    ``kept_since``: files of earlier days may be gone. Raises AtdmError STORE_FAILED when the store
-    cannot be reached at all; a file that cannot be read is a problem of its own.
+    ``kept_since``: files of earlier days may be gone. Raises AtdmError STORE_FAILED if the store
+    cannot be reached; a file that cannot be read is a problem in the result.
     """
     verdict = ExportVerdict()
     ranges = conn.execute(
@@ -97,7 +97,7 @@ def verify_exports(
 
 
 def _seals(conn: psycopg.Connection[Any], first: int, last: int) -> Seals:
-    """Event and hash of seals by number; the one before the range is the first file's start."""
+    """Event and hash of seals by number, with the seal before the range."""
     rows = conn.execute(
         "SELECT seal_number, event_id, hash FROM atdm.audit_seal"
         " WHERE seal_number BETWEEN %s AND %s",
@@ -109,7 +109,7 @@ def _seals(conn: psycopg.Connection[Any], first: int, last: int) -> Seals:
 def _checked(
     store: Store, path: str, seals: Seals, seen: set[int], first: int, last: int
 ) -> tuple[int, str | None]:
-    """How many events of a file were read, and the first thing that is wrong with it."""
+    """The number of events read from a file, and its first error."""
     rows = 0
     day = _day(path)
     try:
@@ -127,7 +127,7 @@ def _checked(
             raise
         return rows, f"it cannot be read: {error.details.get('reason', error.message)}"
     except (KeyError, ValueError) as error:
-        # What pyarrow raises for bytes that are no Parquet, and for columns that are not there.
+        # pyarrow raises these for bytes that are not Parquet, and for missing columns.
         return rows, f"it is no file of the trail: {error}"
     return rows, None
 
@@ -140,7 +140,7 @@ def _rows(store: Store, path: str) -> Iterator[dict[str, Any]]:
 
 
 def _wrong(row: Mapping[str, Any], day: date, seals: Seals) -> str | None:
-    """What is wrong with an event, None when the chain holds it as it stands."""
+    """The error of an event, or None if the chain has it unchanged."""
     number, canonical = row["seal_number"], row["canonical"]
     here, before = seals.get(number), seals.get(number - 1)
     if here is None or before is None:

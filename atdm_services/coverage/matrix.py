@@ -1,8 +1,9 @@
-"""Requirements against scenarios against outcomes of tests: what is exercised, and what holds.
+"""Requirements against scenarios against outcomes of tests: what is exercised and passing.
 
-Rules: the last outcome of a test decides. A requirement is failing when a test of it failed, else
-passing when one passed, else never exercised: a skipped test exercises nothing. What counts are the
-requirement ids that the scenario had when the outcome was recorded.
+Rules: the last outcome of a test decides. A requirement is failing if a test of it failed, else
+passing if one passed, else never exercised: a skipped test does not exercise it. The requirement
+ids are
+those of the scenario when the outcome was recorded.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from enum import StrEnum
 
 
 class Standing(StrEnum):
-    """How a requirement or a scenario stands."""
+    """The standing of a requirement or a scenario."""
 
     FAILING = "failing"
     PASSING = "passing"
@@ -32,7 +33,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """How one test ended with the data of one scenario, up to its last outcome.
+    """The outcomes of one test with one scenario.
 
     ``outcome``, ``at`` and ``session`` are those of the last one, ``requirement_ids`` the
     scenario's at that time; ``passed``, ``failed`` (errors among them) and ``skipped`` count all.
@@ -57,7 +58,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A requirement through a scenario. ``linked``: the scenario names it now."""
+    """A requirement with a scenario. ``linked``: the scenario names it now."""
 
     scenario: str
     linked: bool
@@ -69,7 +70,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class RequirementCoverage:
-    """A requirement. ``linked``: a scenario that is published names it now."""
+    """A requirement. ``linked``: a published scenario names it now."""
 
     requirement_id: str
     linked: bool
@@ -80,7 +81,7 @@ class RequirementCoverage:
 
 @dataclass(frozen=True, slots=True)
 class ScenarioCoverage:
-    """A scenario. ``published`` False: it has outcomes, and no file any more."""
+    """A scenario. ``published`` False: it has outcomes, but its file is gone."""
 
     key: str
     description: str
@@ -92,7 +93,7 @@ class ScenarioCoverage:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Everything in fixed orders: requirements and scenarios by name, tests by nodeid."""
+    """The coverage: requirements and scenarios by name, tests by nodeid."""
 
     requirements: tuple[RequirementCoverage, ...]
     scenarios: tuple[ScenarioCoverage, ...]
@@ -100,7 +101,7 @@ class Coverage:
 
     @property
     def linked(self) -> tuple[RequirementCoverage, ...]:
-        """The requirements that count: those that a published scenario names."""
+        """The requirements that a published scenario names."""
         return tuple(found for found in self.requirements if found.linked)
 
     @property
@@ -120,7 +121,7 @@ class Coverage:
         return tuple(test for test in self.tests if test.flaky)
 
     def count(self, standing: Standing) -> int:
-        """How many of the requirements that count stand so."""
+        """The number of these requirements with this standing."""
         return sum(found.standing is standing for found in self.linked)
 
     @property
@@ -128,13 +129,13 @@ class Coverage:
         return len(self.linked) - self.count(Standing.NEVER)
 
     def percent(self, of: int) -> float | None:
-        """``of`` as a share of the requirements that count, rounded down to a tenth."""
+        """``of`` in per cent of these requirements, rounded down to a tenth."""
         total = len(self.linked)
         return None if total == 0 else of * 1000 // total / 10
 
 
 def coverage_of(published: Iterable[Published], histories: Iterable[History]) -> Coverage:
-    """The coverage; the same whatever the order of either."""
+    """The coverage. It does not depend on the order of the arguments."""
     scenarios = {scenario.key: scenario for scenario in published}
     tests = sorted(histories, key=lambda test: (test.nodeid, test.scenario))
     by_scenario: dict[str, list[History]] = {key: [] for key in scenarios}

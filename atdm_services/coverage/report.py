@@ -1,4 +1,4 @@
-"""Requirement coverage: read from the target, as JSON, as tables, as a page."""
+"""Requirement coverage: read from the target, as JSON and as text."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def coverage(
 ) -> dict[str, Any]:
     """The coverage as JSON; see docs/coverage.md.
 
-    ``since`` leaves out earlier outcomes (a length of time: before now), ``session`` those of other
-    sessions (``last``: the latest).
+    ``since`` excludes earlier outcomes (a length of time: before now), ``session`` those of other
+    sessions (``last`` is the latest session).
 
     Raises AtdmError: REQUEST_INVALID for a session without outcomes; TARGET_NOT_INITIALISED.
     """
@@ -62,7 +62,7 @@ def coverage(
 def as_json(
     found: Coverage, *, database: str, since: datetime | None, session: str | None
 ) -> dict[str, Any]:
-    """A coverage and what it was asked about."""
+    """A coverage with its filters."""
     return {
         "coverage_version": COVERAGE_VERSION,
         "database": database,
@@ -133,7 +133,7 @@ def _test(test: History) -> dict[str, Any]:
 
 
 def shortfall(found: Mapping[str, Any], percent: float) -> str | None:
-    """What is said when fewer than ``percent`` of the requirements are passing; None: they are."""
+    """The message if fewer than ``percent`` of the requirements are passing, or None."""
     summary = found["summary"]
     reached = summary["percent_passing"]
     if reached is None:
@@ -150,7 +150,7 @@ def shortfall(found: Mapping[str, Any], percent: float) -> str | None:
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """The whole in one sentence."""
+    """The coverage in one sentence."""
     if not summary["requirements"]:
         return "no published scenario names a requirement (linked_requirement_ids)"
     return (
@@ -163,12 +163,12 @@ def headline(summary: Mapping[str, Any]) -> str:
 
 
 def words(standing: str) -> str:
-    """A standing as people read it."""
+    """A standing as text."""
     return standing.replace("_", " ")
 
 
 def counts(cells: Iterable[Mapping[str, Any]]) -> str:
-    """How many tests pass, fail and are skipped, without the zeros."""
+    """The numbers of passing, failing and skipped tests, without zeros."""
     found = list(cells)
     totals = {kind: sum(cell[kind] for cell in found) for kind in ("passing", "failing", "skipped")}
     return ", ".join(f"{total} {kind}" for kind, total in totals.items() if total)

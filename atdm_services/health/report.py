@@ -1,7 +1,6 @@
 """The health of an installation: what is there, what is wrong, and what to do about it.
 
-It works with whatever parts there are: each that cannot be read says so and the others are still
-reported.
+A part that cannot be read reports its error; the other parts are still reported.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ if TYPE_CHECKING:
     from atdm_resources.settings import Settings
 
 Read = tuple[dict[str, Any], list[str]]
-"""What is known of a part, and what is wrong with it."""
+"""The state of a part, and its problems."""
 
 PART_SECONDS: Final = 10
-"""How long any part is waited for."""
+"""Seconds to wait for a part."""
 CONNECT_SECONDS: Final = 3
 STATEMENT_MILLISECONDS: Final = 5_000
 STALE_SECONDS: Final = 180
-"""A daemon writes a heartbeat every 30 seconds, unless something takes it long."""
+"""A daemon writes a heartbeat every 30 seconds, unless an iteration takes longer."""
 STARTING_SECONDS: Final = 90
 WAITING_SECONDS: Final = 300
 OVERDUE_SECONDS: Final = 300
 UNSEALED_SECONDS: Final = 900
-"""How late the daemon may be with what it does by itself before somebody should look."""
+"""Seconds that the daemon may be late with its work before it is a problem."""
 FAILING_SECONDS: Final = {"sensor": 600, "schedule": 90_000}
-"""A failed tick counts for so long: what fails goes on ticking, what was removed does not."""
+"""Seconds that a failed tick counts: a failing sensor goes on ticking, a removed one does not."""
 
 _CHECK_STORE: Final = "check ATDM_STORE_URL, its permissions and the space left"
 _UNREAD: Final = {
@@ -49,18 +48,18 @@ _UNREAD: Final = {
     "outdated": ("UndefinedTable", "UndefinedColumn", "UndefinedFunction"),
     "slow": ("QueryCanceled",),
 }
-"""Why a part of the catalog could not be read, by what the database said."""
+"""Why a part of the catalog could not be read, by the error of the database."""
 
 
 def report(settings: Settings) -> dict[str, Any]:
-    """Everything that ``atdm status`` says: parts by name, ``problems`` (texts), ``ok``.
+    """The report of ``atdm status``: parts by name, ``problems`` (texts), ``ok``.
 
-    Never raises for a part that is missing or broken.
+    Never raises for a missing or broken part.
     """
     problems: list[str] = []
     secrets = known_secrets()
     found: dict[str, Any] = {"home": str(settings.home)}
-    # Each waits for something else: a database, a disk or an object store, two servers.
+    # The parts wait for different things: a database, a disk or an object store, two servers.
     parts = [
         _Part("database", lambda: _database(settings), {"reachable": False}),
         _Part("store", lambda: _store(settings), {"url": masked(settings.store_url)}),
@@ -83,7 +82,7 @@ def report(settings: Settings) -> dict[str, Any]:
 
 
 class _Part(threading.Thread):
-    """A part of the report, being read. Nobody waits for it longer than for a deadline."""
+    """A part of the report, read in a thread, with a deadline."""
 
     def __init__(self, name: str, read: Callable[[], Read], otherwise: dict[str, Any]) -> None:
         super().__init__(name=name, daemon=True)
@@ -97,7 +96,7 @@ class _Part(threading.Thread):
         try:
             self._found = self._read()
         except Exception as error:
-            self._error = error  # raised where the result is asked for
+            self._error = error  # raised by result()
 
     def result(self, deadline: float) -> Read:
         self.join(max(0.0, deadline - time.monotonic()))
@@ -110,7 +109,7 @@ class _Part(threading.Thread):
 
 
 def alive(daemon: dict[str, Any]) -> bool:
-    """Whether the daemon, wherever it runs, has given a sign of life lately."""
+    """Whether a daemon, on any machine, has written a heartbeat recently."""
     beats = daemon.get("heartbeats", {})
     return bool(beats) and min(beats.values()) < STALE_SECONDS
 
@@ -145,7 +144,7 @@ def _database(settings: Settings) -> Read:
 def _read_catalog(
     connection: psycopg.Connection[Any], shown: dict[str, Any], problems: list[str]
 ) -> None:
-    """The parts of the catalog, each by itself: an older one lacks some, a role may read few."""
+    """The parts of the catalog, read one by one: an old catalog lacks some, a role may read few."""
     import psycopg
 
     from atdm_resources.catalog import health, runs
@@ -159,7 +158,7 @@ def _read_catalog(
             met = error.__cause__ if isinstance(error, AtdmError) else error
             why = next((why for why, kinds in _UNREAD.items() if type(met).__name__ in kinds), None)
             if why is None or (name == "summary" and why == "outdated"):
-                raise  # there is no catalog at all, or no database any more
+                raise  # there is no catalog, or the connection is lost
             shown.setdefault(why, []).append(name)
             return None
         shown[name] = value
@@ -202,17 +201,17 @@ def _read_catalog(
 
 
 def _left_behind(work: Work) -> list[str]:
-    """What processes that ended have left, and nobody has cleared up."""
+    """Problems that dead processes have left."""
     problems = []
     if work.dead:
         problems.append(
-            f"{work.dead} pending requests were left by processes that are gone: the daemon or "
-            "the next `atdm request` that makes something rolls them back"
+            f"{work.dead} pending requests were left by dead processes: the daemon or the next "
+            "`atdm request` that makes runs rolls them back"
         )
     if work.stuck:
         problems.append(
-            f"{work.stuck} test runs are past their time and could not be taken back: "
-            "`atdm catalog runs`, then `atdm audit RUN` says why"
+            f"{work.stuck} test runs are overdue and could not be reset: `atdm catalog runs` lists "
+            "them, `atdm audit RUN` names the reason"
         )
     return problems
 
@@ -228,7 +227,7 @@ def _not_filled(pool: PoolState) -> str:
 
 
 def _late(found: dict[str, Any]) -> list[str]:
-    """What the daemon does by itself and has not done."""
+    """Work of the daemon that is late."""
     work = found["database"].get("work")
     if work is None:
         return []
@@ -262,7 +261,7 @@ def _store(settings: Settings) -> Read:
     shown: dict[str, Any] = {"url": masked(settings.store_url), "usable": None}
     folder = settings.store_url.removeprefix("file://")
     if folder != settings.store_url and not os.path.exists(folder):
-        # The first file makes it; whoever looks at a store does not.
+        # The first file makes the folder; looking at a store does not.
         above = folder
         while not os.path.exists(above):
             above = os.path.dirname(above)
@@ -275,7 +274,7 @@ def _store(settings: Settings) -> Read:
         from atdm_resources.catalog import health
         from atdm_resources.store.files import Store
 
-        # Nobody waits for this as long as for a file that is needed.
+        # A short limit: this file is only a probe.
         impatient = dataclasses.replace(settings.s3, read_seconds=CONNECT_SECONDS, attempts=1)
         health.probe_store(Store(settings.store_url, s3=impatient))
     except ModuleNotFoundError as error:
@@ -345,12 +344,12 @@ def _dagster(settings: Settings) -> Read:
             state = health.dagster_state(connection)
     except AtdmError as error:
         if not given:
-            # The embedded server's database of Dagster is made when Dagster first runs.
+            # The embedded server's database for Dagster is made when Dagster first runs.
             return shown, []
         said = error.message.replace("ATDM_DATABASE_URL", "ATDM_DAGSTER_DATABASE_URL")
         return shown | {"error": str(error.code)}, [f"Dagster's database: {said}"]
     except (psycopg.Error, ValueError, KeyError, TypeError) as error:
-        # Its tables are Dagster's own: another version of it may have others.
+        # The tables are Dagster's: another version may have others.
         said = f"Dagster's tables cannot be read: {type(error).__name__}: {error}".strip()
         return shown | {"error": "UNREADABLE"}, [said]
     if state is None:
@@ -390,7 +389,7 @@ def _of_the_daemon(settings: Settings, local: bool, state: DagsterState) -> list
 
 
 def _starting(settings: Settings, local: bool) -> bool:
-    """Whether the daemon was started so short ago that it cannot have given a sign yet."""
+    """Whether the daemon was started too recently to have written a heartbeat."""
     if not local:
         return False
     try:
@@ -404,7 +403,7 @@ def _starting(settings: Settings, local: bool) -> bool:
 
 
 def age(seconds: float | None) -> str:
-    """A length of time for people, in one unit."""
+    """A length of time as text, in one unit."""
     if seconds is None:
         return "-"
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
@@ -414,7 +413,7 @@ def age(seconds: float | None) -> str:
 
 
 def counted(events: int) -> str:
-    """A number of unsealed events, which are not counted to the end."""
+    """A number of unsealed events as text; counting ends at a limit."""
     from atdm_resources.catalog.health import COUNTED_UP_TO
 
     return f"{events:,}" + (" or more" if events >= COUNTED_UP_TO else "")

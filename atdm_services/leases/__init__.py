@@ -1,1 +1,1 @@
-"""Leases: answers, fixture files, giving runs back."""
+"""Leases: answers, fixture files, resets of everything."""

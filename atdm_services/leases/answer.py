@@ -1,4 +1,4 @@
-"""The answer to a request, as every way in gives it: the command line, the client, the plugin."""
+"""The answer to a request, the same for command line, client and plugin."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Secret(str):
-    """Text that is used as it is but hides itself where objects are shown.
+    """Text that ``repr`` hides.
 
     A failing test prints its locals and an exception its arguments by ``repr``; the cleanup token
     must not get into a CI log that way. ``str()``, formatting and JSON give the text.
@@ -19,13 +19,13 @@ class Secret(str):
     def __repr__(self) -> str:
         return "'***'"
 
-    # Copies and pickles (pytest-xdist, deepcopy) stay secrets.
+    # Copies and pickles (pytest-xdist, deepcopy) are secrets, too.
     def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
         return (Secret, (str.__str__(self),))
 
 
 def leased(lease: Mapping[str, Any]) -> dict[str, Any]:
-    """One leased run in the shape of the contract; the token and the command with it are secrets.
+    """One leased run as answer; its token and the command with the token are ``Secret``.
 
     ``lease`` has test_run_id, request_id, scenario_id, domain, token, data, expires_at, seed and
     as_of.
@@ -51,7 +51,7 @@ def leased(lease: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def several(runs: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Several leased runs of one scenario. ``request_id`` is null when they come from several."""
+    """Several leased runs as answer. ``request_id`` is null if they come from several requests."""
     shown = list(runs)
     requests = {run["request_id"] for run in shown}
     return {
@@ -64,7 +64,7 @@ def several(runs: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _text(moment: Any) -> str | None:
-    """A point in time as ISO 8601 text, whether the database gave text or a datetime."""
+    """A point in time as ISO 8601 text."""
     if moment is None or isinstance(moment, str):
         return moment
     return str(moment.isoformat())

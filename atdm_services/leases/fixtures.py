@@ -1,7 +1,7 @@
 """Fixture files: a leased run as a file that a Playwright or pytest suite reads.
 
-The files hold the plaintext cleanup token by design (A-FIX-04): they are readable by their owner
-alone and must never be served.
+The files hold the plaintext cleanup token by design (A-FIX-04): only their owner can read them, and
+they must never be served.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def scenario_data():
 def write_fixtures(
     response: Mapping[str, Any], directory: Path, *, playwright: bool, pytest: bool
 ) -> dict[str, str | None]:
-    """Write the files asked for and return their absolute paths by kind, None where not asked.
+    """Write the requested files; returns their absolute paths by kind, None if not requested.
 
-    ``response`` is a lease as ``atdm request`` prints it. The directory is made when it is
-    absent. Raises AtdmError STORE_FAILED when a file cannot be written; none is left half done.
+    ``response`` is a lease as ``atdm request`` prints it. The directory is made if it is missing.
+    Raises AtdmError STORE_FAILED if a file cannot be written; no file is left incomplete.
     """
-    # Through JSON: the values become plain ones, whatever text types the client wraps them in.
+    # Through JSON: secrets become plain text.
     payload = json.loads(json.dumps({key: response[key] for key in PAYLOAD_KEYS}, default=str))
     stem = f"{payload['scenario_id']}_{payload['test_run_id']}"
     if not _SAFE_STEM.match(stem):
@@ -60,7 +60,7 @@ def write_fixtures(
 
 
 def _write_private(path: Path, text: str) -> str:
-    """Write a file of mode 0600 under its name in one step."""
+    """Write a file of mode 0600 atomically."""
     path = path.absolute()
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -1,4 +1,4 @@
-"""Resetting everything, domain by domain."""
+"""Resets every test run, domain by domain."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def reset_all(
     """Delete the rows of every test run in every published domain.
 
     Returns status, deleted and adopted by domain and table, cleared_record_count and revoked
-    (owners that lost leases). Raises AtdmError CONFIRM_REQUIRED, BUSY (naming them), RESET_FAILED.
+    (owners that lost leases). Raises AtdmError CONFIRM_REQUIRED, BUSY (naming the owners),
+    RESET_FAILED.
     """
     domains = dict.fromkeys(row["domain"] for row in runs.scenarios(connection))
     done = {

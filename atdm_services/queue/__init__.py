@@ -1,1 +1,1 @@
-"""Submissions: put into the queue, read from the inbox, leased when they are made."""
+"""The queue: submissions, files of the inbox, leases of what was made."""

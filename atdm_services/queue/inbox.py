@@ -1,10 +1,9 @@
 """Files as a way into the queue: ``inbox/*.json`` in, ``outbox/<name>.json`` out.
 
-A file is never worked on: it becomes a row, or is put aside under ``inbox/rejected/`` with the
-reason.
+A file becomes a row, or is moved to ``inbox/rejected/`` with the reason.
 
-Whoever drops a file writes it under another name first (a leading dot, ``.tmp`` or ``.part``) and
-renames it: what is called ``*.json`` is taken to be complete.
+The sender writes a file under another name first (a leading dot, ``.tmp`` or ``.part``) and renames
+it: a file named ``*.json`` is taken as complete.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ REJECTED = "inbox/rejected"
 OUTBOX = "outbox"
 
 LARGEST = 100_000
-"""Bytes of a submission's file; what is larger is put aside unread."""
+"""Largest file in bytes; larger files are rejected unread."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.json\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class TakenIn:
-    """Names of files that became rows, and of those that were put aside with the reason."""
+    """Names of files that became rows, and of rejected files with the reason."""
 
     submitted: list[str] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)
@@ -43,8 +42,8 @@ class TakenIn:
 def take_in(conn: psycopg.Connection[Any], store: Store, most: int) -> TakenIn:
     """Turn at most ``most`` files of the inbox into rows.
 
-    The row is committed before the file goes, and its key follows from the file: cut off in
-    between, or done twice at once, it stays one submission.
+    The row is committed before the file is deleted, and its key follows from the file: after an
+    interruption, or with two readers at once, it is still one submission.
 
     Raises:
         AtdmError: STORE_FAILED; TARGET_NOT_INITIALISED.
@@ -58,7 +57,7 @@ def take_in(conn: psycopg.Connection[Any], store: Store, most: int) -> TakenIn:
         except AtdmError:
             if store.exists(path):
                 raise
-            continue  # somebody else was faster
+            continue  # another process was faster
         try:
             queueing.submit(conn, _submission(name, size, content))
         except AtdmError as error:
@@ -73,7 +72,7 @@ def take_in(conn: psycopg.Connection[Any], store: Store, most: int) -> TakenIn:
 
 
 def publish_answers(conn: psycopg.Connection[Any], store: Store, most: int) -> list[str]:
-    """Write the answers of submissions that came as files to the outbox; the paths written."""
+    """Write answers of submissions from files to the outbox; returns the paths."""
     rows = conn.execute(
         "SELECT submission_id, file_name, atdm.submission_answer(s) FROM atdm.submission AS s"
         " WHERE origin = 'inbox' AND answer IS NOT NULL AND published_at IS NULL"
@@ -93,7 +92,7 @@ def publish_answers(conn: psycopg.Connection[Any], store: Store, most: int) -> l
 
 
 def _waiting(store: Store) -> list[str]:
-    """Names of the files directly in the inbox that are complete."""
+    """Names of the complete files directly in the inbox."""
     names = [path.removeprefix(f"{INBOX}/") for path in store.files(INBOX)]
     return [
         name
@@ -133,7 +132,7 @@ def _invalid(message: str) -> AtdmError:
 
 
 def _put_aside(store: Store, name: str, content: bytes, error: AtdmError) -> None:
-    """Under the day, so that retention knows its age; the reason beside it, never its content."""
+    """In a folder of the day, for retention; the reason beside it never contains its content."""
     day = f"{REJECTED}/dt={datetime.now(UTC):%Y-%m-%d}"
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:120]
     reason = {"file": name, "rejected_at": datetime.now(UTC).isoformat(), **error.envelope()}

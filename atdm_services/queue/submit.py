@@ -1,4 +1,4 @@
-"""Asking through the queue: submitting a wish, waiting for its answer, leasing what was made.
+"""Requests through the queue: submit, wait for the answer, lease.
 
 Light: psycopg alone.
 """
@@ -27,33 +27,33 @@ _POLL_SECONDS = 0.5
 
 def submit(
     connection: psycopg.Connection[Any],
-    wish: LeaseRequest,
+    request: LeaseRequest,
     *,
     invoker: str,
     key: str | None = None,
     priority: int = 0,
     cleanup: str | None = None,
 ) -> dict[str, Any]:
-    """Submit a wish; how it stands. The same ``key`` twice is one submission.
+    """Submit a request; returns its status. The same ``key`` twice is one submission.
 
     Raises:
-        AtdmError: REQUEST_INVALID; REQUEST_CONFLICT when the key was submitted with another wish.
+        AtdmError: REQUEST_INVALID; REQUEST_CONFLICT if the key was submitted with another request.
     """
     submission = {
-        "idempotency_key": key or f"{wish.source}-{secrets.token_hex(12)}",
-        "scenario": wish.scenario,
-        "constraints": {name: _json(value) for name, value in wish.constraints.items()},
-        "runs": wish.runs,
+        "idempotency_key": key or f"{request.source}-{secrets.token_hex(12)}",
+        "scenario": request.scenario,
+        "constraints": {name: _json(value) for name, value in request.constraints.items()},
+        "runs": request.runs,
         "priority": priority,
-        "seed": wish.seed,
-        "as_of": wish.as_of.isoformat() if wish.as_of else None,
-        "ttl": f"{wish.ttl.total_seconds()} seconds" if wish.ttl else None,
-        "owner": wish.owner or invoker,
+        "seed": request.seed,
+        "as_of": request.as_of.isoformat() if request.as_of else None,
+        "ttl": f"{request.ttl.total_seconds()} seconds" if request.ttl else None,
+        "owner": request.owner or invoker,
         "cleanup_strategy": cleanup,
-        "reason": wish.reason,
+        "reason": request.reason,
         "invoker": invoker,
-        "source": wish.source,
-        "secret_sha256": _secret_hash(wish.owner_secret),
+        "source": request.source,
+        "secret_sha256": _secret_hash(request.owner_secret),
     }
     return queueing.submit(
         connection, {name: value for name, value in submission.items() if value is not None}
@@ -63,11 +63,11 @@ def submit(
 def answered(
     connection: psycopg.Connection[Any], key: str, secret: str | None, wait: timedelta
 ) -> dict[str, Any]:
-    """How a submission stands once it is answered.
+    """The status of a submission, after it is answered.
 
     Raises:
-        AtdmError: NONE_READY when that takes longer than ``wait``; RUN_NOT_FOUND for an unknown key
-            and a wrong secret alike.
+        AtdmError: NONE_READY if that takes longer than ``wait``; RUN_NOT_FOUND for an unknown key
+            and for a wrong secret.
     """
     deadline = time.monotonic() + wait.total_seconds()
     while True:
@@ -95,11 +95,11 @@ def claimed(
     invoker: str,
     source: str,
 ) -> dict[str, Any]:
-    """Lease what was made for a submission; the answer of a request that leased it.
+    """Lease the runs of a submission; answers like a request.
 
     Raises:
-        AtdmError: RUN_NOT_FOUND; NONE_READY while it waits; what it was rejected with;
-            REQUEST_CONFLICT when it is leased already; BUSY.
+        AtdmError: RUN_NOT_FOUND; NONE_READY while it waits; the error it was rejected with;
+            REQUEST_CONFLICT if the runs are leased already; BUSY.
     """
     leases = leasing.claim(
         connection,
@@ -116,7 +116,7 @@ def claimed(
 
 
 def is_expected_violation(standing: Mapping[str, Any]) -> bool:
-    """Whether a submission was answered by data that is meant to break rules: nothing to lease."""
+    """Whether the scenario breaks rules on purpose, so that there are no runs to lease."""
     return bool((standing["answer"] or {}).get("expected"))
 
 

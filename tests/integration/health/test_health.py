@@ -173,7 +173,7 @@ def test_leases_that_are_over(
     conn.execute(late, (made.run(1),))
     assert "1 test runs are past their time, the longest by 2 h" in only_problem(settings)
     conn.execute("UPDATE atdm.test_run SET retry_at = now() WHERE expires_at < now()")
-    assert "could not be taken back" in only_problem(settings)
+    assert "could not be reset" in only_problem(settings)
 
 
 def test_a_queue_that_nobody_works_on(settings: Settings, conn: psycopg.Connection[Any]) -> None:

@@ -281,7 +281,7 @@ def test_a_run_that_does_not_end_is_left_alone(
 ) -> None:
     webserver.statuses = [status]
     asked = DagsterWebserver(URL, transport=httpx.MockTransport(webserver))
-    with pytest.raises(AtdmError, match="it goes on") as caught:
+    with pytest.raises(AtdmError, match="it continues") as caught:
         asked.run("request_data", {}, {}, timeout=0.02)
     assert caught.value.code is ErrorCode.DAGSTER_RUN_FAILED
     assert hint in caught.value.details["hint"]
