@@ -157,7 +157,7 @@ def test_a_dead_request_and_one_that_is_worked_on(
         work = health.work(conn)
         assert (work.pending, work.dead) == (1, 0)
     until(lambda: health.work(conn).dead == 1)
-    assert "1 pending requests were left by processes that are gone" in only_problem(settings)
+    assert "1 pending requests were left by dead processes" in only_problem(settings)
 
 
 def test_leases_that_are_over(
