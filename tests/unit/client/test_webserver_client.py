@@ -259,7 +259,7 @@ def step_failure(*metadata: dict[str, Any], message: str = "boom") -> dict[str, 
             ErrorCode.DAGSTER_RUN_FAILED,
             "somebody cancelled it",
         ),
-        ([], "FAILURE", ErrorCode.DAGSTER_RUN_FAILED, "without saying why"),
+        ([], "FAILURE", ErrorCode.DAGSTER_RUN_FAILED, "no reason was recorded"),
     ],
     ids=["a code of ATDM", "any exception", "killed", "cancelled", "nothing"],
 )
