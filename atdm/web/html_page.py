@@ -1,4 +1,4 @@
-"""What pages that are written to one file share: their template, their style, its hash.
+"""Template, style and style hash of pages that are one HTML file.
 
 Needs jinja2, of the extra ``server``.
 """
@@ -17,8 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 def page_parts(folder: Path) -> tuple[Template, str, str]:
     """The template ``page.html.jinja`` of a folder, its ``page.css``, and the style's hash.
 
-    Everything a template prints is escaped. The hash, base64 of sha256, is for the page's policy,
-    which lets in this style and nothing else: the style has to stand in its element as it is here.
+    The template escapes everything it prints. The hash (base64 of sha256) is for the page's content
+    security policy, which allows this style only: the element must hold the style unchanged.
     """
     environment = Environment(
         loader=FileSystemLoader(folder),

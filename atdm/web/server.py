@@ -1,7 +1,7 @@
-"""Audit pages over HTTP, made when they are asked for: what links in Dagster lead to (ADR 0071).
+"""Audit pages over HTTP, made on request; links in Dagster lead here (ADR 0071).
 
-It only reads, keeps nothing, and asks nobody who they are: it answers on this machine alone unless
-told otherwise, and then belongs behind the proxy that Dagster's web page is behind.
+The server only reads, stores nothing and has no login. It listens on this machine only, by
+default; on another address it belongs behind the proxy of Dagster's webserver.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from atdm_engine.errors import AtdmError, ErrorCode
 LOCAL = "127.0.0.1"
 _NAME = re.compile(r"/([A-Za-z0-9_-]{1,64})\Z")
 _AT_ONCE = 4
-"""Pages made at the same time; each holds a connection to the target."""
+"""Pages made at the same time; each uses a connection to the target."""
 
 _STATUS = {
     ErrorCode.RUN_NOT_FOUND: HTTPStatus.NOT_FOUND,
@@ -28,10 +28,10 @@ _STATUS = {
 
 
 class AuditServer(ThreadingHTTPServer):
-    """Serves what ``page`` makes of a name.
+    """Serves the page that ``page`` makes for a name.
 
-    On this machine alone (the default) it answers to this machine's names only, so that no other
-    site's script reaches it under a name of its own.
+    On this machine only (the default) it answers only to this machine's names, so that scripts of
+    other sites cannot reach it under another name (DNS rebinding).
     """
 
     daemon_threads = True
@@ -45,7 +45,7 @@ class AuditServer(ThreadingHTTPServer):
         except (OSError, OverflowError) as error:
             raise AtdmError(
                 ErrorCode.REQUEST_INVALID,
-                f"{host}:{port} cannot be listened at: {error}",
+                f"cannot listen on {host}:{port}: {error}",
                 {"host": host, "port": port, "hint": "Take another --port."},
             ) from error
 
@@ -95,10 +95,10 @@ class _Handler(BaseHTTPRequestHandler):
             status = _STATUS.get(error.code, HTTPStatus.INTERNAL_SERVER_ERROR)
             return status, "text/plain", f"{error.code}: {error.message}\n"
         except Exception:
-            # Whoever runs the server reads why; whoever asked learns that it is not their fault.
+            # The operator reads the reason in the log; the caller gets a server error.
             self.server.handle_error(self.request, self.client_address)
             said = "the page could not be made: the server's log says why\n"
             return HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", said
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: what is asked for is no event of the trail."""
+        """Log no requests: they are no events of the trail."""

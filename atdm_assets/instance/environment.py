@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def dagster_exports(settings: Settings, reporter: Reporter) -> dict[str, str]:
-    """The variables by name; starts the embedded server when the settings name no database."""
+    """The variables by name; starts the embedded server if the settings name no database."""
     with server_part("running Dagster"):
         from atdm_assets.instance import local_instance
 
@@ -33,14 +33,14 @@ def dagster_exports(settings: Settings, reporter: Reporter) -> dict[str, str]:
     exports["ATDM_STORE_URL"] = resolved.store_url
     exports |= audit_pages(resolved.home)
     if resolved.scenario_path:
-        # A relative path would mean another folder in a process that starts elsewhere.
+        # A relative path means another folder in a process that starts elsewhere.
         exports["ATDM_SCENARIO_PATH"] = os.pathsep.join(map(str, resolved.scenario_path))
     return exports
 
 
 def audit_pages(home: Path) -> dict[str, str]:
-    """ATDM_AUDIT_URL, which Dagster's metadata links to: as it is set, else of what `atdm up`
-    started; empty where there is neither.
+    """ATDM_AUDIT_URL, which Dagster's metadata links to: the variable, else the address of the
+    server that `atdm up` started; empty without either.
     """
     given = os.environ.get(AUDIT_VARIABLE)
     server = None if given else processes.running(home, AUDIT)
@@ -49,10 +49,10 @@ def audit_pages(home: Path) -> dict[str, str]:
 
 
 def dagster_environment(settings: Settings, reporter: Reporter) -> Mapping[str, str]:
-    """This process's environment with the exports, for a child process."""
+    """The environment of a child process: this one's, with the exports."""
     return {**os.environ, **dagster_exports(settings, reporter)}
 
 
 def with_target(settings: Settings, reporter: Reporter) -> Settings:
-    """The settings with the target named: the embedded server's where no URL was given."""
+    """The settings with the URL of the target: the embedded server's if none was given."""
     return dataclasses.replace(settings, database_url=access.database_url(settings, reporter))

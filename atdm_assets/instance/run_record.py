@@ -1,4 +1,4 @@
-"""What Dagster recorded of a run: materialisations and check evaluations.
+"""Dagster's record of a run: materialisations and check evaluations.
 
 Importing it loads Dagster.
 """
@@ -23,8 +23,8 @@ _SHOWN = ("dagster/row_count", "bytes", "content_hash", "dagster/uri", "seconds"
 def read_run(settings: Settings, run_id: str) -> dict[str, Any]:
     """The record of a run: run_id, status, started_at, finished_at, materialisations, checks.
 
-    ``note`` says so when this instance does not know the run. Raises AtdmError when its storage
-    cannot be reached.
+    ``note`` is set if this instance does not know the run. Raises AtdmError if its storage cannot
+    be reached.
     """
     with instance(settings) as opened:
         record = opened.get_run_record_by_id(run_id)
@@ -74,7 +74,7 @@ def _check(evaluation: AssetCheckEvaluation) -> dict[str, Any]:
     name = evaluation.check_name
     cases = evaluation.metadata.get("cases")
     return {
-        # A rule's dots cannot stand in a check's name; other checks belong to their table.
+        # Names of checks cannot have the dots of a rule; other checks belong to their table.
         "validator": name.replace("__", ".") if "__" in name else f"{table}.{name}",
         "table": table,
         "decision": "passed" if evaluation.passed else "failed",

@@ -23,7 +23,7 @@ TONES: Mapping[str, str] = {
     "error": "bad",
     "passed": "ok",
 }
-"""How a status is coloured; others are plain."""
+"""The colour of a status; others are plain."""
 
 _ALIVE = ("ready", "leased")
 
@@ -37,7 +37,7 @@ def status(facts: Facts) -> tuple[str, str]:
 
 
 def answers(facts: Facts, checks: Sequence[Row], words: int) -> list[dict[str, str]]:
-    """Question, answer, what more there is to say, tone; five of them."""
+    """Five rows of question, answer, detail and tone."""
     return [
         {"question": question, "answer": answer, "more": text(more, words), "tone": tone}
         for question, (answer, more, tone) in (
@@ -104,7 +104,7 @@ def _valid(facts: Facts, checks: Sequence[Row]) -> Answer:
 
 
 def _there(facts: Facts) -> tuple[int, bool]:
-    """Rows that are in the target now, and whether all tables could be counted."""
+    """The number of rows in the target now, and whether all tables could be counted."""
     counted = [table["rows"] for table in facts.in_target.values()]
     return sum(rows or 0 for rows in counted), bool(counted) and None not in counted
 

@@ -1,4 +1,4 @@
-"""What the audit page is made from, read at one moment."""
+"""The facts of the audit page, read at one moment."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that is known of a request, or of one run of it.
+    """The facts about a request, or about one run of it.
 
     ``request`` is its row of the catalog, ``run`` the run's (None: the page is about the request).
     ``making`` are the request's own events, ``first`` and ``last`` the ends of the whole trail,
-    ``totals`` its counts by action. ``in_target`` has by table how many rows are there at
-    ``read_at``. Lists are bounded; counts beside them are not.
+    ``totals`` its counts by action. ``in_target`` has the numbers of rows by table at ``read_at``.
+    Lists are bounded; counts are complete.
     """
 
     request: Row
@@ -64,10 +64,10 @@ class Facts:
 
 
 def gather(settings: Settings, connection: psycopg.Connection[Any], name: str) -> Facts:
-    """Read all about a run id, a request id or a label, from one state of the catalog.
+    """Read the facts about a run id, a request id or a label, from one state of the catalog.
 
     Raises:
-        AtdmError: RUN_NOT_FOUND with what was probably meant.
+        AtdmError: RUN_NOT_FOUND with similar names.
     """
     from dataclasses import asdict
 
@@ -120,12 +120,12 @@ def gather(settings: Settings, connection: psycopg.Connection[Any], name: str) -
             outcomes=tested,
             outcome_counts=tests,
         )
-    # Dagster's own storage is another database; nothing of the catalog is held meanwhile.
+    # Dagster's storage is another database: no transaction of the catalog stays open meanwhile.
     return _with(facts, dagster=dagster_record(settings, request, read_run))
 
 
 def _tables(request: Row, making: Sequence[Row]) -> list[str]:
-    """The tables that were loaded; of a request that loaded nothing, those of its plan."""
+    """The loaded tables; if none was loaded, those of the plan."""
     planned = [
         str(step.get("generator"))
         for event in making
@@ -136,7 +136,7 @@ def _tables(request: Row, making: Sequence[Row]) -> list[str]:
 
 
 def _end(request: Row) -> datetime | None:
-    """When a request ended of which there are no runs; None while it is under way."""
+    """When a request without runs ended; None while it is in progress."""
     ended: datetime | None = request["finished_at"]
     return None if request["status"] in _LIVING else ended
 

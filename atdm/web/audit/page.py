@@ -1,4 +1,4 @@
-"""The audit page as HTML: one file that asks nothing of the network and runs no script.
+"""The audit page as HTML: one file without scripts and without network access.
 
 Needs jinja2, of the extra ``server``.
 """
@@ -14,14 +14,14 @@ from atdm.web.audit.view import Limits, view_of
 from atdm.web.html_page import page_parts
 
 LARGEST = 96_000
-"""Bytes of a page: under 100 KB, whatever the trail holds."""
+"""Largest page in bytes: under 100 KB for any trail."""
 
 
 def page_of(facts: Facts) -> str:
     """The page; equal facts give equal pages.
 
-    Where long texts would make it larger than ``LARGEST``, it shows fewer of everything and says
-    how many more there are.
+    Where long texts would make it larger than ``LARGEST``, lists are shorter and say how many more
+    entries there are.
     """
     limits = Limits()
     while True:
@@ -34,6 +34,6 @@ def page_of(facts: Facts) -> str:
 
 def _rendered(facts: Facts, limits: Limits) -> str:
     template, style, digest = page_parts(Path(__file__).parent)
-    # The only thing that is not escaped is our own style sheet, which its hash lets through.
+    # Only the style sheet is not escaped; the policy allows it by its hash.
     html = template.render(view=view_of(facts, limits), style=Markup(style), style_hash=digest)
     return "\n".join(line for line in map(str.rstrip, html.splitlines()) if line) + "\n"

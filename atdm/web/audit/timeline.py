@@ -1,4 +1,4 @@
-"""The timeline of the audit page: what took how long."""
+"""The timeline of the audit page: durations as bars."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from atdm.web.audit.facts import Facts
 from atdm.web.audit.wording import clock, count, length, text
 
 _LEAST_WIDTH = 0.6
-"""Percent of the chart: what took a millisecond of an hour can still be seen."""
+"""Smallest bar in per cent of the chart, so that a millisecond of an hour is visible."""
 
 _PHASES = {
     "plan_resolved": ("Resolved the plan", "plain"),
@@ -25,7 +25,7 @@ _PHASES = {
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One bar. ``open`` says that it goes on."""
+    """One bar. ``open``: it has not ended yet."""
 
     what: str
     kind: str
@@ -44,7 +44,7 @@ class Chart:
 
 
 def charts(facts: Facts) -> list[Chart]:
-    """Two scales, for making takes milliseconds and a lease hours."""
+    """Two scales: making takes milliseconds, a lease hours."""
     made = list(_making(facts))
     living = list(_living(facts))
     return [
@@ -56,7 +56,7 @@ def charts(facts: Facts) -> list[Chart]:
 def _making(facts: Facts) -> Iterator[Phase]:
     events = list(facts.making)
     asked = [at for at, event in enumerate(events) if event["action"] == "request_received"]
-    # A request that was made again is shown as it was made last.
+    # A replayed request is shown with its last making.
     events = events[asked[-1] :] if asked else events
     if not events:
         return

@@ -1,4 +1,4 @@
-"""What the audit page says: facts as texts, in bounded amounts."""
+"""The texts of the audit page, in bounded amounts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ View = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much of each list is shown. ``cut`` makes a page smaller whose texts are long."""
+    """The lengths of the lists. ``cut`` halves them for a page with long texts."""
 
     checks: int = 60
     cases: int = 5
@@ -33,7 +33,7 @@ class Limits:
     words: int = 160
 
     def cut(self) -> Limits:
-        """Half of everything, but one of each."""
+        """Half of each length, at least one."""
         return Limits(*(max(getattr(self, name) // 2, 1) for name in self.__slots__))
 
 
@@ -72,7 +72,7 @@ def view_of(facts: Facts, limits: Limits | None = None) -> View:
 
 
 def rest(shown: int, of: int, what: str) -> str:
-    """``and 12 more runs``; nothing where all are shown."""
+    """``and 12 more runs``, or an empty text."""
     return f"and {count(of - shown, f'more {what}')}" if of > shown else ""
 
 
@@ -247,7 +247,7 @@ def _cases(cases: Sequence[Any], most: Limits) -> View:
 
 
 def _records(facts: Facts, most: Limits) -> View:
-    """By table: how many rows were made, their keys, and how many are there now."""
+    """By table: the number of rows made, their keys, and the number of rows there now."""
     by_table: dict[str, list[str]] = {}
     made: dict[str, int | None] = {}
     for record in records_created(facts.making, facts.run):
@@ -257,7 +257,7 @@ def _records(facts: Facts, most: Limits) -> View:
             made[record["table"]] = record["rows"]
     made |= {name: len(keys) for name, keys in by_table.items()}
     if facts.run is not None and not by_table:
-        # The trail of a large request has counts alone. What was deleted was made.
+        # The trail of a large request has only counts. Deleted rows were made before.
         made = dict(facts.run.get("deleted") or {})
     names = list(dict.fromkeys([*facts.in_target, *made]))
     lines = []

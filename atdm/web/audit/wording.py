@@ -1,4 +1,4 @@
-"""Values as people read them on the audit page: texts, times, lengths, counts."""
+"""Values as texts for the audit page: texts, times, lengths of time, counts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-# Control characters have no place in HTML, and those that turn the direction of writing could make
-# a value read as another one.
+# Control characters are not allowed in HTML; characters that change the direction of writing could
+# make a value look like another one.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ud800-\udfff\ufeff]"
 )
@@ -17,7 +17,7 @@ _STEPS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"
 
 
 def text(value: Any, most: int = 200) -> str:
-    """A value in at most ``most`` characters, with everything that cannot be seen written out."""
+    """A value in at most ``most`` characters, with invisible characters as escapes."""
     if value is None:
         shown = ""
     elif isinstance(value, str):
@@ -28,13 +28,13 @@ def text(value: Any, most: int = 200) -> str:
         shown = json.dumps(value, ensure_ascii=False, default=str, sort_keys=True)
     else:
         shown = str(value)
-    # Cut first: a value may be megabytes.
+    # Cut first: a value may have megabytes.
     shown = _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", shown[: most + 1])
     return shown if len(shown) <= most else shown[: most - 1].rstrip() + "\u2026"
 
 
 def moment(value: datetime | str | None) -> str:
-    """A time to the second, in UTC; a text that is no time stays one."""
+    """A time to the second, in UTC; other texts stay unchanged."""
     found = as_moment(value)
     if found is None:
         return text(value)
@@ -42,7 +42,7 @@ def moment(value: datetime | str | None) -> str:
 
 
 def clock(value: datetime | str | None) -> str:
-    """A time to the millisecond, in UTC, as events are listed."""
+    """A time to the millisecond, in UTC."""
     found = as_moment(value)
     if found is None:
         return text(value)
@@ -50,7 +50,7 @@ def clock(value: datetime | str | None) -> str:
 
 
 def as_moment(value: datetime | str | None) -> datetime | None:
-    """An aware time in UTC, read from its ISO 8601 form where it is a text."""
+    """An aware time in UTC; a text is ISO 8601."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -94,6 +94,6 @@ def size(number: int | None) -> str:
 
 
 def listed(values: list[str], most: int) -> str:
-    """The first values, and how many more there are."""
+    """The first values, and the number of the others."""
     more = len(values) - most
     return ", ".join(values[:most]) + (f" and {more:,} more" if more > 0 else "")

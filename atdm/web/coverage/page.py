@@ -1,4 +1,4 @@
-"""The coverage page as HTML: one file that asks nothing of the network and runs no script.
+"""The coverage page as HTML: one file without scripts and without network access.
 
 Needs jinja2, of the extra ``server``.
 """
@@ -15,7 +15,7 @@ from atdm.web.html_page import page_parts
 from atdm_services.coverage.report import counts, headline, words
 
 MOST_TESTS = 500
-"""Tests in each list; it says how many more there are."""
+"""Tests in each list at most; the page says how many more there are."""
 
 _TONES = {"passing": "ok", "failing": "bad", "never_exercised": "plain"}
 _OUTCOMES = {"passed": "ok", "failed": "bad", "error": "bad", "skipped": "plain"}
@@ -27,7 +27,7 @@ def page_of(found: Mapping[str, Any]) -> str:
     """
     template, style, digest = page_parts(Path(__file__).parent)
     tests = found["tests"]
-    # Only the style sheet is not escaped; the page allows it by its hash and nothing else.
+    # Only the style sheet is not escaped; the policy allows it by its hash.
     return template.render(
         found=found,
         headline=headline(found["summary"]),
