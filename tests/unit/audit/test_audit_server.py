@@ -90,6 +90,6 @@ def test_a_head_has_no_body_and_nothing_can_be_sent(server: AuditServer) -> None
 
 
 def test_a_taken_port_is_refused_with_what_to_do(server: AuditServer) -> None:
-    with pytest.raises(AtdmError, match="cannot be listened at") as refused:
+    with pytest.raises(AtdmError, match="cannot listen on") as refused:
         AuditServer(page, port=server.server_address[1])
     assert refused.value.details["hint"] == "Take another --port."
