@@ -14,7 +14,7 @@ from typing import Annotated, Concatenate, ParamSpec, TypeAlias, cast
 
 import typer
 
-from atdm.cli import completing
+from atdm.cli import completion
 from atdm.cli.output import Mode, Output
 from atdm_engine.errors import AtdmError
 
@@ -62,9 +62,9 @@ def command(group: typer.Typer, name: str) -> Callable[[Command[P]], Command[P]]
             except Exception as error:
                 failure, status = error, output.fail_unexpected(error)
             if output.worked:
-                from atdm.cli import recording
+                from atdm.cli import log
 
-                recording.record(output, name, time.perf_counter() - started, failure)
+                log.record(output, name, time.perf_counter() - started, failure)
             raise typer.Exit(status or 0)
 
         group.command(name)(run)
@@ -104,9 +104,9 @@ def init(
 
     Example: atdm init --disposable app_test
     """
-    from atdm.cli import setup
+    from atdm.cli import target
 
-    return setup.init(context.obj, disposable=disposable, rebuild=rebuild)
+    return target.init(context.obj, disposable=disposable, rebuild=rebuild)
 
 
 @command(app, "up")
@@ -154,9 +154,9 @@ def env(context: typer.Context) -> int | None:
 
     Example: eval "$(atdm env)"
     """
-    from atdm.cli import setup
+    from atdm.cli import target
 
-    return setup.env(context.obj)
+    return target.env(context.obj)
 
 
 @command(app, "schema")
@@ -165,7 +165,7 @@ def schema(
     kind: Annotated[
         str,
         typer.Argument(
-            metavar="scenario|domain|table|dataset", autocompletion=completing.schema_kinds
+            metavar="scenario|domain|table|dataset", autocompletion=completion.schema_kinds
         ),
     ],
 ) -> int | None:
@@ -173,9 +173,9 @@ def schema(
 
     Example: atdm schema scenario > scenario.schema.json
     """
-    from atdm.cli import discovery
+    from atdm.cli import scenarios
 
-    return discovery.schema(context.obj, kind)
+    return scenarios.schema(context.obj, kind)
 
 
 @command(app, "scenarios")
@@ -190,9 +190,9 @@ def scenarios(
 
     Example: atdm scenarios denied claim -c provider_network=out_of_network
     """
-    from atdm.cli import discovery
+    from atdm.cli import scenarios
 
-    return discovery.scenarios(context.obj, words or [], constraint or [])
+    return scenarios.scenarios(context.obj, words or [], constraint or [])
 
 
 @command(app, "request")
@@ -200,7 +200,7 @@ def request(
     context: typer.Context,
     scenario: Annotated[
         str,
-        typer.Argument(help="Name, or domain/name.", autocompletion=completing.scenario_names),
+        typer.Argument(help="Name, or domain/name.", autocompletion=completion.scenario_names),
     ],
     constraint: Constraints = None,
     runs: Annotated[int, typer.Option(min=1, help="How many test runs.")] = 1,
@@ -347,9 +347,9 @@ def vocabulary(
 
     Example: atdm vocabulary first_name --locale de_DE --count 300
     """
-    from atdm.cli import discovery
+    from atdm.cli import scenarios
 
-    return discovery.vocabulary(context.obj, provider, locale, count=count, folder=folder)
+    return scenarios.vocabulary(context.obj, provider, locale, count=count, folder=folder)
 
 
 @command(app, "demo")

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atdm.cli.audit import event_table
 from atdm.cli.output import Output, console, table
-from atdm.cli.trail import event_table
 from atdm.in_dagster import read_run
 from atdm_assets.instance.environment import dagster_exports, with_target
 from atdm_engine.errors import AtdmError, ErrorCode
@@ -122,7 +122,7 @@ class Demonstration:
         }
 
     def _initialise(self, connection: psycopg.Connection[Any]) -> None:
-        from atdm.cli.setup import shown_init
+        from atdm.cli.target import shown_init
 
         report = access.initialise(self.settings, self.output, connection)
         self._say(shown_init(report))

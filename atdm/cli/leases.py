@@ -77,9 +77,9 @@ def request(
     settings = Settings.from_environment()
     requesting.refuse_language_model(settings)
     if enqueue:
-        from atdm.cli import queueing
+        from atdm.cli import queue
 
-        return queueing.enqueue(
+        return queue.enqueue(
             output,
             wish,
             key=key,

@@ -26,9 +26,9 @@ def queue(
 
     Example: atdm queue build-7-denials
     """
-    from atdm.cli import queueing
+    from atdm.cli import queue
 
-    return queueing.status(context.obj, key)
+    return queue.status(context.obj, key)
 
 
 @command(app, "claim")
@@ -42,9 +42,9 @@ def claim(
 
     Example: atdm claim build-7-denials --ttl 30m
     """
-    from atdm.cli import queueing
+    from atdm.cli import queue
 
-    return queueing.claim(context.obj, key, ttl=ttl, owner=owner)
+    return queue.claim(context.obj, key, ttl=ttl, owner=owner)
 
 
 @command(app, "suite-started")
@@ -63,9 +63,9 @@ def suite_started(
 
     Example: atdm suite-started build-7 --baseline golden-7
     """
-    from atdm.cli import queueing
+    from atdm.cli import queue
 
-    return queueing.suite_started(
+    return queue.suite_started(
         context.obj, build, baseline=baseline, domain=domain, revoke_leases=revoke_leases
     )
 
@@ -79,9 +79,9 @@ def suite_finished(
 
     Example: atdm suite-finished build-7
     """
-    from atdm.cli import queueing
+    from atdm.cli import queue
 
-    return queueing.suite_finished(context.obj, build)
+    return queue.suite_finished(context.obj, build)
 
 
 @command(app, "audit-verify")

@@ -26,6 +26,6 @@ def metrics(
 
     Example for node_exporter's textfile collector: atdm metrics > atdm.prom
     """
-    from atdm.cli import metering
+    from atdm.cli import metrics
 
-    return metering.metrics(context.obj, port=port, host=host)
+    return metrics.metrics(context.obj, port=port, host=host)

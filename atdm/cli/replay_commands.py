@@ -55,9 +55,9 @@ def replay(
 
     Example: atdm replay 01K0ABCDEF0123456789000001 --into postgresql://me@localhost/scratch
     """
-    from atdm.cli import replaying
+    from atdm.cli import replay
 
-    return replaying.replay(
+    return replay.replay(
         context.obj,
         run,
         into=into,
@@ -96,8 +96,8 @@ def coverage(
 
     Example: atdm coverage --since 7d --html coverage.html --fail-under 80
     """
-    from atdm.cli import covering
+    from atdm.cli import coverage
 
-    return covering.coverage(
+    return coverage.coverage(
         context.obj, since=since, session=session, html=html, fail_under=fail_under
     )

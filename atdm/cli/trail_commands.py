@@ -59,9 +59,9 @@ def audit(
 
     Example: atdm audit 01K7ZQ3V5MWXR8ABCDEF000001 --html audit.html
     """
-    from atdm.cli import trail
+    from atdm.cli import audit
 
-    return trail.audit(context.obj, run, html=html, summary=summary, since=since)
+    return audit.audit(context.obj, run, html=html, summary=summary, since=since)
 
 
 @command(app, "audit-serve")
@@ -79,9 +79,9 @@ def audit_serve(
 
     Example: atdm audit-serve --port 3080
     """
-    from atdm.cli import trail
+    from atdm.cli import audit
 
-    return trail.serve(context.obj, host=host, port=port)
+    return audit.serve(context.obj, host=host, port=port)
 
 
 @command(catalog, "scenarios")
@@ -90,9 +90,9 @@ def catalog_scenarios(context: typer.Context) -> int | None:
 
     Example: atdm -o json catalog scenarios
     """
-    from atdm.cli import trail
+    from atdm.cli import audit
 
-    return trail.catalog_scenarios(context.obj)
+    return audit.catalog_scenarios(context.obj)
 
 
 @command(catalog, "requests")
@@ -114,9 +114,9 @@ def catalog_requests(
 
     Example: atdm catalog requests --status rejected --since 1d
     """
-    from atdm.cli import trail
+    from atdm.cli import audit
 
-    filters = trail.filters_of(
+    filters = audit.filters_of(
         scenario=scenario,
         status=status,
         owner=None,
@@ -125,7 +125,7 @@ def catalog_requests(
         until=until,
         constraint=constraint or [],
     )
-    return trail.catalog_page(context.obj, "requests", filters, limit, cursor)
+    return audit.catalog_page(context.obj, "requests", filters, limit, cursor)
 
 
 @command(catalog, "runs")
@@ -148,9 +148,9 @@ def catalog_runs(
 
     Example: atdm catalog runs --status leased --owner ci-4711 -c claim_status=denied
     """
-    from atdm.cli import trail
+    from atdm.cli import audit
 
-    filters = trail.filters_of(
+    filters = audit.filters_of(
         scenario=scenario,
         status=status,
         owner=owner,
@@ -159,4 +159,4 @@ def catalog_runs(
         until=until,
         constraint=constraint or [],
     )
-    return trail.catalog_page(context.obj, "runs", filters, limit, cursor)
+    return audit.catalog_page(context.obj, "runs", filters, limit, cursor)

@@ -288,23 +288,23 @@ def test_the_command_writes_the_page(
     monkeypatch: pytest.MonkeyPatch,
     capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
-    from atdm.cli import trail
+    from atdm.cli import audit
     from atdm.cli.output import Mode, Output
 
     monkeypatch.setenv("ATDM_DATABASE_URL", target)
     made = seeded(conn, tmp_path, registry, label="to-file")
     asked: dict[str, Any] = {"run": "to-file", "summary": False, "since": None}
     path = tmp_path / "audit.html"
-    assert trail.audit(Output(mode=Mode.JSON), **asked, html=str(path)) == 0
+    assert audit.audit(Output(mode=Mode.JSON), **asked, html=str(path)) == 0
     written = json.loads(capfdbinary.readouterr().out)
     assert written == {
         "subject": made.request_id,
         "path": str(path),
         "bytes": path.stat().st_size,
     }
-    assert trail.audit(Output(), **asked, html="-") == 0
+    assert audit.audit(Output(), **asked, html="-") == 0
     assert capfdbinary.readouterr().out.startswith(b"<!DOCTYPE html>\n<html")
-    assert trail.audit(Output(mode=Mode.JSON), run=None, html=None, summary=True, since="1d") == 0
+    assert audit.audit(Output(mode=Mode.JSON), run=None, html=None, summary=True, since="1d") == 0
     assert json.loads(capfdbinary.readouterr().out)["runs"]["made"] == 1
 
 

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from atdm.cli.trail import shown_trail
+from atdm.cli.audit import shown_trail
 from atdm_services.audit.report import assembled, gist
 
 REQUEST_ID = "01K7ZQ0000ABCDEFGHJK000000"

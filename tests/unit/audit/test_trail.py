@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from atdm.cli import trail
+from atdm.cli import audit
 from atdm.cli.arguments import past_of
 from atdm.cli.output import Output, UsageError
 from atdm_engine.errors import AtdmError
@@ -29,7 +29,7 @@ ASKED: dict[str, Any] = {"run": None, "html": None, "summary": False, "since": N
 )
 def test_what_does_not_go_together_is_a_usage_error(asked: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        trail.audit(Output(), **{**ASKED, **asked})
+        audit.audit(Output(), **{**ASKED, **asked})
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_what_is_no_moment_says_what_is(text: str) -> None:
 def test_a_page_replaces_a_file_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "audit.html"
     path.write_bytes(b"old and longer")
-    trail._write(path, b"new")
+    audit._write(path, b"new")
     assert path.read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["audit.html"]
 
@@ -63,14 +63,14 @@ def test_a_page_replaces_a_file_as_a_whole(tmp_path: Path) -> None:
 def test_where_nothing_can_be_written_the_error_says_what_to_do(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(AtdmError, match="cannot be written") as refused:
-        trail._write(tmp_path / name, b"page")
+        audit._write(tmp_path / name, b"page")
     assert "folder that exists" in refused.value.details["hint"]
     assert os.listdir(tmp_path) == ["folder"]
 
 
 def test_filters_read_the_options() -> None:
     options: dict[str, Any] = dict.fromkeys(("status", "owner", "invoker", "since", "until"))
-    found = trail.filters_of(scenario="d/s", **options, constraint=["a=1", "b="])
+    found = audit.filters_of(scenario="d/s", **options, constraint=["a=1", "b="])
     assert (found.domain, found.scenario_id) == ("d", "s")
     assert found.constraints == {"a": "1", "b": ""}
-    assert trail.filters_of(scenario="s", **options, constraint=[]).domain is None
+    assert audit.filters_of(scenario="s", **options, constraint=[]).domain is None

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from atdm.cli import completing
+from atdm.cli import completion
 
 
 def test_scenarios_by_name() -> None:
-    assert "claim_denial_active_member" in completing.scenario_names("")
-    assert completing.scenario_names("active_") == ["active_member_clean"]
-    assert completing.scenario_names("no such") == []
+    assert "claim_denial_active_member" in completion.scenario_names("")
+    assert completion.scenario_names("active_") == ["active_member_clean"]
+    assert completion.scenario_names("no such") == []
 
 
 def test_scenarios_by_domain_for_those_who_type_it() -> None:
-    assert not any("/" in name for name in completing.scenario_names("healthcare"))
-    assert "healthcare/expired_eligibility" in completing.scenario_names("healthcare/exp")
+    assert not any("/" in name for name in completion.scenario_names("healthcare"))
+    assert "healthcare/expired_eligibility" in completion.scenario_names("healthcare/exp")
 
 
 def test_only_scenarios(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_only_scenarios(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     for name in ("own/domain.yaml", "own/theirs.yml", "own/tables/thing.yaml", "notes.txt"):
         (tmp_path / name).touch()
     monkeypatch.setenv("ATDM_SCENARIO_PATH", str(tmp_path))
-    offered = set(completing.scenario_names("")) | set(completing.scenario_names("own/"))
+    offered = set(completion.scenario_names("")) | set(completion.scenario_names("own/"))
     assert {"loose", "theirs", "own/theirs"} <= offered
     assert not {"domain", "thing", "notes", "claim", "golden", "atdm"} & offered
 

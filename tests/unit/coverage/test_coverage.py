@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from atdm.cli import covering
+from atdm.cli import coverage
 from atdm.web.coverage import page
 from atdm_services.coverage import report
 from atdm_services.coverage.matrix import coverage_of
@@ -40,7 +40,7 @@ MIXED = (
 def terminal(payload: dict[str, Any]) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=160, highlight=False)
-    for part in covering.shown(payload):
+    for part in coverage.shown(payload):
         console.print(part)
     return stream.getvalue()
 

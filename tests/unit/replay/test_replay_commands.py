@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from atdm.cli import covering, replaying
+from atdm.cli import coverage, replay
 from atdm.cli.app import app
 from atdm.cli.output import Output, UsageError
 from atdm_engine.errors import AtdmError, ErrorCode
@@ -32,7 +32,7 @@ NOTHING: dict[str, Any] = {
 )
 def test_options_that_do_not_go_together(run: str | None, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError) as caught:
-        replaying.replay(Output(), run, **{**NOTHING, **options})
+        replay.replay(Output(), run, **{**NOTHING, **options})
     assert caught.value.code is ErrorCode.REQUEST_INVALID
 
 
@@ -46,13 +46,13 @@ def test_options_that_do_not_go_together(run: str | None, options: dict[str, Any
     ],
 )
 def test_since_is_a_length_of_time_or_a_date(text: str, start: datetime | timedelta) -> None:
-    assert covering.start_of(text) == start
+    assert coverage.start_of(text) == start
 
 
 @pytest.mark.parametrize("text", ["", "7 days", "yesterday", "-1d", "2026-13-01"])
 def test_since_that_is_neither_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="7d, or a date like 2026-01-31"):
-        covering.start_of(text)
+        coverage.start_of(text)
 
 
 def test_a_page_that_cannot_be_written_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
@@ -64,10 +64,10 @@ def test_a_page_that_cannot_be_written_is_an_error_that_says_what_to_do(tmp_path
         "database": "d", "since": None, "session": None,
     }  # fmt: skip
     with pytest.raises(AtdmError) as caught:
-        covering.write_page(tmp_path / "none" / "c.html", found)
+        coverage.write_page(tmp_path / "none" / "c.html", found)
     assert caught.value.code is ErrorCode.REQUEST_INVALID
     assert "exists and is writable" in caught.value.details["hint"]
-    covering.write_page(tmp_path / "c.html", found)
+    coverage.write_page(tmp_path / "c.html", found)
     assert (tmp_path / "c.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 

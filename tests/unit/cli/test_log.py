@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from atdm.cli import recording
+from atdm.cli import log
 from atdm.cli.output import Mode, Output
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.telemetry import logs
@@ -34,7 +34,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def line(output: Output, failure: Exception | None = None) -> dict[str, Any]:
     with contextlib.redirect_stderr(io.StringIO()) as stderr:
-        recording.record(output, "request", 1.5, failure)
+        log.record(output, "request", 1.5, failure)
     (written,) = stderr.getvalue().splitlines()
     found: dict[str, Any] = json.loads(written)
     return found
@@ -90,7 +90,7 @@ def test_a_wrong_level_is_said_and_the_command_stays_done(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(logs.LEVEL_VARIABLE, "loud")
-    recording.record(Output(), "request", 1, None)
+    log.record(Output(), "request", 1, None)
     assert "ATDM_LOG_LEVEL is 'loud'; allowed: debug, info" in capsys.readouterr().err
 
 
@@ -98,5 +98,5 @@ def test_a_client_has_no_structlog(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "structlog", None)
-    recording.record(Output(), "request", 1, None)
+    log.record(Output(), "request", 1, None)
     assert capsys.readouterr().err == ""
