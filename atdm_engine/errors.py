@@ -69,6 +69,10 @@ class AtdmError(Exception):
         return {"error": {"code": str(self.code), "message": self.message, "details": self.details}}
 
 
+class UsageError(AtdmError):
+    """The call itself is wrong: ``atdm`` exits with 2 instead of 1 (requirement A-CLI-04)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with what somebody wrote: where, what was found, what is allowed.

@@ -1,15 +1,43 @@
-"""Values of options that need reading: constraints, times, lengths of time."""
+"""Options and arguments that several commands share, and how their text is read."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
-from atdm.cli.output import UsageError
-from atdm_engine.errors import ErrorCode
+import typer
+
+from atdm_engine.errors import ErrorCode, UsageError
+
+SOURCE = "cli"
+"""The source of the command line's acts in the audit trail."""
+
+Constraints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-c",
+        "--constraint",
+        metavar="KEY=VALUE",
+        help="A constraint of the scenario; may be given several times.",
+    ),
+]
+AsOf = Annotated[str | None, typer.Option(help="The clock of the data, ISO 8601; default: now.")]
+Domain = Annotated[str | None, typer.Option(help="Default: the bundle's default domain.")]
+LatestBaseline = Annotated[
+    str | None, typer.Option("--baseline-id", "-b", metavar="ID", help="Default: the latest.")
+]
+Ttl = Annotated[
+    str | None,
+    typer.Option(help="How long the lease holds: 30m, 4h, 1d; default: the scenario's."),
+]
+Owner = Annotated[
+    str | None, typer.Option(envvar="ATDM_OWNER", help="Who holds it; default: the invoker.")
+]
+Reason = Annotated[str | None, typer.Option(help="Why, for the audit trail.")]
 
 
-def constraints_of(pairs: Sequence[str]) -> dict[str, str]:
+def parse_constraints(pairs: Sequence[str]) -> dict[str, str]:
     """``["a=1", "b=x=y"]`` as a mapping; UsageError for anything else, and for two values."""
     found: dict[str, str] = {}
     for pair in pairs:
@@ -31,48 +59,6 @@ def constraints_of(pairs: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def moment_of(text: str) -> datetime:
-    """An ISO 8601 date or time as an aware datetime in UTC; without an offset it is UTC."""
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError as error:
-        raise UsageError(
-            ErrorCode.REQUEST_INVALID,
-            f"as_of {text!r}: write an ISO 8601 time like 2026-01-31T12:00:00Z",
-            {"found": text},
-        ) from error
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def length_of(text: str) -> timedelta:
-    """A length of time like ``30m`` or ``4h``; more than zero."""
-    from atdm_engine.values.times import duration
-
-    try:
-        length = duration(text)
-    except ValueError as error:
-        raise UsageError(ErrorCode.REQUEST_INVALID, f"ttl: {error}", {"found": text}) from error
-    if length <= timedelta(0):
-        raise UsageError(
-            ErrorCode.REQUEST_INVALID, "ttl: a lease that lasts no time", {"found": text}
-        )
-    return length
-
-
-def past_of(text: str, now: datetime) -> datetime:
-    """A moment in the past: so long ago (``1d``, ``30m``), or an ISO 8601 time; UTC if unsaid."""
-    from atdm_engine.values.times import duration
-
-    try:
-        return now - duration(text.strip())
-    except (ValueError, OverflowError):
-        pass
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError as error:
-        raise UsageError(
-            ErrorCode.REQUEST_INVALID,
-            f"{text!r}: write how long ago (30m, 1d) or an ISO 8601 time like 2026-01-31T12:00:00Z",
-            {"found": text},
-        ) from error
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+def owner_secret() -> str | None:
+    """What protects the leases of an owner from others who know the owner's name."""
+    return os.environ.get("ATDM_OWNER_SECRET") or None

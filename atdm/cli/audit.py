@@ -1,35 +1,54 @@
-"""``atdm audit`` and ``atdm catalog``."""
+"""``atdm audit``, ``audit-verify``, ``audit-seal`` and ``audit-serve``."""
 
 from __future__ import annotations
 
-import os
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from atdm.cli.arguments import constraints_of, past_of
-from atdm.cli.output import UsageError, table
+import typer
+
+from atdm.cli.output import Output, table, write_file
+from atdm.cli.target import connected
 from atdm.in_dagster import read_run
-from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.catalog import pages, runs
-from atdm_resources.catalog.pages import Filters
-from atdm_resources.postgres.connection import connect
+from atdm_engine.errors import ErrorCode, UsageError
 from atdm_resources.settings import Settings
-from atdm_services.audit.report import audit_trail, gist
+from atdm_services.arguments import parse_past
 from atdm_services.extras import server_part
-from atdm_services.target import access
 
 if TYPE_CHECKING:
-    from atdm.cli.output import Output
-    from atdm_resources.catalog.pages import Kind
+    from atdm_resources.catalog.seal import Verdict
+    from atdm_services.audit.verify import ExportVerdict
 
 
 def audit(
-    output: Output, run: str | None, *, html: str | None, summary: bool, since: str | None
-) -> int:
-    """Print one trail, write it as a page, or print all of it in numbers."""
+    output: Output,
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run id, a request id or a label.")
+    ] = None,
+    html: Annotated[
+        str | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Write one self-contained page; - is standard output."
+        ),
+    ] = None,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="The whole trail in numbers instead of one run.")
+    ] = False,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN", help="With --summary: since 1d, 30m ago, or an ISO 8601 time."
+        ),
+    ] = None,
+) -> None:
+    """Print who asked for a run, what was made and checked, and that it is gone again.
+
+    Example: atdm audit 01K7ZQ3V5MWXR8ABCDEF000001 --html audit.html
+    """
     if summary == (run is not None):
         raise UsageError(
             ErrorCode.REQUEST_INVALID,
@@ -39,59 +58,138 @@ def audit(
         raise UsageError(ErrorCode.REQUEST_INVALID, "--since goes with --summary")
     if html is not None and summary:
         raise UsageError(ErrorCode.REQUEST_INVALID, "--html goes with one run, not with --summary")
-    settings = Settings.from_environment()
     if run is None:
-        return _summary(settings, output, since)
-    if html is not None:
-        return _page(settings, output, run, html)
-    with access.connected(settings, output) as connection, output.working("reading"):
+        _summary(output, since)
+    elif html is not None:
+        _page(output, run, html)
+    else:
+        _trail(output, run)
+
+
+def _trail(output: Output, run: str) -> None:
+    from atdm_services.audit.report import audit_trail
+
+    with connected(output) as (settings, connection), output.working("reading"):
         trail = audit_trail(settings, connection, run, read_run)
-    output.emit(trail, lambda: shown_trail(trail))
-    return 0
+    output.emit(trail, lambda: trail_parts(trail))
 
 
-def _summary(settings: Settings, output: Output, since: str | None) -> int:
-    from atdm.cli.audit_numbers import shown_summary
+def _summary(output: Output, since: str | None) -> None:
     from atdm_resources.catalog import audit_summary
 
-    start = None if since is None else past_of(since, datetime.now(UTC))
-    with access.connected(settings, output) as connection, output.working("counting"):
+    start = None if since is None else parse_past(since, datetime.now(UTC))
+    with connected(output) as (_, connection), output.working("counting"):
         numbers = audit_summary.summary(connection, start)
-    output.emit(numbers, lambda: shown_summary(numbers))
-    return 0
+    output.emit(numbers, lambda: summary_parts(numbers))
 
 
-def _page(settings: Settings, output: Output, run: str, html: str) -> int:
+def _page(output: Output, run: str, html: str) -> None:
     """Write the audit page to a file; ``-`` is stdout."""
     with server_part("the audit page"):
+        from atdm.web.audit.facts import gather
         from atdm.web.audit.page import page_of
-    from atdm.web.audit.facts import gather
 
-    with access.connected(settings, output) as connection, output.working("reading"):
+    with connected(output) as (settings, connection), output.working("reading"):
         facts = gather(settings, connection, run)
     page = page_of(facts).encode()
     if html == "-":
         sys.stdout.buffer.write(page)
         sys.stdout.flush()
-        return 0
+        return
     path = Path(html).expanduser().absolute()
-    _write(path, page)
+    write_file(path, page)
     output.emit(
         {"subject": facts.subject, "path": str(path), "bytes": len(page)},
         lambda: f"{path}: the audit page of {facts.subject}, {len(page):,} bytes",
     )
-    return 0
 
 
-def serve(output: Output, *, host: str, port: int) -> int:
-    """Answer with audit pages until interrupted."""
+def audit_verify(
+    output: Output,
+    exports: Annotated[
+        bool, typer.Option("--exports", help="Also read every exported file again.")
+    ] = False,
+) -> int:
+    """Compute the seal of the audit trail again; names the first event that does not match.
+
+    With --exports, names every exported file that is missing or was changed as well.
+
+    Exit status 1 when something does not match.
+
+    Example: atdm audit-verify --exports
+    """
+    from atdm_resources.catalog import seal
+
+    files: ExportVerdict | None = None
+    with connected(output) as (settings, connection), output.working("verifying"):
+        verdict = seal.verify(connection)
+        if exports:
+            with server_part("reading exported files"):
+                from atdm_resources.store.files import Store
+                from atdm_services.audit.verify import verify_exports
+                from atdm_services.retention import Retention
+            files = verify_exports(
+                connection,
+                Store(settings.store_url, s3=settings.s3),
+                kept_since=datetime.now(UTC) - Retention.from_environment().exports,
+            )
+    intact = verdict.intact and (files is None or files.intact)
+    payload: dict[str, Any] = {**dataclasses.asdict(verdict), "intact": intact}
+    if files is not None:
+        payload["exports"] = dataclasses.asdict(files)
+    output.emit(payload, lambda: "\n".join([*_seal_lines(verdict), *_export_lines(files)]))
+    return 0 if intact else 1
+
+
+def audit_seal(
+    output: Output,
+    no_export: Annotated[
+        bool, typer.Option("--no-export", help="Only seal, write no files.")
+    ] = False,
+) -> None:
+    """Seal the audit trail and export it, as the daemon does; for sessions without one.
+
+    Example: atdm audit-seal
+    """
+    from atdm_resources.catalog import seal
+
+    with connected(output) as (settings, connection), output.working("sealing"):
+        sealed = seal.seal(connection)
+        files: list[str] = []
+        if not no_export:
+            with server_part("exporting the audit trail"):
+                from atdm_resources.store.files import Store
+                from atdm_services.audit.export import export
+            files = export(connection, Store(settings.store_url, s3=settings.s3))
+        waiting = seal.unsealed(connection)
+    output.emit(
+        {"sealed": sealed, "unsealed": waiting, "files": files},
+        lambda: "\n".join([f"{sealed:,} events sealed, {waiting:,} not yet", *files]),
+    )
+
+
+def audit_serve(
+    output: Output,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where to listen; 0: any free one.")
+    ] = 3080,
+    host: Annotated[
+        str,
+        typer.Option(help="Which address; another one than this belongs behind a proxy."),
+    ] = "127.0.0.1",
+) -> None:
+    """Serve audit pages, so that Dagster can link to them (ATDM_AUDIT_URL).
+
+    Example: atdm audit-serve --port 3080
+    """
+    with server_part("the audit page"):
+        from atdm.web.audit.facts import gather
+        from atdm.web.audit.page import page_of
     from atdm.web.server import AuditServer
+    from atdm_resources.postgres.connection import connect
+    from atdm_services.target import access
 
     settings = Settings.from_environment()
-    with server_part("the audit page"):
-        from atdm.web.audit.page import page_of
-    from atdm.web.audit.facts import gather
-
     database = access.database_url(settings, output)
 
     def page(name: str) -> str:
@@ -107,152 +205,34 @@ def serve(output: Output, *, host: str, port: int) -> int:
             server.serve_forever()
         except KeyboardInterrupt:
             output.note("stopped")
-    return 0
 
 
-def _write(path: Path, page: bytes) -> None:
-    """Write all of a file or nothing of it."""
-    try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(page)  # a pipe or a device cannot be replaced
-            return
-        beside = path.with_name(f".{path.name[:100]}.{os.getpid()}")
-        try:
-            beside.write_bytes(page)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise AtdmError(
-            ErrorCode.REQUEST_INVALID,
-            f"{path} cannot be written: {error.strerror}",
-            {
-                "path": str(path),
-                "hint": "Name a file in a folder that exists and that you may write to.",
-            },
-        ) from error
+def _seal_lines(verdict: Verdict) -> list[str]:
+    lines = [
+        f"{verdict.sealed:,} sealed events match; {verdict.unsealed:,} are not sealed yet",
+        f"head {verdict.head}",
+    ]
+    if verdict.broken is not None:
+        broken = verdict.broken
+        lines.append(
+            f"BROKEN at seal {broken['seal_number']}, event {broken['event_id']}: "
+            f"{broken['problem']}"
+        )
+    return lines
 
 
-def catalog_scenarios(output: Output) -> int:
-    """Print what is published in the target."""
-    settings = Settings.from_environment()
-    with access.connected(settings, output) as connection:
-        counts = {
-            (row["domain"], row["scenario_id"]): {"ready": row["ready"], "leased": row["leased"]}
-            for row in runs.runs_by_scenario(connection)
-        }
-        found = [
-            {**row, **counts[row["domain"], row["scenario_id"]]}
-            for row in runs.scenarios(connection)
-        ]
-    output.emit(
-        found,
-        lambda: table(
-            None,
-            ("scenario", "what", "requirements", "ready", "leased"),
-            [
-                (
-                    f"{row['domain']}/{row['scenario_id']}",
-                    row["description"].strip(),
-                    ", ".join(row["linked_requirement_ids"]),
-                    row["ready"],
-                    row["leased"],
-                )
-                for row in found
-            ],
-        ),
-    )
-    return 0
+def _export_lines(verdict: ExportVerdict | None) -> list[str]:
+    if verdict is None:
+        return []
+    retired = f"; {verdict.retired:,} are gone by their age" if verdict.retired else ""
+    return [
+        f"{verdict.files:,} exported files hold {verdict.events:,} events{retired}",
+        *(f"BROKEN {found['file']}: {found['problem']}" for found in verdict.problems),
+    ]
 
 
-def catalog_page(
-    output: Output, kind: Kind, filters: Filters, limit: int, cursor: str | None
-) -> int:
-    """Print one page of requests or runs, the latest first, and how to get the next one."""
-    settings = Settings.from_environment()
-    with access.connected(settings, output) as connection, output.working("reading"):
-        page = pages.read(connection, kind, filters, limit=limit, cursor=cursor)
-    output.emit(
-        {kind: page.rows, "next_cursor": page.next_cursor},
-        lambda: (_requests if kind == "requests" else _runs)(page.rows),
-    )
-    if not output.is_json:
-        if page.next_cursor is not None:
-            output.note(f"more: the same command with --cursor {page.next_cursor}")
-        elif not page.rows:
-            output.note(f"no {kind} fit")
-    return 0
-
-
-def filters_of(
-    *,
-    scenario: str | None,
-    status: str | None,
-    owner: str | None,
-    invoker: str | None,
-    since: str | None,
-    until: str | None,
-    constraint: Sequence[str],
-) -> Filters:
-    """What the options of ``atdm catalog`` ask for. Raises UsageError."""
-    domain, _, name = (scenario or "").rpartition("/")
-    now = datetime.now(UTC)
-    return Filters(
-        domain=domain or None,
-        scenario_id=name or None,
-        status=status,
-        owner=owner,
-        invoker=invoker,
-        since=None if since is None else past_of(since, now),
-        until=None if until is None else past_of(until, now),
-        constraints=constraints_of(constraint),
-    )
-
-
-def _requests(found: Sequence[Mapping[str, Any]]) -> Any:
-    return table(
-        None,
-        ("request", "label", "scenario", "status", "runs", "asked by", "at"),
-        [
-            (
-                row["request_id"],
-                row["label"] if row["label"] != row["request_id"] else "",
-                f"{row['domain']}/{row['scenario_id']}",
-                row["status"],
-                f"{row['runs']:,}",
-                row["invoker"],
-                _at(row["created_at"]),
-            )
-            for row in found
-        ],
-    )
-
-
-def _runs(found: Sequence[Mapping[str, Any]]) -> Any:
-    return table(
-        None,
-        ("test run", "scenario", "status", "held by", "leased", "ended, or ends", "asked by"),
-        [
-            (
-                row["test_run_id"],
-                f"{row['domain']}/{row['scenario_id']}",
-                row["status"],
-                row["owner"],
-                _at(row["leased_at"]),
-                _at(row["ended_at"] or row["expires_at"]),
-                row["invoker"],
-            )
-            for row in found
-        ],
-    )
-
-
-def _at(moment: datetime | None) -> str:
-    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
-
-
-def shown_trail(trail: Mapping[str, Any]) -> list[Any]:
-    """The trail for people: what it is about, the checks, the events in order."""
+def trail_parts(trail: Mapping[str, Any]) -> list[Any]:
+    """The trail of a request or run: what it is about, the checks, the events in order."""
     from rich.console import Group
     from rich.panel import Panel
     from rich.text import Text
@@ -306,6 +286,8 @@ def shown_trail(trail: Mapping[str, Any]) -> list[Any]:
 
 def event_table(events: Sequence[Mapping[str, Any]]) -> Any:
     """Events in order, one line each."""
+    from atdm_services.audit.report import gist
+
     return table(
         "events",
         ("", "at", "event", "status", "by", "what"),
@@ -314,3 +296,88 @@ def event_table(events: Sequence[Mapping[str, Any]]) -> Any:
             for number, event in enumerate(events, 1)
         ],
     )
+
+
+def summary_parts(numbers: Mapping[str, Any]) -> list[Any]:
+    """The whole trail in numbers, a table for each kind of act that happened."""
+    from rich.panel import Panel
+
+    parts: list[Any] = [Panel(_summary_text(numbers), title="audit summary", title_align="left")]
+    for title, columns, rows in (
+        (
+            "requests",
+            ("scenario", "status", "requests", "runs"),
+            [
+                (r["scenario"], r["status"], f"{r['requests']:,}", f"{r['runs']:,}")
+                for r in numbers["requests"]
+            ],
+        ),
+        (
+            "resets by way",
+            ("way", "runs", "rows deleted", "of these the application's"),
+            [
+                (r["way"], f"{r['runs']:,}", f"{r['deleted_rows']:,}", f"{r['adopted_rows']:,}")
+                for r in numbers["resets"]
+            ],
+        ),
+        (
+            "rejections by check",
+            ("check", "requests", "as declared"),
+            [
+                (r["check"], f"{r['requests']:,}", f"{r['as_declared']:,}")
+                for r in numbers["rejections"]
+            ],
+        ),
+        (
+            "who asked",
+            ("invoker", "requests", "runs"),
+            [(r["invoker"], f"{r['requests']:,}", f"{r['runs']:,}") for r in numbers["invokers"]],
+        ),
+        (
+            "who leased",
+            ("invoker", "leases"),
+            [(r["invoker"], f"{r['leases']:,}") for r in numbers["leases"]],
+        ),
+        (
+            "how long",
+            ("what", "times", "p50", "p95"),
+            [
+                (name, f"{row['n']:,}", _length(row["p50_ms"]), _length(row["p95_ms"]))
+                for name, row in numbers["durations"].items()
+                if row["n"]
+            ],
+        ),
+        (
+            "baselines",
+            ("event", "times"),
+            [(name, f"{n:,}") for name, n in numbers["baselines"].items()],
+        ),
+    ):
+        if rows:
+            parts.append(table(title, columns, rows))
+    return parts
+
+
+def _summary_text(numbers: Mapping[str, Any]) -> str:
+    from atdm.web.audit.wording import count, moment
+
+    runs = numbers["runs"]
+    now = ", ".join(f"{n:,} {status}" for status, n in runs["now"].items()) or "none"
+    refused = numbers["resets_refused"]
+    return "\n".join(
+        (
+            f"{'since':<10} {moment(numbers['since']) if numbers['since'] else 'the beginning'}",
+            f"{'runs':<10} {runs['made']:,} made, {runs['leased']:,} leased, "
+            f"{runs['taken_back']:,} taken back, {runs['expired']:,} of these expired",
+            f"{'now':<10} {now}",
+            f"{'resets':<10} {numbers['resets_failed']:,} failed, {refused:,} refused",
+            f"{'trail':<10} {count(numbers['events'], 'event')}; in all {numbers['sealed']:,} "
+            f"sealed, {numbers['unsealed']:,} not sealed yet",
+        )
+    )
+
+
+def _length(milliseconds: float | None) -> str:
+    from atdm.web.audit.wording import length
+
+    return "" if milliseconds is None else length(timedelta(milliseconds=milliseconds))

@@ -1,118 +1,134 @@
-"""``atdm baseline-...``: what the commands do and print."""
+"""``atdm baseline-snapshot``, ``-restore``, ``-list``, ``-verify``, ``-diff`` and ``-delete``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
 
-from atdm.cli.output import UsageError, table
-from atdm_engine.errors import ErrorCode
+import typer
+
+from atdm.cli.arguments import SOURCE, Domain, LatestBaseline, Reason
+from atdm.cli.output import Output, table
+from atdm.in_dagster import BaselineRecord
+from atdm_engine.errors import ErrorCode, UsageError
 from atdm_resources.settings import Settings
 
 if TYPE_CHECKING:
-    from atdm.cli.output import Output
     from atdm_services.baselines.service import Baselines
 
-SOURCE = "cli"
+Id = Annotated[str, typer.Argument(metavar="ID", help="The baseline.")]
 
 
-def _opened(output: Output, domain: str | None) -> Baselines:
-    from atdm.in_dagster import BaselineRecord
+def baseline_snapshot(
+    output: Output,
+    baseline_id: Annotated[
+        str | None,
+        typer.Option(
+            "--baseline-id", "-b", metavar="ID", help="Default: bl-YYYYMMDD-HHMMSS-xxxxxx."
+        ),
+    ] = None,
+    domain: Domain = None,
+    reason: Reason = None,
+) -> None:
+    """Capture one consistent copy of every table; other sessions go on working.
+
+    Example: atdm baseline-snapshot -b before-migration
+    """
+    with output.working("capturing a baseline") as step:
+        made = _baselines(output, domain).capture(baseline_id, reason=reason or "", progress=step)
+    output.emit(
+        made,
+        lambda: (
+            f"captured {made['baseline_id']} of {made['domain']}: {made['rows']:,} rows in "
+            f"{len(made['tables'])} tables, {_size(made['bytes'])}"
+        ),
+    )
+
+
+def baseline_restore(
+    output: Output,
+    baseline_id: LatestBaseline = None,
+    domain: Domain = None,
+    revoke_leases: Annotated[
+        bool, typer.Option("--revoke-leases", help="Also when test runs are leased.")
+    ] = False,
+    reason: Reason = None,
+) -> None:
+    """Bring every table back to a baseline, in one transaction.
+
+    Example: atdm baseline-restore -b before-migration
+    """
+    with output.working("restoring a baseline") as step:
+        done = _baselines(output, domain).restore(
+            baseline_id, revoke_leases=revoke_leases, reason=reason or "", progress=step
+        )
+    output.emit(done, lambda: _restore_text(done))
+
+
+def baseline_list(output: Output, domain: Domain = None) -> None:
+    """List the baselines, newest first.
+
+    Example: atdm baseline-list
+    """
+    found = _baselines(output, domain).listed()
+    output.emit(found, lambda: _baseline_table(found))
+
+
+def baseline_verify(output: Output, baseline_id: Id, domain: Domain = None) -> int:
+    """Read a baseline's files again and compare them with their checksums.
+
+    Exit status 1 when they differ.
+
+    Example: atdm baseline-verify before-migration
+    """
+    with output.working(f"verifying {baseline_id}") as step:
+        result = _baselines(output, domain).verify(baseline_id, step)
+    state = "intact" if result["intact"] else "DAMAGED"
+    output.emit(result, lambda: "\n".join([f"{baseline_id}: {state}", *result["problems"]]))
+    return 0 if result["intact"] else 1
+
+
+def baseline_diff(
+    output: Output,
+    one: Annotated[str, typer.Argument(metavar="A", help="A baseline, or live.")],
+    other: Annotated[str, typer.Argument(metavar="B", help="A baseline, or live.")] = "live",
+    domain: Domain = None,
+) -> None:
+    """Rows added, removed and changed from A to B, by table and column.
+
+    Example: atdm baseline-diff before-migration live
+    """
+    with output.working(f"comparing {one} with {other}"):
+        result = _baselines(output, domain).diff(one, other)
+    output.emit(result, lambda: _diff_table(result))
+
+
+def baseline_delete(
+    output: Output,
+    baseline_id: Id,
+    domain: Domain = None,
+    confirm: Annotated[bool, typer.Option("--confirm", help="Yes, for good.")] = False,
+) -> None:
+    """Delete a baseline; never the last intact one of a domain.
+
+    Example: atdm baseline-delete before-migration --confirm
+    """
+    if not confirm:
+        raise UsageError(
+            ErrorCode.CONFIRM_REQUIRED, f"this deletes baseline {baseline_id} for good"
+        )
+    done = _baselines(output, domain).delete(baseline_id, confirm=confirm)
+    output.emit(done, lambda: f"deleted {baseline_id}: {done['files']} files")
+
+
+def _baselines(output: Output, domain: str | None) -> Baselines:
     from atdm_services.baselines.service import Baselines
 
     return Baselines(Settings.from_environment(), output, BaselineRecord(), SOURCE, domain)
 
 
-def snapshot(
-    output: Output, *, baseline_id: str | None, domain: str | None, reason: str | None
-) -> int:
-    """Capture and print the summary."""
-    with output.working("capturing a baseline") as step:
-        made = _opened(output, domain).capture(baseline_id, reason=reason or "", progress=step)
-    output.emit(
-        made,
-        lambda: (
-            f"captured {made['baseline_id']} of {made['domain']}: {made['rows']:,} rows in "
-            f"{len(made['tables'])} tables, {size(made['bytes'])}"
-        ),
-    )
-    return 0
-
-
-def restore(
-    output: Output,
-    *,
-    baseline_id: str | None,
-    domain: str | None,
-    revoke_leases: bool,
-    reason: str | None,
-) -> int:
-    """Restore and print what came back."""
-    with output.working("restoring a baseline") as step:
-        done = _opened(output, domain).restore(
-            baseline_id, revoke_leases=revoke_leases, reason=reason or "", progress=step
-        )
-    output.emit(done, lambda: _shown_restore(done))
-    return 0
-
-
-def list_all(output: Output, *, domain: str | None) -> int:
-    """Print the baselines, newest first."""
-    found = _opened(output, domain).listed()
-    output.emit(found, lambda: _shown_list(found))
-    return 0
-
-
-def verify(output: Output, baseline_id: str, *, domain: str | None) -> int:
-    """Print what is wrong; exit status 1 when something is."""
-    with output.working(f"verifying {baseline_id}") as step:
-        result = _opened(output, domain).verify(baseline_id, step)
-    output.emit(
-        result,
-        lambda: "\n".join(
-            [f"{baseline_id}: {'intact' if result['intact'] else 'DAMAGED'}", *result["problems"]]
-        ),
-    )
-    return 0 if result["intact"] else 1
-
-
-def diff(output: Output, one: str, other: str, *, domain: str | None) -> int:
-    """Print how two states differ."""
-    with output.working(f"comparing {one} with {other}"):
-        result = _opened(output, domain).diff(one, other)
-    output.emit(result, lambda: _shown_diff(result))
-    return 0
-
-
-def delete(output: Output, baseline_id: str, *, domain: str | None, confirm: bool) -> int:
-    """Delete one for good."""
-    if not confirm:
-        raise UsageError(
-            ErrorCode.CONFIRM_REQUIRED, f"this deletes baseline {baseline_id} for good"
-        )
-    done = _opened(output, domain).delete(baseline_id, confirm=confirm)
-    output.emit(done, lambda: f"deleted {baseline_id}: {done['files']} files")
-    return 0
-
-
-def size(count: int) -> str:
-    """Bytes for people."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024 or unit == "GiB":
-            break
-        value /= 1024
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-
-
-def _age(seconds: int) -> str:
-    for length, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"
-
-
-def _shown_restore(done: Mapping[str, Any]) -> str:
+def _restore_text(done: Mapping[str, Any]) -> str:
     runs = done["runs"]
     lines = [
         f"restored {done['baseline_id']} of {done['domain']}: {done['rows']:,} rows in "
@@ -125,7 +141,7 @@ def _shown_restore(done: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _shown_list(found: Sequence[Mapping[str, Any]]) -> Any:
+def _baseline_table(found: Sequence[Mapping[str, Any]]) -> Any:
     if not found:
         return "no baselines; `atdm baseline-snapshot` captures one"
     return table(
@@ -138,7 +154,7 @@ def _shown_list(found: Sequence[Mapping[str, Any]]) -> Any:
                 _age(item["age_seconds"]) if "age_seconds" in item else "",
                 f"{item['rows']:,}" if "rows" in item else "",
                 len(item.get("tables", ())),
-                size(item["bytes"]) if "bytes" in item else "",
+                _size(item.get("bytes")),
                 sum(item.get("runs", {}).values()),
                 "intact" if item["intact"] else item["problem"],
             )
@@ -147,7 +163,7 @@ def _shown_list(found: Sequence[Mapping[str, Any]]) -> Any:
     )
 
 
-def _shown_diff(result: Mapping[str, Any]) -> Any:
+def _diff_table(result: Mapping[str, Any]) -> Any:
     if result["same"]:
         return f"{result['from']} and {result['to']} are the same"
     return table(
@@ -169,3 +185,15 @@ def _shown_diff(result: Mapping[str, Any]) -> Any:
             for item in result["tables"]
         ],
     )
+
+
+def _age(seconds: int) -> str:
+    from atdm.web.audit.wording import length
+
+    return length(timedelta(seconds=seconds))
+
+
+def _size(count: int | None) -> str:
+    from atdm.web.audit.wording import size
+
+    return size(count)

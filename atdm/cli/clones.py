@@ -1,74 +1,112 @@
-"""``atdm baseline-clone`` and ``baseline-clones``: what the commands do and print."""
+"""``atdm baseline-clone`` and ``baseline-clones``: databases of one's own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from atdm.cli.arguments import length_of
-from atdm.cli.output import Output, UsageError, table
-from atdm_engine.errors import ErrorCode
-from atdm_resources.postgres.connection import masked
+import typer
+
+from atdm.cli.arguments import SOURCE, Domain, LatestBaseline, Owner
+from atdm.cli.output import Output, table
+from atdm_engine.errors import ErrorCode, UsageError
 from atdm_resources.settings import Settings
-from atdm_services.clones.lease import EMPTY
-from atdm_services.clones.service import Clones
+from atdm_services.arguments import parse_length
 
-SOURCE = "cli"
+if TYPE_CHECKING:
+    from atdm_services.clones.service import Clones
 
 
-def clone(
+def baseline_clone(
     output: Output,
-    *,
-    baseline: str | None,
-    empty: bool,
-    database: str | None,
-    domain: str | None,
-    ttl: str | None,
-    owner: str | None,
-    drop: str | None,
-    token: str | None,
-    listed: bool,
-) -> int:
-    """Lease a clone; or give one back, or list them."""
-    asked = [baseline is not None, empty, database is not None, ttl is not None]
-    if (listed or drop is not None) and (any(asked) or (listed and drop is not None)):
+    baseline_id: LatestBaseline = None,
+    empty: Annotated[
+        bool, typer.Option("--empty", help="No baseline: initialised, without test runs.")
+    ] = False,
+    database: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Its name; default: one is made up.")
+    ] = None,
+    domain: Domain = None,
+    ttl: Annotated[
+        str | None, typer.Option(help="How long it lives: 30m, 4h, 1d; default 4h.")
+    ] = None,
+    owner: Owner = None,
+    drop: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Give this clone back instead.")
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ATDM_CLONE_TOKEN", help="With --drop; the catalog's owner may leave it out."
+        ),
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="As atdm baseline-clones.")] = False,
+) -> None:
+    """Lease a database of your own, made from a baseline; never the target.
+
+    From the pool where one is ready, else a copy of the baseline's template, made once.
+
+    Example: atdm baseline-clone -b golden-7 --ttl 30m
+    """
+    from atdm_services.clones.lease import EMPTY
+
+    makes_one = baseline_id is not None or empty or database is not None or ttl is not None
+    if (listed or drop is not None) and (makes_one or (listed and drop is not None)):
         raise UsageError(
             ErrorCode.REQUEST_INVALID,
             "--drop NAME and --list stand alone: they make no clone",
         )
-    if baseline is not None and empty:
+    if baseline_id is not None and empty:
         raise UsageError(ErrorCode.REQUEST_INVALID, "one of -b ID and --empty, not both")
     if listed:
-        return list_all(output, domain=domain, everything=False, fill=False)
-    clones = Clones(Settings.from_environment(), output, SOURCE, domain)
+        baseline_clones(output, domain)
+        return
     if drop is not None:
-        done = clones.drop(drop, token)
+        done = _clones(output, domain).drop(drop, token)
         output.emit(done, lambda: f"{done['status'].replace('_', ' ')}: {drop}")
-        return 0
-    length = None if ttl is None else length_of(ttl)
+        return
+    length = None if ttl is None else parse_length(ttl)
     with output.working("making a database"):
-        made = clones.lease(
-            EMPTY if empty else baseline, database=database, ttl=length, owner=owner
+        made = _clones(output, domain).lease(
+            EMPTY if empty else baseline_id, database=database, ttl=length, owner=owner
         )
-    output.emit(made, lambda: _shown(made))
-    return 0
+    output.emit(made, lambda: _clone_text(made))
 
 
-def list_all(output: Output, *, domain: str | None, everything: bool, fill: bool) -> int:
-    """Print the clones, newest first."""
-    clones = Clones(Settings.from_environment(), output, SOURCE, domain)
+def baseline_clones(
+    output: Output,
+    domain: Annotated[str | None, typer.Option(help="Default: all of them.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also those ready in the pool, and templates.")
+    ] = False,
+    fill: Annotated[
+        bool, typer.Option("--fill", help="Fill the pools of atdm.yaml first, as the daemon does.")
+    ] = False,
+) -> None:
+    """List the clones that are leased, after dropping those whose time is over.
+
+    Example: atdm baseline-clones --all
+    """
+    clones = _clones(output, domain)
     if fill:
         with output.working("filling the pools of clones"):
             filled = clones.fill()
         for pool in filled:
-            output.note(_shown_pool(pool))
+            output.note(_pool_text(pool))
     found = clones.listed(everything=everything)
-    output.emit(found, lambda: _shown_list(found, everything))
-    return 0
+    output.emit(found, lambda: _clone_table(found, everything))
 
 
-def _shown(made: Mapping[str, Any]) -> str:
-    """A lease for people. The password stays out of terminals and logs: they have it already."""
+def _clones(output: Output, domain: str | None) -> Clones:
+    from atdm_services.clones.service import Clones
+
+    return Clones(Settings.from_environment(), output, SOURCE, domain)
+
+
+def _clone_text(made: Mapping[str, Any]) -> str:
+    """A leased clone. The password is masked: terminals and logs keep what they show."""
+    from atdm_resources.postgres.connection import masked
+
     url = str(made["url"])
     hidden = masked(url)
     lines = [
@@ -82,14 +120,18 @@ def _shown(made: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _shown_pool(pool: Mapping[str, Any]) -> str:
-    said = f"pool of {pool['domain']}: {pool['made']} made, {pool['dropped']} dropped"
-    return said + (", somebody else is filling it" if pool["busy"] else f", {pool['ready']} ready")
+def _pool_text(pool: Mapping[str, Any]) -> str:
+    counts = f"pool of {pool['domain']}: {pool['made']} made, {pool['dropped']} dropped"
+    if pool["busy"]:
+        return f"{counts}, another process is filling it"
+    return f"{counts}, {pool['ready']} ready"
 
 
-def _shown_list(found: Sequence[Mapping[str, Any]], everything: bool) -> Any:
+def _clone_table(found: Sequence[Mapping[str, Any]], everything: bool) -> Any:
     if not found:
         return "no clones; `atdm baseline-clone` makes one"
+    from atdm.web.audit.wording import size
+
     columns = ["database", "baseline", "source", "owner", "until", "size"]
     rows = [
         [
@@ -98,7 +140,7 @@ def _shown_list(found: Sequence[Mapping[str, Any]], everything: bool) -> Any:
             item["source"],
             item["owner"],
             item["expires_at"],
-            "" if item["bytes"] is None else f"{item['bytes'] / 2**20:.1f} MiB",
+            size(item["bytes"]),
         ]
         for item in found
     ]

@@ -1,16 +1,18 @@
-"""What a shell offers when a word of a command is half typed."""
+"""What a shell offers for a word of a command that is half typed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-SCHEMAS = ("dataset", "domain", "scenario", "table")
+_SCHEMAS = ("dataset", "domain", "scenario", "table")
 _NOT_SCENARIOS = frozenset({"atdm", "domain"})
 
 
 def scenario_names(incomplete: str) -> list[str]:
-    """Scenarios of the shipped and of the user's own folders, as ``name`` or ``domain/name``."""
+    """Scenarios of the shipped and of the user's own folders: ``name``, or ``domain/name`` once a
+    slash is typed.
+    """
     from atdm_resources.settings import Settings
     from atdm_resources.store.bundle import shipped_root
 
@@ -20,14 +22,9 @@ def scenario_names(incomplete: str) -> list[str]:
             found.add(path.stem)
             if path.parent != root:
                 found.add(f"{path.parent.name}/{path.stem}")
-    return sorted(
-        name for name in found if name.startswith(incomplete) and _wanted(name, incomplete)
-    )
-
-
-def _wanted(name: str, incomplete: str) -> bool:
-    """The long form only for those who type it."""
-    return "/" in incomplete or "/" not in name
+    if "/" not in incomplete:
+        found = {name for name in found if "/" not in name}
+    return sorted(name for name in found if name.startswith(incomplete))
 
 
 def _scenario_files(root: Path) -> Iterator[Path]:
@@ -40,4 +37,4 @@ def _scenario_files(root: Path) -> Iterator[Path]:
 
 def schema_kinds(incomplete: str) -> list[str]:
     """Kinds of specification files."""
-    return [kind for kind in SCHEMAS if kind.startswith(incomplete)]
+    return [kind for kind in _SCHEMAS if kind.startswith(incomplete)]

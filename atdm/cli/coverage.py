@@ -4,85 +4,71 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from atdm.cli.output import UsageError, table, write_line
-from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.settings import Settings
-from atdm_services.coverage import report as coverages
-from atdm_services.target import access
+import typer
 
-if TYPE_CHECKING:
-    from atdm.cli.output import Output
+from atdm.cli.output import Output, table, write_file, write_line
+from atdm.cli.target import connected
+from atdm_services.arguments import parse_past
+from atdm_services.extras import server_part
 
 
 def coverage(
     output: Output,
-    *,
-    since: str | None,
-    session: str | None,
-    html: Path | None,
-    fail_under: float | None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="7d|DATE", help="Leave out earlier outcomes; default: all kept."),
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option(help="Only of this test session; `last` is the latest one.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write it as one web page.")
+    ] = None,
+    fail_under: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=100, metavar="PERCENT", help="Exit 1 when fewer requirements are passing."
+        ),
+    ] = None,
 ) -> int:
-    """Print the coverage, write the page; exit status 1 when it falls short."""
-    start = None if since is None else start_of(since)
-    settings = Settings.from_environment()
-    with access.connected(settings, output) as connection, output.working("reading"):
-        found = coverages.coverage(connection, since=start, session=session)
-    lacking = None if fail_under is None else coverages.shortfall(found, fail_under)
+    """Show which requirements tests exercise through which scenarios, and which of them hold.
+
+    The last outcome of each test decides.
+
+    Example: atdm coverage --since 7d --html coverage.html --fail-under 80
+    """
+    from atdm_services.coverage import report
+
+    start = None if since is None else parse_past(since, datetime.now(UTC))
+    with connected(output) as (_, connection), output.working("reading"):
+        found = report.coverage(connection, since=start, session=session)
+    lacking = None if fail_under is None else report.shortfall(found, fail_under)
     if fail_under is not None:
         found["fail_under"] = {"asked_for": fail_under, "held": lacking is None}
     if html is not None:
-        write_page(html, found)
+        with server_part("writing the page"):
+            from atdm.web.coverage.page import page_of
+        write_file(html, page_of(found).encode())
         output.note(f"the page is {html}")
-    output.emit(found, lambda: shown(found))
+    output.emit(found, lambda: coverage_parts(found))
     if lacking is not None:
-        # Not a note: it is why the command fails, so that --quiet does not keep it back.
+        # Not a note, which --quiet would drop: it is why the command fails.
         write_line(sys.stderr, lacking)
         return 1
     return 0
 
 
-def write_page(path: Path, found: Mapping[str, Any]) -> None:
-    """Write the page of a coverage. Raises AtdmError REQUEST_INVALID, MISSING_EXTRA."""
-    from atdm_services.extras import server_part
-
-    with server_part("writing the page"):
-        from atdm.web.coverage.page import page_of
-    try:
-        path.write_text(page_of(found), encoding="utf-8")
-    except OSError as error:
-        raise AtdmError(
-            ErrorCode.REQUEST_INVALID,
-            f"the page cannot be written: {error}",
-            {"file": str(path), "hint": "Name a file in a folder that exists and is writable."},
-        ) from error
-
-
-def start_of(text: str) -> datetime | timedelta:
-    """``7d``, or an ISO 8601 date or time."""
-    from atdm.cli.arguments import moment_of
-    from atdm_engine.values.times import duration
-
-    try:
-        return duration(text)
-    except ValueError:
-        pass
-    try:
-        return moment_of(text)
-    except AtdmError as error:
-        raise UsageError(
-            ErrorCode.REQUEST_INVALID,
-            f"--since {text}: write a length of time like 7d, or a date like 2026-01-31",
-            {"found": text},
-        ) from error
-
-
-def shown(found: Mapping[str, Any]) -> list[Any]:
-    """The coverage for people: requirements, failing and flaky tests, what is named by nobody."""
+def coverage_parts(found: Mapping[str, Any]) -> list[Any]:
+    """Requirements, failing and flaky tests, requirements without scenario, scenarios without
+    requirement, and the sum.
+    """
     from rich.text import Text
+
+    from atdm_services.coverage import report
 
     parts: list[Any] = [
         table(
@@ -91,8 +77,8 @@ def shown(found: Mapping[str, Any]) -> list[Any]:
             [
                 (
                     one["requirement_id"],
-                    coverages.words(one["standing"]),
-                    coverages.counts(one["scenarios"]),
+                    report.words(one["standing"]),
+                    report.counts(one["scenarios"]),
                     _through(one["scenarios"]),
                 )
                 for one in found["requirements"]
@@ -108,16 +94,16 @@ def shown(found: Mapping[str, Any]) -> list[Any]:
     ):
         if names:
             parts.append(Text(f"{title}: {', '.join(names)}"))
-    parts.append(Text(coverages.headline(found["summary"])))
+    parts.append(Text(report.headline(found["summary"])))
     return parts
 
 
 def _through(cells: Sequence[Mapping[str, Any]]) -> str:
-    """The scenarios that tests used, then how many none did."""
+    """The scenarios that tests used, then how many no test used."""
+    from atdm_services.coverage import report
+
     lines = [
-        f"{cell['scenario']}: {coverages.counts([cell])}"
-        for cell in cells
-        if coverages.counts([cell])
+        f"{cell['scenario']}: {report.counts([cell])}" for cell in cells if report.counts([cell])
     ]
     untouched = len(cells) - len(lines)
     if untouched:

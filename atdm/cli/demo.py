@@ -1,4 +1,4 @@
-"""``atdm demo``: all of it once, on a real PostgreSQL, with nothing pretended."""
+"""``atdm demo``: every step once, on a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -14,15 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from atdm.cli.audit import event_table
 from atdm.cli.output import Output, console, table
+from atdm.cli.target import connected, init_text
 from atdm.in_dagster import read_run
-from atdm_assets.instance.environment import dagster_exports, with_target
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.catalog import pages, requests, runs
-from atdm_resources.catalog.pages import Filters
 from atdm_resources.settings import Settings
-from atdm_services.audit.report import audit_trail
 from atdm_services.extras import load_registry, server_part
-from atdm_services.target import access
 
 if TYPE_CHECKING:
     import psycopg
@@ -47,10 +43,10 @@ REQUIRED_TRAIL = (
 """What must be in the trail, in this order (requirement A-AUD-10)."""
 
 
-def run(output: Output) -> int:
-    """Play the demonstration; 0 when everything was as it says.
+def demo(output: Output) -> None:
+    """Show all of it on a real PostgreSQL: make, check, load, lease, test, reset, audit.
 
-    Raises AtdmError MISSING_EXTRA where pytest is not installed, before anything is made.
+    Example: atdm demo
     """
     if importlib.util.find_spec("pytest") is None:
         raise AtdmError(
@@ -59,17 +55,18 @@ def run(output: Output) -> int:
             {"module": "pytest"},
         )
     demonstration = Demonstration(Settings.from_environment(), output)
-    with access.connected(demonstration.settings, output) as connection:
-        payload = demonstration.play(connection)
+    with connected(output) as (_, connection):
+        payload = demonstration.run(connection)
     if output.is_json:
         output.emit(payload)
-    return 0
 
 
 class Demonstration:
-    """The steps, in order; each raises AtdmError when what it shows is not so."""
+    """The steps in order. A step raises AtdmError SEED_FAILED when its result is wrong."""
 
     def __init__(self, settings: Settings, output: Output) -> None:
+        from atdm_assets.instance.environment import with_target
+
         self.output = output
         self._started = time.monotonic()
         self._step = 0
@@ -78,15 +75,18 @@ class Demonstration:
             self._console.quiet = True
         self._say(
             "ATDM demonstration",
-            "A test says which data it needs, gets it, valid and its own; then it is gone again.",
+            "A test requests the data it needs, gets valid data of its own, and deletes it again.",
         )
         self._title("PostgreSQL")
         self.settings = with_target(settings, output)
         where = "named by ATDM_DATABASE_URL" if settings.database_url else "embedded"
         self._say(f"running ({where}); everything else is in {settings.home}")
 
-    def play(self, connection: psycopg.Connection[Any]) -> dict[str, Any]:
-        """All steps; what they showed, as JSON."""
+    def run(self, connection: psycopg.Connection[Any]) -> dict[str, Any]:
+        """Run all steps. Returns their results as JSON."""
+        from atdm_assets.instance.environment import dagster_exports
+        from atdm_services.audit.report import audit_trail
+
         self._title("atdm init: catalog, tables, reference rows, scenarios")
         self._initialise(connection)
 
@@ -122,25 +122,27 @@ class Demonstration:
         }
 
     def _initialise(self, connection: psycopg.Connection[Any]) -> None:
-        from atdm.cli.target import shown_init
+        from atdm_services.target import access
 
-        report = access.initialise(self.settings, self.output, connection)
-        self._say(shown_init(report))
+        self._say(init_text(access.initialise(self.settings, self.output, connection)))
 
     def _main_job(
         self, connection: psycopg.Connection[Any], environment: Mapping[str, str]
     ) -> RequestRecord:
-        """Execute job request_data as a process, as anybody with Dagster would."""
+        """Execute job request_data in a process, as a user of plain Dagster does."""
         with server_part("running the main job"):
             from atdm_assets import names
+        from atdm_resources.catalog import pages, requests
 
         config = self.settings.home / "demo" / "request.json"
         config.parent.mkdir(parents=True, exist_ok=True)
-        asked = {"scenario": SCENARIO, "runs": 1, "reason": "demonstration"}
+        request = {"scenario": SCENARIO, "runs": 1, "reason": "demonstration"}
         config.write_text(
-            json.dumps({"ops": {names.REQUEST_STEP: {"config": asked}}}) + "\n", encoding="utf-8"
+            json.dumps({"ops": {names.REQUEST_STEP: {"config": request}}}) + "\n", encoding="utf-8"
         )
-        newest = pages.read(connection, "requests", Filters(scenario_id=SCENARIO), limit=1).rows
+        newest = pages.read(
+            connection, "requests", pages.Filters(scenario_id=SCENARIO), limit=1
+        ).rows
         before = {row["request_id"] for row in newest}
         arguments = [
             "job",
@@ -160,13 +162,15 @@ class Demonstration:
                 command, env=dict(environment), capture_output=True, text=True, check=False
             )
         if done.returncode != 0:
-            raise _unlike(
+            raise _failed(
                 f"the job ended with {done.returncode}",
                 {"log": (done.stdout + done.stderr).splitlines()[-30:]},
             )
-        newest = pages.read(connection, "requests", Filters(scenario_id=SCENARIO), limit=1).rows
+        newest = pages.read(
+            connection, "requests", pages.Filters(scenario_id=SCENARIO), limit=1
+        ).rows
         if not newest or newest[0]["request_id"] in before:
-            raise _unlike("the job left no request in the catalog")
+            raise _failed("the job left no request in the catalog")
         record = requests.get_request(connection, newest[0]["request_id"])
         _expect(record.status == "ready", f"the request is {record.status}, not ready")
         self._say(
@@ -176,9 +180,6 @@ class Demonstration:
         return record
 
     def _show_record(self, record: RequestRecord) -> list[dict[str, Any]]:
-        with server_part("reading Dagster's record"):
-            from atdm.in_dagster import read_run
-
         found = read_run(self.settings, str(record.dagster_run_id))
         _expect(found.get("status") == "SUCCESS", f"Dagster's run is {found.get('status')}")
         made, checks = found["materialisations"], found["checks"]
@@ -233,7 +234,7 @@ class Demonstration:
         return hashes
 
     def _test(self, environment: Mapping[str, str], owner: str) -> str:
-        """Run the example suite in a pytest process of its own; its closing line."""
+        """Run the example suite in a pytest process of its own. Returns its closing line."""
         suite = _example()
         self._say(f"$ pytest {suite.name}")
         with self.output.working("running the test"):
@@ -248,7 +249,7 @@ class Demonstration:
         lines = [line for line in done.stdout.splitlines() if line.strip()]
         self._say("\n".join(line for line in lines if "PASSED" in line or " passed" in line))
         if done.returncode != 0:
-            raise _unlike(
+            raise _failed(
                 f"the test ended with {done.returncode}",
                 {"log": (done.stdout + done.stderr).splitlines()[-40:]},
             )
@@ -257,12 +258,15 @@ class Demonstration:
         return summary
 
     def _leased_run(self, connection: psycopg.Connection[Any], owner: str) -> str:
-        found = pages.read(connection, "runs", Filters(owner=owner), limit=2).rows
+        from atdm_resources.catalog import pages
+
+        found = pages.read(connection, "runs", pages.Filters(owner=owner), limit=2).rows
         _expect(len(found) == 1, f"the test leased {len(found)} runs, not one")
         _expect(found[0]["status"] == "cleaned", f"the run is {found[0]['status']}")
         return str(found[0]["test_run_id"])
 
     def _rows_left(self, connection: psycopg.Connection[Any], test_run: str) -> dict[str, int]:
+        from atdm_resources.catalog import requests, runs
         from atdm_resources.postgres.run_rows import rows_of_run
 
         request = requests.get_request(connection, runs.find(connection, test_run)[0])
@@ -273,7 +277,7 @@ class Demonstration:
         }
 
     def _finish(self, trail: Mapping[str, Any], counts: Mapping[str, int], summary: str) -> None:
-        """The closing lines: passed, cleaned, nothing left, the trail in order."""
+        """Print the result: the test passed, the run is cleaned, the trail is in order."""
         actions = [event["action"] for event in trail["events"]]
         rest = iter(actions)
         missing = [name for name in REQUIRED_TRAIL if name not in rest]
@@ -288,7 +292,7 @@ class Demonstration:
         each = ", ".join(f"{name} {count}" for name, count in counts.items())
         self._say(f"rows left  {left} ({each})")
         self._say(f"trail      {' > '.join(actions)}")
-        self._say(f"all as said, in {time.monotonic() - self._started:.1f} s")
+        self._say(f"all steps held, in {time.monotonic() - self._started:.1f} s")
 
     def _title(self, text: str) -> None:
         from rich.rule import Rule
@@ -310,7 +314,7 @@ def _example() -> Path:
     for folder in (package.parent / "examples" / "demo", package / "demo_suite"):
         if (folder / EXAMPLE).is_file():
             return folder / EXAMPLE
-    raise _unlike(f"the example suite {EXAMPLE} is not installed")
+    raise _failed(f"the example suite {EXAMPLE} is not installed")
 
 
 def _whole(batches: Any) -> Any:
@@ -321,8 +325,8 @@ def _whole(batches: Any) -> Any:
 
 def _expect(true: bool, otherwise: str) -> None:
     if not true:
-        raise _unlike(otherwise)
+        raise _failed(otherwise)
 
 
-def _unlike(message: str, details: Mapping[str, Any] | None = None) -> AtdmError:
+def _failed(message: str, details: Mapping[str, Any] | None = None) -> AtdmError:
     return AtdmError(ErrorCode.SEED_FAILED, f"the demonstration failed: {message}", details)

@@ -1,145 +1,74 @@
-"""``atdm request``, ``reset`` and ``reset-all``."""
+"""``atdm reset`` and ``reset-all``, and how leased test runs are shown."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from atdm.cli.arguments import constraints_of, length_of, moment_of
-from atdm.cli.output import UsageError
-from atdm.in_dagster import make
-from atdm_engine.errors import ErrorCode
-from atdm_engine.random.run_ids import check_label
-from atdm_resources.catalog import leases
-from atdm_resources.settings import Settings
-from atdm_services.requests import request as requesting
-from atdm_services.target import access
+import typer
 
-if TYPE_CHECKING:
-    from atdm.cli.output import Output
-
-SOURCE = "cli"
+from atdm.cli.arguments import SOURCE, owner_secret
+from atdm.cli.output import Output
+from atdm.cli.target import connected
+from atdm_engine.errors import ErrorCode, UsageError
 
 
-def request(
+def reset(
     output: Output,
-    scenario: str,
-    *,
-    constraints: Sequence[str],
-    runs: int,
-    seed: int | None,
-    as_of: str | None,
-    label: str | None,
-    playwright: bool,
-    pytest: bool,
-    no_lease: bool,
-    ttl: str | None,
-    owner: str | None,
-    reason: str | None,
-    enqueue: bool = False,
-    key: str | None = None,
-    priority: int = 0,
-    cleanup: str | None = None,
-    wait: bool = False,
-    timeout: str = "10m",
-) -> int:
-    """Print the runs that were leased; write the fixture files asked for."""
-    if not enqueue and (wait or key is not None or cleanup is not None or priority):
-        raise UsageError(
-            ErrorCode.REQUEST_INVALID, "--wait, --key, --priority and --cleanup need --enqueue"
-        )
-    if enqueue and (no_lease or label is not None or playwright or pytest):
-        raise UsageError(
-            ErrorCode.REQUEST_INVALID,
-            "--enqueue leaves the making to the daemon; it goes with none of --no-lease, --id, "
-            "--playwright, --pytest",
-        )
-    if no_lease and (playwright or pytest):
-        raise UsageError(
-            ErrorCode.REQUEST_INVALID,
-            "--no-lease leaves the runs for others: there is no token to write into a fixture file",
-        )
-    wish = requesting.LeaseRequest(
-        scenario=scenario,
-        constraints=constraints_of(constraints),
-        runs=runs,
-        seed=seed,
-        as_of=None if as_of is None else moment_of(as_of),
-        label=None if label is None else check_label(label),
-        lease=not no_lease,
-        ttl=None if ttl is None else length_of(ttl),
-        owner=owner,
-        owner_secret=os.environ.get("ATDM_OWNER_SECRET") or None,
-        reason=reason,
-        source=SOURCE,
-    )
-    settings = Settings.from_environment()
-    requesting.refuse_language_model(settings)
-    if enqueue:
-        from atdm.cli import queue
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="The id of the test run.")
+    ] = None,
+    token: Annotated[str | None, typer.Option("--token", "-t", help="Its cleanup token.")] = None,
+    owner: Annotated[
+        str | None, typer.Option(help="Give back all runs that this owner holds.")
+    ] = None,
+) -> None:
+    """Delete a run's rows, by its token; or everything that an owner holds.
 
-        return queue.enqueue(
-            output,
-            wish,
-            key=key,
-            priority=priority,
-            cleanup=cleanup,
-            wait=wait,
-            timeout=timeout,
-        )
-    with access.connected(settings, output) as connection:
-        answer = requesting.request(settings, output, connection, wish, make)
-        if playwright or pytest:
-            requesting.emit_fixtures(
-                settings, connection, answer, playwright=playwright, pytest=pytest, source=SOURCE
-            )
-    output.emit(answer, lambda: shown(answer))
-    return 0
+    Example: atdm reset 01K7ZQ3V5MWXR8ABCDEF000001 --token atdm_TOKEN
+    """
+    from atdm_resources.catalog import leases
 
-
-def reset(output: Output, run: str | None, *, token: str | None, owner: str | None) -> int:
-    """Give back one run by its token, or all that an owner holds."""
     if (run is None) == (owner is None) or (run is None) != (token is None):
         raise UsageError(
             ErrorCode.REQUEST_INVALID,
             "write `atdm reset RUN --token TOKEN` or `atdm reset --owner OWNER`",
         )
-    settings = Settings.from_environment()
-    with access.connected(settings, output) as connection, output.working("deleting rows"):
+    with connected(output) as (settings, connection), output.working("deleting rows"):
+        who = {"invoker": settings.invoker, "source": SOURCE}
         if run is not None and token is not None:
-            done = leases.reset_run(connection, run, token, invoker=settings.invoker, source=SOURCE)
+            done = leases.reset_run(connection, run, token, **who)
         else:
-            done = leases.reset_owner(
-                connection,
-                str(owner),
-                os.environ.get("ATDM_OWNER_SECRET") or None,
-                invoker=settings.invoker,
-                source=SOURCE,
-            )
-    output.emit(done, lambda: _shown_reset(done))
-    return 0
+            done = leases.reset_owner(connection, str(owner), owner_secret(), **who)
+    output.emit(done, lambda: _reset_text(done))
 
 
-def reset_all(output: Output, *, confirm: bool, revoke_leases: bool) -> int:
-    """Delete the rows of every test run of every domain."""
-    if not confirm:
-        raise UsageError(
-            ErrorCode.CONFIRM_REQUIRED, "this deletes the rows of every test run of everybody"
-        )
+def reset_all(
+    output: Output,
+    confirm: Annotated[bool, typer.Option("--confirm", help="Yes, all of them.")] = False,
+    revoke_leases: Annotated[
+        bool, typer.Option("--revoke-leases", help="Also the runs that are leased.")
+    ] = False,
+) -> None:
+    """Delete the rows of every test run.
+
+    Example: atdm reset-all --confirm
+    """
     from atdm_services.leases.reset_all import reset_all as reset_every_run
 
-    settings = Settings.from_environment()
-    with access.connected(settings, output) as connection, output.working("deleting rows"):
+    if not confirm:
+        raise UsageError(
+            ErrorCode.CONFIRM_REQUIRED, "this deletes the rows of every test run of every owner"
+        )
+    with connected(output) as (settings, connection), output.working("deleting rows"):
         done = reset_every_run(
             settings, connection, confirm=confirm, revoke_leases=revoke_leases, source=SOURCE
         )
-    output.emit(done, lambda: _shown_reset(done))
-    return 0
+    output.emit(done, lambda: _reset_text(done))
 
 
-def shown(answer: Mapping[str, Any]) -> str:
-    """The answer in lines of text; plain, since a person copies from it."""
+def lease_text(answer: Mapping[str, Any]) -> str:
+    """The answer to a request. Plain text, because people copy from it."""
     if answer["status"] == "rejected":
         broken = ", ".join(answer["violates"])
         return (
@@ -152,11 +81,10 @@ def shown(answer: Mapping[str, Any]) -> str:
             f"{answer['scenario_id']}: {answer['ready_runs']:,} ready, none leased\n"
             f"request   {answer['request_id']}"
         )
-    runs = answer.get("runs", [answer])
-    return "\n\n".join("\n".join(_shown_run(run)) for run in runs)
+    return "\n\n".join(_run_text(run) for run in answer.get("runs", [answer]))
 
 
-def _shown_run(run: Mapping[str, Any]) -> list[str]:
+def _run_text(run: Mapping[str, Any]) -> str:
     lines = [
         f"{run['scenario_id']}: {run['status']}, until {run['expires_at']}",
         f"test run  {run['test_run_id']}",
@@ -165,22 +93,22 @@ def _shown_run(run: Mapping[str, Any]) -> list[str]:
     width = max((len(name) for name in run["data"]), default=0)
     lines += [f"  {name:<{width}}  {value}" for name, value in run["data"].items()]
     lines += [f"fixture   {path}" for path in run["fixtures"].values() if path is not None]
-    return [*lines, f"give back {run['cleanup']['command']}"]
+    return "\n".join([*lines, f"give back {run['cleanup']['command']}"])
 
 
-def _shown_reset(done: Mapping[str, Any]) -> str:
+def _reset_text(done: Mapping[str, Any]) -> str:
     lines = [" ".join(str(part) for part in (done["status"], done.get("test_run_id", "")) if part)]
+    if "runs" in done:
+        lines.append(f"  {len(done['runs'])} runs of {done['owner']}")
     for kind in ("deleted", "adopted"):
-        for name, count in _flat(done.get(kind) or {}).items():
+        for name, count in _by_table(done.get(kind) or {}).items():
             if count:
                 lines.append(f"  {kind} {count:,} of {name}")
-    if "runs" in done:
-        lines.insert(1, f"  {len(done['runs'])} runs of {done['owner']}")
     return "\n".join(lines)
 
 
-def _flat(counts: Mapping[str, Any]) -> dict[str, int]:
-    """Counts by table; those of an owner's or everybody's reset are by domain first."""
+def _by_table(counts: Mapping[str, Any]) -> dict[str, int]:
+    """Counts by table. A reset of several runs counts by domain first."""
     flat: dict[str, int] = {}
     for name, value in counts.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The log line of a command that had something to do."""
+"""The log line of a command that did work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOGGED: Final = ("request_id", "test_run_id", "dagster_run_id", "domain", "base
 def record(output: Output, name: str, seconds: float, failure: Exception | None) -> None:
     """Write one line: event, status, latency_ms, invoker, and the ids of the result.
 
-    Nothing in an installation without structlog (a client's), and at a terminal by default.
+    A client's installation has no structlog and writes nothing; nor does a terminal by default.
     """
     from atdm_resources.telemetry import logs
 

@@ -1,57 +1,77 @@
-"""``atdm metrics``: printing once, or serving until told to stop."""
+"""``atdm metrics``: prints the metrics once, or serves them until it is told to stop."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
-from atdm.cli.output import write_line
-from atdm_resources.local import postgres_server
+import typer
+
+from atdm.cli.output import Output, write_line
 from atdm_resources.settings import Settings
 from atdm_services.extras import server_part
 
 if TYPE_CHECKING:
-    from atdm.cli.output import Output
+    from atdm.cli.metrics_server import TargetUrl
 
 
-def metrics(output: Output, *, port: int | None, host: str) -> int:
-    """Print one scrape, or serve; exit status 1 when the target cannot be read."""
+def metrics(
+    output: Output,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Serve /metrics and /healthz here until SIGTERM; 0: any port."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="With --port: the address to listen on.")] = "127.0.0.1",
+) -> int:
+    """Print the metrics of the target as Prometheus text, or serve them.
+
+    Exit status 1 when the target cannot be read.
+
+    Example for Prometheus: atdm metrics --port 9464
+
+    Example for node_exporter's textfile collector: atdm metrics > atdm.prom
+    """
     with server_part("exposing metrics"):
-        from atdm.cli import metrics_server as exposing
+        from atdm.cli import metrics_server
+    from atdm_resources.local import postgres_server
+
     settings = Settings.from_environment()
 
     def url() -> str | None:
-        # Asked anew each time: the embedded server may be started and stopped meanwhile. Whoever
-        # looks at a target does not start it.
+        # Looked up for every scrape: the embedded server may be started and stopped meanwhile.
+        # Reading metrics does not start it.
         return settings.database_url or postgres_server.running_url(settings.home)
 
     if port is not None:
-        return _serve(output, settings, url, host, port)
-    collector = exposing.TargetCollector(url)
+        _serve(output, settings, url, host, port)
+        return 0
+    collector = metrics_server.TargetCollector(url)
     try:
         collector.catch_up()
-        text = exposing.text_of(collector)
+        text = metrics_server.text_of(collector)
     finally:
         collector.close()
-    output.emit(exposing.samples(text), lambda: text.rstrip("\n"))
+    output.emit(metrics_server.samples(text), lambda: text.rstrip("\n"))
     if collector.problem is not None:
         write_line(sys.stderr, f"error {collector.problem.code}: {collector.problem.message}")
         return 1
     return 0
 
 
-def _serve(output: Output, settings: Settings, url: Any, host: str, port: int) -> int:
-    from atdm.cli import metrics_server as exposing
+def _serve(output: Output, settings: Settings, url: TargetUrl, host: str, port: int) -> None:
+    from atdm.cli import metrics_server
     from atdm_resources.telemetry import logs
 
     logs.configure(service=True)
     log = logs.logger().bind(invoker=settings.invoker, method="metrics")
-    collector = exposing.TargetCollector(
+    collector = metrics_server.TargetCollector(
         url, lambda message: log.error("target_unreadable", error=message)
     )
-    server = exposing.server(collector, host, port)
+    server = metrics_server.server(collector, host, port)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
@@ -68,4 +88,3 @@ def _serve(output: Output, settings: Settings, url: Any, host: str, port: int) -
     server.server_close()
     collector.close()
     log.info("metrics_stopped", status="ok")
-    return 0

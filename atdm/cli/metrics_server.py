@@ -1,6 +1,6 @@
-"""The metrics of a target as Prometheus reads them: printed once, or served.
+"""The metrics of a target in the text format of Prometheus, and a server for them.
 
-Needs the server part (prometheus_client).
+Needs prometheus_client, which only the server part installs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import psycopg
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS: Final = 3
 STATEMENT_MILLISECONDS: Final = 8_000
-"""Prometheus gives a scrape ten seconds."""
+"""Prometheus waits ten seconds for a scrape."""
 
 _GAUGES: Final = (
-    ("atdm_leased_runs", "Test runs that are out.", "leased"),
+    ("atdm_leased_runs", "Test runs that are leased.", "leased"),
     ("atdm_oldest_lease_seconds", "Age of the oldest lease; 0 without one.", "oldest_lease"),
     ("atdm_overdue_runs", "Leased runs that are past their time.", "overdue"),
     ("atdm_stuck_runs", "Overdue runs that could not be taken back.", "stuck"),
     ("atdm_pending_requests", "Requests that are being made.", "pending"),
-    ("atdm_dead_requests", "Pending requests that nobody works on.", "dead"),
-    ("atdm_queue_waiting", "Submissions that are not begun.", "waiting"),
+    ("atdm_dead_requests", "Pending requests whose process is gone.", "dead"),
+    ("atdm_queue_waiting", "Submissions that wait.", "waiting"),
     (
         "atdm_queue_oldest_seconds",
         "Age of the oldest submission that waits; 0 without one.",
@@ -55,18 +55,18 @@ _GAUGES: Final = (
 _ALL: Final = 100_000
 _CLOSE_SECONDS: Final = 2.0
 
-Report = Callable[[str], None]
-"""Told why the target could not be read."""
+TargetUrl: TypeAlias = Callable[[], str | None]
+"""Returns the URL of the target, or None while its server does not run."""
 
 
 class TargetCollector(Collector):
     """What one target counts and holds, read anew for every scrape over one kept connection.
 
-    ``url`` gives the target's URL, or None while its server does not run. Where the target cannot
-    be read, ``atdm_up`` is 0 and nothing else is exposed; ``problem`` then says why.
+    While the target cannot be read, ``atdm_up`` is 0, nothing else is exposed, and ``problem`` says
+    why; ``report`` is called with every new reason.
     """
 
-    def __init__(self, url: Callable[[], str | None], report: Report | None = None) -> None:
+    def __init__(self, url: TargetUrl, report: Callable[[str], None] | None = None) -> None:
         self.problem: AtdmError | None = None
         self._url = url
         self._report = report
@@ -75,7 +75,7 @@ class TargetCollector(Collector):
         self._may_count = True
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: registering the collector must not ask the database."""
+        """Nothing, because registering the collector must not query the database."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -116,12 +116,12 @@ class TargetCollector(Collector):
         )
 
     def catch_up(self) -> None:
-        """Count what nobody has counted yet, however long it takes: scrapes are quick then."""
+        """Count all events that are not counted yet, so that scrapes are quick."""
         with self._lock:
             try:
                 counters.advance(self._open(), rounds=_ALL)
             except (AtdmError, psycopg.Error):
-                return  # the scrape meets it again, and says what it means
+                return  # the scrape meets the same error and reports it
 
     def close(self) -> None:
         """Close the connection, unless a scrape still uses it."""
@@ -151,14 +151,14 @@ class TargetCollector(Collector):
         try:
             conn.execute("SELECT")
         except psycopg.OperationalError:
-            # The server was restarted since the last scrape: that is not being down.
+            # The server was restarted since the last scrape, which does not mean that it is down.
             self._drop_connection()
             conn = self._open()
         if self._may_count:
             try:
                 counters.advance(conn, rounds=1, milliseconds=STATEMENT_MILLISECONDS)
             except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction):
-                # A role that only reads, or a standby: read() sums up by itself what is missing.
+                # A role that only reads, or a standby: read() itself sums up what is not counted.
                 self._may_count = False
         counts = counters.read(conn, milliseconds=STATEMENT_MILLISECONDS)
         yield from counted(counts)
@@ -168,7 +168,7 @@ class TargetCollector(Collector):
 
 
 def counted(counts: Counts) -> Iterator[Metric]:
-    """The counters and histograms. Each is there, at 0, before anything was counted."""
+    """The counters and histograms. Each is exposed, as 0, before anything was counted."""
     for metric in counters.METRICS:
         if metric.buckets:
             yield _histogram(metric, counts)
@@ -194,7 +194,7 @@ def _histogram(metric: counters.Metric, counts: Counts) -> HistogramMetricFamily
 
 
 def gauges(conn: psycopg.Connection[Any], counts: Counts) -> Iterator[Metric]:
-    """What is out, waiting, ready and unsealed now."""
+    """What is leased, waiting, ready and unsealed now."""
     work = health.work(conn)
     for name, text, attribute in _GAUGES:
         yield _gauge(name, text, float(getattr(work, attribute) or 0))
@@ -228,7 +228,7 @@ def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
 
 
 def registry_of(collector: TargetCollector) -> CollectorRegistry:
-    """A registry that holds the collector alone: nothing about this process."""
+    """A registry with nothing but the collector: no metrics of this process."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
     return registry
@@ -240,7 +240,7 @@ def text_of(collector: TargetCollector) -> str:
 
 
 def samples(text: str) -> list[dict[str, Any]]:
-    """The samples of an exposition, by family, for programs that do not read that format."""
+    """The samples of an exposition by family, as JSON."""
     return [
         {
             "name": family.name,
@@ -269,8 +269,8 @@ def server(collector: TargetCollector, host: str, port: int) -> WSGIServer:
             return list(exposed(environ, start_response))
         plain = [("Content-Type", "text/plain; charset=utf-8")]
         if path == "/healthz":
-            # Of this process alone: a target that is down shows as atdm_up 0, and starting this
-            # process anew would not help it.
+            # Of this process only: a target that is down shows as atdm_up 0, and a restart of this
+            # process would not help.
             start_response("200 OK", plain)
             return [b"ok\n"]
         start_response("404 Not Found", plain)
@@ -291,7 +291,7 @@ def server(collector: TargetCollector, host: str, port: int) -> WSGIServer:
 
 
 class _Silent(WSGIRequestHandler):
-    """A line for each scrape would be all that the log holds."""
+    """Logs no requests: a line for each scrape would fill the log."""
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

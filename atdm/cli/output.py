@@ -1,4 +1,4 @@
-"""How a command talks: one JSON object or text on stdout, everything else on stderr."""
+"""What a command prints: its result as JSON or text on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_engine.errors import AtdmError, ErrorCode, UsageError
 from atdm_services.advice import ADVICE
 from atdm_services.progress import Step
 
@@ -34,24 +35,20 @@ class Mode(StrEnum):
     JSON = "json"
 
 
-class UsageError(AtdmError):
-    """The command line itself is wrong: exit status 2 instead of 1 (requirement A-CLI-04)."""
-
-
 @dataclass(slots=True)
 class Output:
-    """The two streams of one command; a ``Reporter`` of services.
+    """The two streams of one command; the ``Reporter`` of the services that it calls.
 
-    ``debug`` adds tracebacks to errors. Progress is silent when ``quiet``.
+    ``debug`` adds tracebacks to errors. ``quiet`` suppresses notes and progress.
     """
 
     mode: Mode = Mode.HUMAN
     debug: bool = False
     quiet: bool = False
     worked: bool = False
-    """Whether the command had something to do that may take long: it is then logged."""
+    """Whether the command did work that may take long; such a command is logged."""
     result: Any = None
-    """What the command printed last."""
+    """The payload that the command printed last."""
 
     @property
     def is_json(self) -> bool:
@@ -75,16 +72,16 @@ class Output:
             sys.stdout.flush()
 
     def note(self, text: str) -> None:
-        """Say something on the side; never on stdout."""
+        """Print a note on stderr."""
         if not self.quiet:
             write_line(sys.stderr, text)
 
     @contextmanager
     def working(self, what: str) -> Iterator[Step]:
-        """Show that something is going on when it takes longer than a second.
+        """Show progress when the work takes longer than a second.
 
-        A terminal gets a spinner with the seconds; anything else gets one line. What the step in
-        hand is, and how far it has come, may be told to the value this gives.
+        A terminal gets a spinner with the seconds, anything else gets one line. Call the ``Step``
+        to report how far the work has come.
         """
         step = Step(what)
         self.worked = True
@@ -92,7 +89,7 @@ class Output:
             yield step
             return
         finished = threading.Event()
-        display = _spin if sys.stderr.isatty() else _say_once
+        display = _spin if sys.stderr.isatty() else _print_once
         thread = threading.Thread(target=display, args=(step, finished), daemon=True)
         thread.start()
         try:
@@ -103,25 +100,21 @@ class Output:
 
     def fail(self, error: AtdmError) -> int:
         """Print an error and return the exit status it gives (requirement A-ERR-03)."""
-        if self.debug:
-            write_line(sys.stderr, _without_secrets("".join(traceback.format_exception(error))))
+        self._traceback(error)
         if self.is_json:
             write_json(error.envelope())
         else:
             advice = error.details.get("hint") or ADVICE.get(error.code)
             write_line(sys.stderr, f"error {error.code}: {error.message}")
-            for line in _detail_lines(error):
+            for line in [*_detail_lines(error), *([advice] if advice else [])]:
                 write_line(sys.stderr, f"  {line}")
-            if advice:
-                write_line(sys.stderr, f"  {advice}")
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_ERROR
 
     def fail_unexpected(self, error: Exception) -> int:
-        """Print an error that nobody foresaw: one line, and how to see more."""
+        """Print an error that is a defect: one line, and how to see more."""
+        self._traceback(error)
         kind = type(error).__name__
         message = _without_secrets(f"unexpected {kind}: {error}")
-        if self.debug:
-            write_line(sys.stderr, _without_secrets("".join(traceback.format_exception(error))))
         if self.is_json:
             write_json(
                 {"error": {"code": "UNEXPECTED", "message": message, "details": {"type": kind}}}
@@ -132,9 +125,13 @@ class Output:
             write_line(sys.stderr, "  This is a defect. ATDM_DEBUG=1 prints where it happened.")
         return EXIT_ERROR
 
+    def _traceback(self, error: Exception) -> None:
+        if self.debug:
+            write_line(sys.stderr, _without_secrets("".join(traceback.format_exception(error))))
+
 
 def _without_secrets(text: str) -> str:
-    """What nobody wrote for others to read, without passwords and tokens."""
+    """Text of unexpected errors, without passwords and tokens."""
     from atdm_resources.telemetry.redaction import known_secrets, masked_text
 
     return masked_text(text, known_secrets())
@@ -151,18 +148,41 @@ def write_line(stream: Any, text: str) -> None:
     stream.flush()
 
 
+def write_file(path: Path, content: bytes) -> None:
+    """Write all of a file or nothing of it. Raises AtdmError REQUEST_INVALID."""
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)  # a pipe or a device cannot be replaced
+            return
+        beside = path.with_name(f".{path.name[:100]}.{os.getpid()}")
+        try:
+            beside.write_bytes(content)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise AtdmError(
+            ErrorCode.REQUEST_INVALID,
+            f"{path} cannot be written: {error.strerror}",
+            {
+                "path": str(path),
+                "hint": "Name a file in a folder that exists and is writable.",
+            },
+        ) from error
+
+
 def console(width: int | None = None) -> Console:
-    """A rich console on stdout, made when it is needed: importing rich costs 50 ms."""
+    """A rich console on stdout. Importing rich takes 50 ms, so it is made when it is needed."""
     from rich.console import Console
 
     if width is None and not sys.stdout.isatty() and "COLUMNS" not in os.environ:
-        # Output that goes into a file is not wrapped at the 80 columns that nobody chose.
+        # Output that goes into a file is not wrapped at rich's default of 80 columns.
         width = 200
     return Console(file=sys.stdout, highlight=False, width=width)
 
 
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """A rich table of plain text; cells are never read as markup."""
+    """A rich table of plain text. Cells are never read as markup."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -185,7 +205,7 @@ def _detail_lines(error: AtdmError) -> list[str]:
     ]
 
 
-def _say_once(step: Step, finished: threading.Event) -> None:
+def _print_once(step: Step, finished: threading.Event) -> None:
     if not finished.wait(_PROGRESS_AFTER_SECONDS):
         write_line(sys.stderr, f"{step.what} ...")
 

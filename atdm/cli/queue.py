@@ -1,125 +1,125 @@
-"""``atdm request --enqueue``, ``queue``, ``claim``, ``suite-started`` and ``suite-finished``."""
+"""``atdm queue``, ``claim``, ``suite-started`` and ``suite-finished``: requests that the daemon
+makes, and the suites that they are for.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
 
-from atdm.cli.arguments import length_of
-from atdm_resources.catalog import queue as queueing
-from atdm_resources.settings import Settings
-from atdm_services.queue import submit
-from atdm_services.requests import request
-from atdm_services.target import access
+import typer
+
+from atdm.cli.arguments import SOURCE, owner_secret
+from atdm.cli.leases import lease_text
+from atdm.cli.output import Output
+from atdm.cli.target import connected
+from atdm_services.arguments import parse_length
 
 if TYPE_CHECKING:
     import psycopg
 
-    from atdm.cli.output import Output
+    from atdm_resources.settings import Settings
 
-SOURCE = "cli"
+Key = Annotated[str, typer.Argument(metavar="KEY", help="The idempotency key.")]
 
 
-def enqueue(
+def queue(output: Output, key: Key) -> None:
+    """Say how a submission to the queue stands: keys or errors, never a token.
+
+    Example: atdm queue build-7-denials
+    """
+    from atdm_resources.catalog import queue as submissions
+
+    with connected(output) as (_, connection):
+        submission = submissions.submission_status(connection, key, owner_secret())
+    output.emit(submission, lambda: submission_text(submission))
+
+
+def claim(
     output: Output,
-    wish: request.LeaseRequest,
-    *,
-    key: str | None,
-    priority: int,
-    cleanup: str | None,
-    wait: bool,
-    timeout: str,
-) -> int:
-    """Submit a wish; with ``wait``, lease what was made for it and print that."""
-    patience = length_of(timeout)
-    settings = Settings.from_environment()
-    with access.connected(settings, output) as connection:
-        standing = submit.submit(
-            connection,
-            wish,
-            invoker=settings.invoker,
-            key=key,
-            priority=priority,
-            cleanup=cleanup,
-        )
-        if not wait:
-            output.emit(standing, lambda: shown(standing))
-            return 0
-        key = str(standing["idempotency_key"])
-        with output.working(f"waiting for {key}"):
-            standing = submit.answered(connection, key, wish.owner_secret, patience)
-        answer = (
-            dict(standing)
-            if submit.is_expected_violation(standing)
-            else _claimed(settings, connection, key, wish.owner_secret)
-        )
-    output.emit(answer, lambda: _shown_runs(answer))
-    return 0
+    key: Key,
+    ttl: Annotated[
+        str | None,
+        typer.Option(help="How long the lease holds: 30m, 4h, 1d; default: as submitted."),
+    ] = None,
+    owner: Annotated[
+        str | None, typer.Option(envvar="ATDM_OWNER", help="Who holds it; default: as submitted.")
+    ] = None,
+) -> None:
+    """Lease the test runs that were made for a submission. Prints the cleanup token once.
 
-
-def claim(output: Output, key: str, *, ttl: str | None, owner: str | None) -> int:
-    """Lease what was made for a submission and print it."""
-    settings = Settings.from_environment()
-    with access.connected(settings, output) as connection:
-        answer = _claimed(
-            settings,
-            connection,
-            key,
-            os.environ.get("ATDM_OWNER_SECRET") or None,
-            owner=owner,
-            ttl=None if ttl is None else length_of(ttl),
-        )
-    output.emit(answer, lambda: _shown_runs(answer))
-    return 0
-
-
-def _claimed(
-    settings: Settings,
-    connection: psycopg.Connection[Any],
-    key: str,
-    secret: str | None,
-    **options: Any,
-) -> dict[str, Any]:
-    return submit.claimed(
-        connection, key, secret, invoker=settings.invoker, source=SOURCE, **options
-    )
-
-
-def status(output: Output, key: str) -> int:
-    """Print how a submission stands."""
-    settings = Settings.from_environment()
-    with access.connected(settings, output) as connection:
-        standing = queueing.submission_status(
-            connection, key, os.environ.get("ATDM_OWNER_SECRET") or None
-        )
-    output.emit(standing, lambda: shown(standing))
-    return 0
+    Example: atdm claim build-7-denials --ttl 30m
+    """
+    length = None if ttl is None else parse_length(ttl)
+    with connected(output) as (settings, connection):
+        answer = leased(settings, connection, key, owner=owner, ttl=length)
+    output.emit(answer, lambda: lease_text(answer))
 
 
 def suite_started(
-    output: Output, build: str, *, baseline: str | None, domain: str | None, revoke_leases: bool
-) -> int:
-    """Submit that a suite starts."""
-    told = {"baseline": baseline, "domain": domain}
-    return _suite(
+    output: Output,
+    build: Annotated[str, typer.Argument(metavar="BUILD", help="The build that runs the suite.")],
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", "-b", help="Restored before anything is made.")
+    ] = None,
+    domain: Annotated[str | None, typer.Option(help="Default: the default domain.")] = None,
+    revoke_leases: Annotated[
+        bool, typer.Option("--revoke-leases", help="Also when test runs are leased.")
+    ] = False,
+) -> None:
+    """Tell the queue that a suite starts; its baseline is restored first.
+
+    Example: atdm suite-started build-7 --baseline golden-7
+    """
+    _submit_suite(
         output,
-        build,
         "suite_started",
-        {name: value for name, value in told.items() if value is not None}
-        | ({"revoke_leases": True} if revoke_leases else {}),
+        build,
+        baseline=baseline,
+        domain=domain,
+        revoke_leases=revoke_leases or None,
     )
 
 
-def suite_finished(output: Output, build: str) -> int:
-    """Submit that a suite is over."""
-    return _suite(output, build, "suite_finished", {})
+def suite_finished(
+    output: Output,
+    build: Annotated[str, typer.Argument(metavar="BUILD", help="The build that ran the suite.")],
+) -> None:
+    """Tell the queue that a suite is over; what its build holds is given back.
+
+    Example: atdm suite-finished build-7
+    """
+    _submit_suite(output, "suite_finished", build)
 
 
-def _suite(output: Output, build: str, kind: str, told: Mapping[str, Any]) -> int:
-    settings = Settings.from_environment()
-    with access.connected(settings, output) as connection:
-        standing = queueing.submit(
+def leased(
+    settings: Settings,
+    connection: psycopg.Connection[Any],
+    key: str,
+    *,
+    owner: str | None = None,
+    ttl: timedelta | None = None,
+) -> dict[str, Any]:
+    """Lease the test runs that were made for a submission."""
+    from atdm_services.queue import submit
+
+    return submit.claimed(
+        connection,
+        key,
+        owner_secret(),
+        owner=owner,
+        ttl=ttl,
+        invoker=settings.invoker,
+        source=SOURCE,
+    )
+
+
+def _submit_suite(output: Output, kind: str, build: str, **options: Any) -> None:
+    from atdm_resources.catalog import queue as submissions
+
+    with connected(output) as (settings, connection):
+        submission = submissions.submit(
             connection,
             {
                 "idempotency_key": f"{kind}:{build}",
@@ -127,28 +127,23 @@ def _suite(output: Output, build: str, kind: str, told: Mapping[str, Any]) -> in
                 "build": build,
                 "invoker": settings.invoker,
                 "source": SOURCE,
-                **told,
+                **{name: value for name, value in options.items() if value is not None},
             },
         )
-    output.emit(standing, lambda: shown(standing))
-    return 0
+    output.emit(submission, lambda: submission_text(submission))
 
 
-def shown(standing: Mapping[str, Any]) -> str:
-    """A submission in lines of text."""
-    answer = standing["answer"] or {}
-    lines = [f"{standing['idempotency_key']}: {standing['status']}"]
-    if standing["request_id"]:
-        lines.append(f"request   {standing['request_id']}")
+def submission_text(submission: Mapping[str, Any]) -> str:
+    """How a submission stands."""
+    answer = submission["answer"] or {}
+    lines = [f"{submission['idempotency_key']}: {submission['status']}"]
+    if submission["request_id"]:
+        lines.append(f"request   {submission['request_id']}")
     lines += [f"test run  {run}" for run in answer.get("test_run_ids") or ()]
     if "error" in answer:
         lines.append(f"{answer['error']['code']}: {answer['error']['message']}")
-    elif standing["kind"] == "request" and not standing["claimed"] and not answer.get("expected"):
-        lines.append(f"lease it  atdm claim {standing['idempotency_key']}")
+    elif (
+        submission["kind"] == "request" and not submission["claimed"] and not answer.get("expected")
+    ):
+        lines.append(f"lease it  atdm claim {submission['idempotency_key']}")
     return "\n".join(lines)
-
-
-def _shown_runs(answer: Mapping[str, Any]) -> str:
-    from atdm.cli.leases import shown as shown_leases
-
-    return shown_leases(answer) if "kind" not in answer else shown(answer)

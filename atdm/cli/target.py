@@ -1,46 +1,62 @@
-"""``atdm init`` and ``atdm env``."""
+"""``atdm init``, and the connection to the target that the other commands use."""
 
 from __future__ import annotations
 
 import dataclasses
-import shlex
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
-from atdm_assets.instance.environment import dagster_exports
+import typer
+
+from atdm.cli.output import Output
 from atdm_resources.settings import Settings
-from atdm_services.target import access
 
 if TYPE_CHECKING:
-    from atdm.cli.output import Output
+    import psycopg
+
     from atdm_services.target.init import InitReport
 
 
-def init(output: Output, *, disposable: str | None, rebuild: bool) -> int:
-    """Initialise the target; a second time it only brings things up to date."""
-    settings = Settings.from_environment()
-    with access.connected(settings, output) as connection:
+def init(
+    output: Output,
+    disposable: Annotated[
+        str | None,
+        typer.Option(metavar="DBNAME", help="Mark this database, which has tables, as disposable."),
+    ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Drop and make the domain tables that have drifted.")
+    ] = False,
+) -> None:
+    """Make the catalog and the tables in the target, and publish the scenarios. Repeatable.
+
+    Example: atdm init --disposable app_test
+    """
+    from atdm_services.target import access
+
+    with connected(output) as (settings, connection):
         report = access.initialise(
             settings, output, connection, disposable=disposable, rebuild=rebuild
         )
     output.emit(
-        {**dataclasses.asdict(report), "changed": report.changed}, lambda: shown_init(report)
+        {**dataclasses.asdict(report), "changed": report.changed}, lambda: init_text(report)
     )
-    return 0
 
 
-def env(output: Output) -> int:
-    """Print shell exports, or the variables as one JSON object."""
-    exports = dagster_exports(Settings.from_environment(), output)
-    output.emit(
-        exports,
-        lambda: "\n".join(
-            f"export {name}={shlex.quote(value)}" for name, value in sorted(exports.items())
-        ),
-    )
-    return 0
+@contextmanager
+def connected(output: Output) -> Iterator[tuple[Settings, psycopg.Connection[Any]]]:
+    """The settings of the environment and a connection to their target.
+
+    Raises AtdmError: REQUEST_INVALID for a wrong variable, TARGET_UNREACHABLE.
+    """
+    from atdm_services.target import access
+
+    settings = Settings.from_environment()
+    with access.connected(settings, output) as connection:
+        yield settings, connection
 
 
-def shown_init(report: InitReport) -> str:
+def init_text(report: InitReport) -> str:
     """What was done, a line each."""
     lines = [f"database {report.database}: {'initialised' if report.changed else 'up to date'}"]
     if report.marked:

@@ -171,9 +171,9 @@ class Caller:
 def moment(value: datetime | str | None) -> datetime | None:
     """A point in time; text is ISO 8601, in UTC if it has no offset."""
     if isinstance(value, str):
-        from atdm.cli.arguments import moment_of
+        from atdm_services.arguments import parse_time
 
-        return moment_of(value)
+        return parse_time(value)
     if value is not None and value.tzinfo is None:
         return value.replace(tzinfo=UTC)
     return value
@@ -182,9 +182,9 @@ def moment(value: datetime | str | None) -> datetime | None:
 def length(value: timedelta | str | None) -> timedelta | None:
     """A length of time; text like ``30m``, ``4h``."""
     if isinstance(value, str):
-        from atdm.cli.arguments import length_of
+        from atdm_services.arguments import parse_length
 
-        return length_of(value)
+        return parse_length(value)
     return value
 
 

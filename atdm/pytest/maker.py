@@ -13,10 +13,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from atdm.cli.arguments import moment_of
 from atdm_engine.errors import AtdmError
 from atdm_resources.catalog import leases
 from atdm_resources.settings import Settings
+from atdm_services.arguments import parse_time
 from atdm_services.clones import lease, scenario_copies
 from atdm_services.extras import load_registry
 from atdm_services.progress import Silent
@@ -57,7 +57,7 @@ def _made(settings: Settings, order: Mapping[str, Any]) -> dict[str, Any]:
         constraints=order["constraints"],
         runs=order["runs"],
         seed=order["seed"],
-        as_of=None if order["as_of"] is None else moment_of(order["as_of"]),
+        as_of=None if order["as_of"] is None else parse_time(order["as_of"]),
         label=order["label"],
         # Pinned data is for the test that pinned it; the rest goes into the pool.
         lease=order["reserved"],

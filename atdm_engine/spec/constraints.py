@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Literal
 
 from atdm_engine.errors import nearest_spelling
 from atdm_engine.values.scalars import TypedScalar, scalar_text
+from atdm_engine.values.times import timestamp
 
 ConstraintType = Literal["text", "integer", "decimal", "boolean", "date", "timestamptz"]
 _TRUE = frozenset({"true", "t", "yes", "y", "on", "1"})
@@ -111,9 +112,7 @@ def parse_scalar(kind: ConstraintType, value: TypedScalar) -> TypedScalar:
         if kind == "date" and not isinstance(value, datetime):
             return date.fromisoformat(stripped)
         if kind == "timestamptz":
-            instant = datetime.fromisoformat(stripped)
-            # A timestamp without an offset is UTC: never the machine's zone.
-            return instant.replace(tzinfo=UTC) if not instant.tzinfo else instant.astimezone(UTC)
+            return timestamp(stripped)
     except (ValueError, InvalidOperation) as error:
         raise ValueError(refusal) from error
     raise ValueError(refusal)

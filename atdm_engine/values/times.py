@@ -24,6 +24,18 @@ def duration(text: str) -> timedelta:
     return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
 
 
+def timestamp(text: str) -> datetime:
+    """The ISO 8601 date or time ``text`` in UTC, which is meant where it has no offset.
+
+    Raises ValueError if it is none.
+    """
+    moment = datetime.fromisoformat(text.strip())
+    try:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} lies outside of the years 1 to 9999") from None
+
+
 def instant(expression: str | date | datetime, as_of: datetime) -> datetime:
     """The moment (UTC) that a time expression names; ValueError if it names none."""
     if isinstance(expression, datetime):

@@ -51,10 +51,8 @@ def command_line() -> str:
     import typer.cli
     import typer.main
 
-    import atdm.cli  # registers the commands
     from atdm.cli.app import app
 
-    assert atdm.cli
     group = typer.main.get_command(app)
     context = click.Context(group, info_name="atdm")  # type: ignore[arg-type]
     text: str = typer.cli.get_docs_for_click(obj=group, ctx=context, name="atdm")  # type: ignore[arg-type]

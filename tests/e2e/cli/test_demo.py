@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.conftest import Answer, Shell
 
-CLOSING = ("result", "1 passed", "cleaned", "rows left  0", "trail ", "all as said")
+CLOSING = ("result", "1 passed", "cleaned", "rows left  0", "trail ", "all steps held")
 
 
 @pytest.mark.slow

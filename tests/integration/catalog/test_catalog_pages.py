@@ -231,10 +231,10 @@ def test_the_numbers_of_the_trail(
 def test_the_numbers_are_shown(conn: Target, made: list[Made]) -> None:
     from rich.console import Console
 
-    from atdm.cli.audit_numbers import shown_summary
+    from atdm.cli.audit import summary_parts
 
     console = Console(width=150, record=True, file=io.StringIO())
-    for part in shown_summary(audit_summary.summary(conn)):
+    for part in summary_parts(audit_summary.summary(conn)):
         console.print(part)
     said = console.export_text()
     assert "9 made, 0 leased, 0 taken back" in said

@@ -29,7 +29,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._daemon.types import DaemonHeartbeat
 from dagster._utils.error import SerializableErrorInfo
 
-from atdm.cli import services
+from atdm.cli import health as status_command
 from atdm.cli.output import Output
 from atdm_engine.bundle.registry import Registry
 from atdm_resources.catalog import health, leases
@@ -302,7 +302,7 @@ def rows_of(report: dict[str, Any]) -> list[str]:
 
     console = Console(width=250)
     with console.capture() as capture:
-        for part in services._shown_status(report):
+        for part in status_command.status_parts(report):
             console.print(part)
     return capture.get().splitlines()
 
@@ -325,7 +325,7 @@ def test_the_table_names_every_part(
     shown = "\n".join(" ".join(line.split()) for line in rows_of(judging.report(settings)))
     for expected in (
         "database reachable", "catalog revision", "store not there yet file://",
-        "webserver not running", "daemon not running", "leases 1 out the oldest for",
+        "webserver not running", "daemon not running", "leases 1 leased the oldest for",
         "queue 0 waiting, 0 being made",
         "requests 0 pending", "unsealed", "baseline 3 d old healthcare/bl-1, captured",
         "pool healthcare/claim_denial_active_member 1 of 50 ready", "all well",
@@ -333,7 +333,7 @@ def test_the_table_names_every_part(
         assert expected in shown
 
     monkeypatch.setattr(Settings, "from_environment", lambda: settings)
-    assert services.status(Output()) == 0
+    assert status_command.status(Output()) == 0
     conn.execute("UPDATE atdm.target SET database_name = 'other'")
-    assert services.status(Output()) == 1
+    assert status_command.status(Output()) == 1
     assert "problem: " in capsys.readouterr().out

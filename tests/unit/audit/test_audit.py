@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from atdm.cli.audit import shown_trail
+from atdm.cli.audit import trail_parts
 from atdm_services.audit.report import assembled, gist
 
 REQUEST_ID = "01K7ZQ0000ABCDEFGHJK000000"
@@ -200,7 +200,7 @@ def test_the_trail_can_be_shown(capsys: Any) -> None:
 
     trail = assembled(REQUEST, {"test_run_id": RUN, "status": "cleaned"}, HAPPY, {"note": "none"})
     printer = console()
-    for part in shown_trail(trail):
+    for part in trail_parts(trail):
         printer.print(part)
     out = capsys.readouterr().out
     positions = [out.index(f" {event['action']} ") for event in HAPPY]

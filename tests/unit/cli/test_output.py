@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from pathlib import Path
 
 import pytest
 
-from atdm.cli.output import ADVICE, Mode, Output, UsageError, table
-from atdm_engine.errors import AtdmError, ErrorCode
+from atdm.cli.output import ADVICE, Mode, Output, table, write_file
+from atdm_engine.errors import AtdmError, ErrorCode, UsageError
 
 ERROR = AtdmError(ErrorCode.SCENARIO_NOT_FOUND, "no scenario 'x'", {"nearest": "y"})
 
@@ -100,3 +102,20 @@ def test_what_nobody_foresaw_shows_no_secret(
     # The traceback shows the line that raised it, which names the variable and not its value.
     assert token not in told
     assert "Traceback" in told
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "audit.html"
+    path.write_bytes(b"old and longer")
+    write_file(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["audit.html"]
+
+
+@pytest.mark.parametrize("name", ["missing/audit.html", "folder", "n" * 300])
+def test_where_nothing_can_be_written_the_error_says_what_to_do(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(AtdmError, match="cannot be written") as refused:
+        write_file(tmp_path / name, b"page")
+    assert "folder that exists" in refused.value.details["hint"]
+    assert os.listdir(tmp_path) == ["folder"]

@@ -40,7 +40,7 @@ MIXED = (
 def terminal(payload: dict[str, Any]) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=160, highlight=False)
-    for part in coverage.shown(payload):
+    for part in coverage.coverage_parts(payload):
         console.print(part)
     return stream.getvalue()
 
