@@ -31,8 +31,7 @@ def dataset_build(
     """
     clock = None if as_of is None else parse_time(as_of)
     with server_part("building a dataset"):
-        from atdm_assets.in_process import build_version
-
+        from atdm_assets.datasets.in_process import build
         from atdm_assets.datasets.job import AskedVersion
 
     settings = Settings.from_environment()
@@ -43,7 +42,7 @@ def dataset_build(
         invoker=settings.invoker,
         source=SOURCE,
     )
-    outcome, manifest = build_version(settings, output, version)
+    outcome, manifest = build(settings, output, version)
     payload: dict[str, Any] = {
         "dataset": outcome.dataset.key,
         "version": outcome.version,
