@@ -11,12 +11,12 @@ import pyarrow as pa
 
 from atdm_engine.bundle.constraint import constraint_of
 from atdm_engine.bundle.dataset import DatasetBuilder
-from atdm_engine.bundle.domain_tables import DomainTables, empty_connection
+from atdm_engine.bundle.domain_tables import DomainTables, empty_connection, insert_order
 from atdm_engine.bundle.reference_rows import read_reference
 from atdm_engine.bundle.rule import read_rule
 from atdm_engine.bundle.scenario import ScenarioBuilder
 from atdm_engine.bundle.spec_file import Model, ParsedFile, SpecFile, parse_or_report
-from atdm_engine.bundle.table import check_table, insert_order
+from atdm_engine.bundle.table import check_table
 from atdm_engine.errors import Problem
 from atdm_engine.generation.plan import GenerationPlan
 from atdm_engine.model import Dataset, Domain, Rule, Scenario
