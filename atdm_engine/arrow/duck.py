@@ -102,35 +102,18 @@ def inspect_query(sql: str) -> InspectedQuery:
     Raises SqlProblem for a syntax error, several or other statements, and for anything whose
     result could differ between two runs over the same rows (clock, randomness, samples, session).
     """
-    parsed = _parse(sql)
-    if parsed["error"]:
-        if parsed.get("error_type") == "parser":
-            position = int(parsed.get("position") or 0)
-            raise SqlProblem(str(parsed["error_message"]), _line(sql, position))
-        raise SqlProblem("only a SELECT is allowed", 1)
-    statements = parsed["statements"]
-    if len(statements) != 1:
-        raise SqlProblem(f"exactly one SELECT is allowed, there are {len(statements)}", 1)
-    node = statements[0]["node"]
-    _refuse_unstable(sql, node)
-    tables, aliases = _tables(node)
-    columns = frozenset(
-        pair
-        for part in _nodes(node)
-        if part.get("class") == "COLUMN_REF"
-        for pair in _resolved(part, aliases)
-    )
-    return InspectedQuery(sql, tables, columns, _first_column(node, aliases), _aggregates(node))
+    return _inspected(sql, _statement(sql))
 
 
+@lru_cache(maxsize=1024)
 def inspect_expression(sql: str) -> InspectedQuery:
     """Read an SQL expression (row check, generated column) by the rules of ``inspect_query``."""
-    prefix = "SELECT ("
+    query = f"SELECT ({sql}\n) AS value"
     try:
-        inspected = inspect_query(f"{prefix}{sql}\n) AS value")
+        node = _statement(query)
+        inspected = _inspected(query, node)
     except SqlProblem as problem:
         raise SqlProblem(problem.message, min(problem.line, sql.count("\n") + 1)) from None
-    node = _parse(inspected.sql)["statements"][0]["node"]
     selected = node.get("select_list") or []
     source = (node.get("from_table") or {}).get("type")
     if len(selected) != 1 or selected[0].get("function_name") == "row" or source != "EMPTY":
@@ -138,7 +121,8 @@ def inspect_expression(sql: str) -> InspectedQuery:
     return inspected
 
 
-def _parse(sql: str) -> dict[str, Any]:
+def _statement(sql: str) -> dict[str, Any]:
+    """The syntax tree of the one SELECT of a text."""
     reader = cursor()
     try:
         row = reader.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
@@ -151,7 +135,28 @@ def _parse(sql: str) -> dict[str, Any]:
         parsed: dict[str, Any] = json.loads(row[0])
     except RecursionError as error:
         raise SqlProblem("the query is nested too deeply") from error
-    return parsed
+    if parsed["error"]:
+        if parsed.get("error_type") == "parser":
+            position = int(parsed.get("position") or 0)
+            raise SqlProblem(str(parsed["error_message"]), _line(sql, position))
+        raise SqlProblem("only a SELECT is allowed", 1)
+    statements = parsed["statements"]
+    if len(statements) != 1:
+        raise SqlProblem(f"exactly one SELECT is allowed, there are {len(statements)}", 1)
+    node: dict[str, Any] = statements[0]["node"]
+    return node
+
+
+def _inspected(sql: str, node: Mapping[str, Any]) -> InspectedQuery:
+    _refuse_unstable(sql, node)
+    tables, aliases = _tables(node)
+    columns = frozenset(
+        pair
+        for part in _nodes(node)
+        if part.get("class") == "COLUMN_REF"
+        for pair in _resolved(part, aliases)
+    )
+    return InspectedQuery(sql, tables, columns, _first_column(node, aliases), _aggregates(node))
 
 
 def first_line(error: Exception) -> str:
