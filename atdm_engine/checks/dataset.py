@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from atdm_engine.arrow.text_hash import U64, mix
 from atdm_engine.checks.results import MAX_CASES, CheckId, CheckOutcome, Tally, check_ids
 from atdm_engine.hashing.content import cell_hashes
+from atdm_engine.hashing.texts import mix
 from atdm_engine.model import Dataset, Domain
 from atdm_engine.random.run_ids import RUN_DIGITS
+from atdm_engine.random.stream import U64
 
 WHOLE_KEYS = "whole_keys"
 WHOLE_REFERENCES = "whole_references"

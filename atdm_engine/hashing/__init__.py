@@ -1,1 +1,4 @@
-"""Hashes of rows and of the content of a run."""
+"""Hashes of rows: of what a request made, and of rows as they are.
+
+They detect change and difference; they are no defence against a forger.
+"""

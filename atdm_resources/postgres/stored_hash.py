@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from atdm_engine.arrow.text_columns import null_rows, starts_and_lengths
-from atdm_engine.arrow.text_hash import U64
+from atdm_engine.random.stream import U64
 from atdm_resources.postgres.columns import TableColumn
 from atdm_resources.postgres.copy_binary import since_2000
 

@@ -22,7 +22,7 @@ from psycopg import sql
 
 from atdm_engine import ENGINE_VERSION
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.hashing.rows import RowHash
+from atdm_engine.hashing.content import RowHash
 from atdm_engine.progress import Progress
 from atdm_resources.postgres.columns import TableColumn
 from atdm_resources.postgres.connection import connect

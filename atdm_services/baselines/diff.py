@@ -18,10 +18,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from psycopg import sql
 
-from atdm_engine.arrow.text_hash import U64, mix
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.hashing.content import combined
-from atdm_engine.hashing.rows import RowHash, column_hashes, row_hashes
+from atdm_engine.hashing.content import RowHash, cell_hashes, combined, row_hashes
+from atdm_engine.hashing.texts import mix
+from atdm_engine.random.stream import U64
 from atdm_resources.postgres.columns import TableColumn
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.introspect import live_tables
@@ -295,7 +295,7 @@ def _cells_of(
         if len(rows):
             chosen = batch.take(pa.array(rows))
             for column in columns:
-                cells[column.name][places] = column_hashes(chosen.column(column.name))
+                cells[column.name][places] = cell_hashes(chosen.column(column.name))
     return cells
 
 

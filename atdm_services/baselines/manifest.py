@@ -56,7 +56,7 @@ class PartFile(FrozenModel):
 class BaselineTable(FrozenModel):
     """One table: its columns in order, its rows and the files that hold them.
 
-    ``key`` are the columns of the primary key. ``content_hash`` is ``atdm_engine.hashing.rows``
+    ``key`` are the columns of the primary key. ``content_hash`` is ``atdm_engine.hashing.content``
     over every column in a file, keys included.
     """
 

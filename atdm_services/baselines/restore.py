@@ -18,7 +18,7 @@ import psycopg
 from psycopg import sql
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.hashing.rows import RowHash
+from atdm_engine.hashing.content import RowHash
 from atdm_engine.progress import Progress
 from atdm_resources.catalog.domain_lock import alone_in_domain
 from atdm_resources.postgres import constraints, table_locks

@@ -23,7 +23,7 @@ from typing import IO, Any, Final, Protocol, Self
 import pyarrow as pa
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.hashing.rows import RowHash
+from atdm_engine.hashing.content import RowHash
 from atdm_resources.postgres.copy_binary import has_binary_form
 from atdm_resources.postgres.prefetch import prefetch
 from atdm_resources.postgres.stored_hash import NotComparableError, SentHash, expression

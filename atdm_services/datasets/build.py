@@ -20,8 +20,7 @@ from atdm_engine.checks.dataset import DatasetOutcomes, whole_outcome
 from atdm_engine.checks.results import CheckOutcome, failed_checks
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.datasets import REFERENCE_SHARD
-from atdm_engine.hashing.content import added
-from atdm_engine.hashing.rows import RowHash
+from atdm_engine.hashing.content import RowHash, added
 from atdm_engine.model import Domain
 from atdm_engine.progress import Progress
 from atdm_engine.random.run_ids import RUN_COLUMN

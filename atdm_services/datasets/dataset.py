@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from atdm_engine.arrow.text_hash import U64
 from atdm_engine.checks.dataset import (
     WHOLE_COUNTS,
     WHOLE_KEYS,
@@ -32,6 +31,7 @@ from atdm_engine.checks.dataset import (
 )
 from atdm_engine.checks.results import MAX_CASES
 from atdm_engine.generation.datasets import dataset_id
+from atdm_engine.random.stream import U64
 from atdm_services.datasets.shards import ShardReport, ShardWork
 
 HELD = 4_000_000

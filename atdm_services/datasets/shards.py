@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from atdm_engine.arrow.text_hash import U64
 from atdm_engine.checks.dataset import distinct, group_hashes, hash_groups, outcome_json
 from atdm_engine.checks.results import CheckOutcome
 from atdm_engine.generation.batches import BATCH_ROWS
@@ -35,8 +34,9 @@ from atdm_engine.generation.datasets import (
     slices,
     version_id,
 )
-from atdm_engine.hashing.rows import RowHash
+from atdm_engine.hashing.content import RowHash
 from atdm_engine.model import Dataset, Domain, MixPart
+from atdm_engine.random.stream import U64
 from atdm_engine.values.scalars import TypedScalar
 from atdm_resources.store.files import Store
 from atdm_resources.store.parquet import ParquetWriter, parquet_writer, write_table

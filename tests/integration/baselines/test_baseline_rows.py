@@ -12,7 +12,7 @@ import pytest
 from psycopg import sql
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.hashing.rows import RowHash
+from atdm_engine.hashing.content import RowHash
 from atdm_resources.postgres.columns import TableColumn
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.copy_binary import has_binary_form

@@ -22,7 +22,7 @@ from atdm_engine.bundle.registry import Registry
 from atdm_engine.bundle.spec_file import SpecFile
 from atdm_engine.checks.dataset import dataset_check_ids
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.hashing.rows import RowHash
+from atdm_engine.hashing.content import RowHash
 from atdm_resources.store.bundle import read_bundle, shipped_root
 from atdm_resources.store.files import Store
 from atdm_resources.store.parquet import write_table

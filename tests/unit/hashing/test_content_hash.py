@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atdm_engine.arrow.text_hash import text_hashes
 from atdm_engine.generation.batches import generate
 from atdm_engine.generators.unique import Unique
 from atdm_engine.hashing.content import ContentHash, cell_hashes, combined, computed_from_unique
+from atdm_engine.hashing.texts import text_hashes
 from atdm_engine.spec.table import ColumnSpec
 from tests.support.shop import OTHER_REQUEST, REQUEST, one_column, request
 

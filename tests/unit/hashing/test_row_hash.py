@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from atdm_engine.hashing.rows import RowHash, column_hashes
+from atdm_engine.hashing.content import RowHash, cell_hashes
 
 ROWS = pa.table(
     {
@@ -74,13 +74,13 @@ def test_cells_of_two_columns_do_not_change_places_unseen() -> None:
 def test_texts_hash_alike_whatever_stands_beside_them() -> None:
     """Columns of one length take another way than mixed ones, and long texts a third."""
     texts = [f"{number:07d}" for number in range(100)]
-    alike = column_hashes(pa.array(texts))
-    mixed = column_hashes(pa.array([*texts, "short", "y" * 300]))
+    alike = cell_hashes(pa.array(texts))
+    mixed = cell_hashes(pa.array([*texts, "short", "y" * 300]))
     assert (mixed[:100] == alike).all()
-    sliced = column_hashes(pa.array(["zz", *texts]).slice(1))
+    sliced = cell_hashes(pa.array(["zz", *texts]).slice(1))
     assert (sliced == alike).all()
     assert len(set(alike.tolist())) == 100
-    assert column_hashes(pa.array([], pa.string())).tolist() == []
+    assert cell_hashes(pa.array([], pa.string())).tolist() == []
 
 
 def test_the_hash_is_the_same_for_ever() -> None:
