@@ -10,7 +10,6 @@ import psycopg
 
 from atdm_assets import names
 from atdm_assets.instance import ticks
-from atdm_assets.resources import StoreResource, TargetResource
 from atdm_engine.bundle.registry import Registry
 from atdm_resources.catalog import counters, seal
 from atdm_resources.store.files import Store
@@ -26,22 +25,12 @@ OBSERVATIONS_A_TICK = 200
 
 def audit_sensor(registry: Registry) -> dg.SensorDefinition:
     """The sensor ``audit_sensor``. Its cursor is the last seal that is shown in Dagster."""
-
-    @dg.sensor(
-        name="audit_sensor",
-        minimum_interval_seconds=ticks.interval(ticks.CALM_SECONDS),
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Seals new audit events into the hash chain, shows leases and resets as "
-        "observations, exports each finished day as Parquet.",
+    return ticks.target_sensor(
+        "audit_sensor",
+        lambda context, conn, store: tick(conn, store.store(), registry, context.cursor),
+        "Seals new audit events into the hash chain, shows leases and resets as observations, "
+        "exports each finished day as Parquet.",
     )
-    def sensor(
-        context: dg.SensorEvaluationContext, target: TargetResource, store: StoreResource
-    ) -> ticks.Ticked:
-        return ticks.on_target(
-            target, lambda conn: tick(conn, store.store(), registry, context.cursor)
-        )
-
-    return sensor
 
 
 def tick(

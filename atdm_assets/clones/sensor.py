@@ -84,29 +84,19 @@ def fill_clone_pool_job(registry: Registry) -> dg.JobDefinition:
 def clone_pool_sensor(registry: Registry, job: dg.JobDefinition) -> dg.SensorDefinition:
     """The sensor ``clone_pool_sensor``."""
 
-    @dg.sensor(
-        name="clone_pool_sensor",
-        job=job,
-        minimum_interval_seconds=ticks.interval(ticks.CALM_SECONDS),
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Keeps the pools of clones in atdm.yaml between half full and full, one "
-        "filling a pool at a time; drops ready clones that are out of date.",
-    )
-    def sensor(
-        context: dg.SensorEvaluationContext, target: TargetResource, store: StoreResource
+    def body(
+        context: dg.SensorEvaluationContext, conn: psycopg.Connection[Any], store: StoreResource
     ) -> ticks.Ticked:
-        def tick_on(conn: psycopg.Connection[Any]) -> ticks.Ticked:
-            last = datetime.fromisoformat(context.cursor) if context.cursor else None
-            now = datetime.now(UTC)
-            look = last is None or now - last >= LOOKED_EVERY
-            ticked = tick(context.instance, conn, store.store() if look else None, registry)
-            if look:
-                context.update_cursor(now.isoformat())
-            return ticked
+        with ticks.periodic(context, LOOKED_EVERY) as look:
+            return tick(context.instance, conn, store.store() if look else None, registry)
 
-        return ticks.on_target(target, tick_on)
-
-    return sensor
+    return ticks.target_sensor(
+        "clone_pool_sensor",
+        body,
+        "Keeps the pools of clones in atdm.yaml between half full and full, one filling a pool at "
+        "a time; drops ready clones that are out of date.",
+        job=job,
+    )
 
 
 def tick(

@@ -1,25 +1,27 @@
-"""What the ticks of all sensors share: the target, and what they do when it cannot be used."""
+"""What all sensors share: their settings, the target of a tick, and a target that is not ready."""
 
-from __future__ import annotations
+# No postponed annotations here: Dagster reads those of resources as classes.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import dagster as dg
 import psycopg
 
 from atdm_assets import names
-from atdm_assets.resources import TargetResource
+from atdm_assets.resources import StoreResource, TargetResource
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.postgres.target import ensure_disposable
 
 QUICK_SECONDS: Final = 10
-"""Between ticks of what somebody waits for."""
+"""Interval of sensors that a caller waits for."""
 
 CALM_SECONDS: Final = 30
-"""Between ticks of what nobody waits for."""
+"""Interval of the other sensors."""
 
 INTERVAL_VARIABLE: Final = "ATDM_SENSOR_SECONDS"
 _LONGEST_SECONDS: Final = 3600
@@ -36,6 +38,40 @@ was killed together with it."""
 _NOT_NOW: Final = frozenset({ErrorCode.TARGET_NOT_INITIALISED, ErrorCode.TARGET_NOT_DISPOSABLE})
 
 Ticked = dg.SensorResult | dg.SkipReason
+Body = Callable[[dg.SensorEvaluationContext, psycopg.Connection[Any], StoreResource], Ticked]
+
+
+def target_sensor(
+    name: str, body: Body, description: str, *, seconds: int = CALM_SECONDS, **jobs: Any
+) -> dg.SensorDefinition:
+    """A sensor that runs by default and whose tick is ``body``, with a connection to the target.
+
+    ``seconds`` is the interval, ``jobs`` the argument ``job`` or ``jobs`` of ``dagster.sensor``.
+    """
+
+    @dg.sensor(
+        name=name,
+        minimum_interval_seconds=interval(seconds),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=description,
+        **jobs,
+    )
+    def sensor(
+        context: dg.SensorEvaluationContext, target: TargetResource, store: StoreResource
+    ) -> Ticked:
+        return on_target(target, lambda conn: body(context, conn, store))
+
+    return sensor
+
+
+@contextmanager
+def periodic(context: dg.SensorEvaluationContext, period: timedelta) -> Iterator[bool]:
+    """Whether work is due that runs once a ``period``; the cursor is the time of the last one."""
+    now = datetime.now(UTC)
+    due = not context.cursor or now - datetime.fromisoformat(context.cursor) >= period
+    yield due
+    if due:
+        context.update_cursor(now.isoformat())
 
 
 def interval(usual: int) -> int:

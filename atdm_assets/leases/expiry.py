@@ -2,7 +2,7 @@
 
 # No postponed annotations here: Dagster reads those of resources as classes.
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -11,7 +11,7 @@ import psycopg
 from atdm_assets import names
 from atdm_assets.instance import run_liveness, ticks
 from atdm_assets.requests.job import report_failed
-from atdm_assets.resources import StoreResource, TargetResource
+from atdm_assets.resources import StoreResource
 from atdm_resources.catalog import reclaim, retirement
 from atdm_resources.store.files import Store
 from atdm_services.clones import teardown
@@ -29,31 +29,20 @@ THOROUGH_EVERY = timedelta(minutes=5)
 def expiry_sensor() -> dg.SensorDefinition:
     """The sensor ``expiry_sensor``."""
 
-    @dg.sensor(
-        name="expiry_sensor",
-        minimum_interval_seconds=ticks.interval(ticks.CALM_SECONDS),
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Takes back leases past their time and runs that nobody came for, rolls back "
-        "requests whose process is gone, drops clones past their time, retires requests whose runs "
-        "are gone and removes their partition keys.",
-    )
-    def sensor(
-        context: dg.SensorEvaluationContext, target: TargetResource, store: StoreResource
+    def body(
+        context: dg.SensorEvaluationContext, conn: psycopg.Connection[Any], store: StoreResource
     ) -> ticks.Ticked:
-        def tick_on(conn: psycopg.Connection[Any]) -> ticks.Ticked:
-            last = datetime.fromisoformat(context.cursor) if context.cursor else None
-            now = datetime.now(UTC)
-            thorough = last is None or now - last >= THOROUGH_EVERY
-            said = tick(
-                context.instance, conn, store.store(), Retention.from_environment(), thorough
-            )
-            if thorough:
-                context.update_cursor(now.isoformat())
-            return dg.SkipReason(said)
+        retention = Retention.from_environment()
+        with ticks.periodic(context, THOROUGH_EVERY) as thorough:
+            return dg.SkipReason(tick(context.instance, conn, store.store(), retention, thorough))
 
-        return ticks.on_target(target, tick_on)
-
-    return sensor
+    return ticks.target_sensor(
+        "expiry_sensor",
+        body,
+        "Takes back leases past their time and runs that nobody came for, rolls back requests "
+        "whose process is gone, drops clones past their time, retires requests whose runs are gone "
+        "and removes their partition keys.",
+    )
 
 
 def tick(

@@ -12,7 +12,6 @@ import psycopg
 from atdm_assets.instance import ticks
 from atdm_assets.requests.job import RequestedData
 from atdm_assets.requests.launches import Launches, forget_key
-from atdm_assets.resources import TargetResource
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError
 from atdm_resources.catalog import pools, reclaim
@@ -25,19 +24,13 @@ DRAINED_A_TICK = 2_000
 
 def pool_sensor(registry: Registry, jobs: Sequence[Any]) -> dg.SensorDefinition:
     """The sensor ``pool_sensor``; ``jobs`` are the scenarios' own."""
-
-    @dg.sensor(
-        name="pool_sensor",
+    return ticks.target_sensor(
+        "pool_sensor",
+        lambda context, conn, _: tick(context.instance, conn, registry),
+        "Keeps scenarios with a pool between half full and full: one request a top-up, one top-up "
+        "a scenario at a time. Takes back runs of an old version or past max_age.",
         jobs=jobs,
-        minimum_interval_seconds=ticks.interval(ticks.CALM_SECONDS),
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Keeps scenarios with a pool between half full and full: one request a top-up, "
-        "one top-up a scenario at a time. Takes back runs of an old version or past max_age.",
     )
-    def sensor(context: dg.SensorEvaluationContext, target: TargetResource) -> ticks.Ticked:
-        return ticks.on_target(target, lambda conn: tick(context.instance, conn, registry))
-
-    return sensor
 
 
 def tick(

@@ -14,7 +14,7 @@ from atdm_assets import names
 from atdm_assets.instance import ticks
 from atdm_assets.requests.job import RequestedData, error_in_events
 from atdm_assets.requests.launches import Launches, forget_key
-from atdm_assets.resources import StoreResource, TargetResource
+from atdm_assets.resources import StoreResource
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.spec.constraints import parse_scalar
@@ -46,38 +46,27 @@ def queue_sensor(
 ) -> dg.SensorDefinition:
     """The sensor ``queue_sensor``; ``jobs`` are the scenarios' own and the one that restores."""
 
-    @dg.sensor(
-        name="queue_sensor",
-        jobs=jobs,
-        minimum_interval_seconds=ticks.interval(ticks.QUICK_SECONDS),
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Takes in files of the inbox, makes waiting submissions, those that share "
-        "scenario and constraints by one request, and answers them.",
-    )
-    def sensor(
-        context: dg.SensorEvaluationContext, target: TargetResource, store: StoreResource
+    def body(
+        context: dg.SensorEvaluationContext, conn: psycopg.Connection[Any], store: StoreResource
     ) -> ticks.Ticked:
         now = datetime.now(UTC)
         rests = context.cursor and now < datetime.fromisoformat(context.cursor)
+        opened = None if rests else lambda: store.store(hasty=True)
         troubles: list[str] = []
-
-        def tick_on(conn: psycopg.Connection[Any]) -> ticks.Ticked:
-            return tick(
-                context.instance,
-                conn,
-                None if rests else lambda: store.store(hasty=True),
-                registry,
-                restore,
-                troubles,
-            )
-
-        ticked = ticks.on_target(target, tick_on)
+        ticked = tick(context.instance, conn, opened, registry, restore, troubles)
         if troubles:
             context.log.warning(f"the inbox is not read for a minute: {'; '.join(troubles)}")
             context.update_cursor((now + INBOX_RESTS).isoformat())
         return ticked
 
-    return sensor
+    return ticks.target_sensor(
+        "queue_sensor",
+        body,
+        "Takes in files of the inbox, makes waiting submissions, those that share scenario and "
+        "constraints by one request, and answers them.",
+        seconds=ticks.QUICK_SECONDS,
+        jobs=jobs,
+    )
 
 
 def tick(
