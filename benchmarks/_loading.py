@@ -44,7 +44,8 @@ def stage_runs(
 ) -> StagedRequest:
     """Record a request and write its rows as Parquet."""
     spec = resolve(
-        *registry.find(scenario),
+        registry,
+        scenario,
         {},
         runs=runs,
         request_id=run_ids.new_request_id(

@@ -67,8 +67,8 @@ def materialise_request(
     if asked.label is not None:
         check_label(asked.label)
     resolve(
-        registry.domains[scenario.domain],
-        scenario,
+        registry,
+        scenario.key,
         asked.constraints,
         runs=1 if asked.runs is None else asked.runs,
         seed=asked.seed,

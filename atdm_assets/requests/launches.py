@@ -31,8 +31,8 @@ class Launches:
                 fail; nothing is launched.
         """
         resolve(
-            registry.domains[scenario.domain],
-            scenario,
+            registry,
+            scenario.key,
             asked.constraints,
             runs=asked.runs or 1,
             seed=asked.seed,

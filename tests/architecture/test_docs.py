@@ -16,7 +16,13 @@ from atdm_engine.bundle.registry import Registry
 from atdm_engine.bundle.spec_file import SpecFile
 from atdm_resources.store.bundle import read_bundle, shipped_root
 from tests.support.commands import command_options, commands
-from tests.support.source import ROOT, project_files
+from tests.support.named_code import (
+    index_rows,
+    missing_modules,
+    missing_paths,
+    missing_symbols,
+)
+from tests.support.source import FLOORS, ROOT, project_files
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 DECISIONS = ROOT / "docs" / "adr"
@@ -162,3 +168,45 @@ def test_every_command_has_an_example_that_works() -> None:
         for example in examples:
             options = set(re.findall(r"(?<= )--?[a-z][a-z-]*", example))
             assert options <= known[name] | known[""], example
+
+
+GUIDES = ("docs/architecture.md", "docs/development.md", "AGENTS.md")
+"""What leads a developer to the code."""
+
+
+def test_paths_and_modules_that_the_documents_name_exist() -> None:
+    texts = {str(path): (ROOT / path).read_text(encoding="utf-8") for path in documents()}
+    assert set(GUIDES) <= set(texts)
+    missing = [
+        f"{path}: {name}"
+        for path, text in texts.items()
+        for name in (*missing_paths(text), *missing_modules(text))
+    ]
+    assert missing == []
+
+
+def test_the_check_of_names_finds_what_is_missing() -> None:
+    text = "`atdm/nowhere.py` and `docs/` and `atdm_engine.errors.AtdmError` and `atdm.cli.x`"
+    assert missing_paths(text) == ["atdm/nowhere.py"]
+    assert missing_modules(text) == ["atdm.cli.x"]
+    row = "| errors | `atdm_engine/errors.py` | `AtdmError`, `Nothing` |"
+    assert missing_symbols(row) == ["atdm_engine/errors.py: Nothing"]
+    assert missing_symbols("`AtdmError` of `atdm_engine/errors.py`, `X` in `atdm/none.py`") == [
+        "atdm/none.py: X"
+    ]
+
+
+def test_symbols_that_the_guides_name_exist() -> None:
+    texts = {guide: (ROOT / guide).read_text(encoding="utf-8") for guide in GUIDES}
+    assert len(index_rows(texts["docs/architecture.md"])) > 30
+    assert {guide: found for guide, text in texts.items() if (found := missing_symbols(text))} == {}
+
+
+def test_every_room_stands_in_the_table_of_rooms() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rooms = {
+        "/".join(path.parts[:2])
+        for path in project_files()
+        if path.parts[0] in FLOORS and len(path.parts) > 2
+    }
+    assert sorted(room for room in rooms if f"| `{room}` |" not in text) == []

@@ -43,7 +43,8 @@ def plan_request(
     **constraints: Any,
 ) -> RequestSpec:
     return resolve(
-        *registry.find(f"healthcare/{scenario}"),
+        registry,
+        f"healthcare/{scenario}",
         constraints,
         runs=runs,
         seed=seed,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
 from atdm_engine.arrow.types import typed_array
-from atdm_engine.bundle.registry import Registry
 from atdm_engine.generation.request import RequestSpec, resolve
 from atdm_engine.model import Domain, Exposure, Scenario
 from atdm_engine.spec.constraints import Constraint
@@ -172,12 +172,22 @@ CONSTRAINTS: dict[str, Constraint] = {
 }
 
 
+@dataclass(frozen=True)
+class Shop:
+    """What planning needs of a registry."""
+
+    domains: Mapping[str, Domain]
+
+    def scenario(self, name: str) -> Scenario:
+        return self.domains["shop"].scenarios[name]
+
+
 def shop(
     rows: Mapping[str, Any] | None = None,
     tables: Mapping[str, Any] | None = None,
     constraints: Mapping[str, Constraint] | None = None,
     exposes: tuple[Exposure, ...] = (),
-) -> Registry:
+) -> Shop:
     """The domain with one scenario, ``sale``; ``tables`` replace or extend those of the module."""
     specs = {
         name: TableSpec.model_validate(spec) for name, spec in {**TABLES, **(tables or {})}.items()
@@ -214,11 +224,11 @@ def shop(
         scenarios={"sale": scenario},
         vocabularies=VOCABULARIES,
     )
-    return Registry("shop", {"shop": domain})
+    return Shop({"shop": domain})
 
 
 def request(
-    registry: Registry | None = None,
+    registry: Shop | None = None,
     given: Mapping[str, TypedScalar] | None = None,
     *,
     runs: int = 40,
@@ -228,7 +238,8 @@ def request(
 ) -> RequestSpec:
     """A resolved request for the scenario ``sale``."""
     return resolve(
-        *(registry or shop()).find("sale"),
+        registry or shop(),
+        "sale",
         given or {},
         runs=runs,
         seed=seed,
