@@ -1,7 +1,7 @@
 """The history of schema ``atdm``: Alembic migrations and the SQL files that they run.
 
 Belongs here: versions, each with its files under ``sql/``, never changed once released. The text of
-the catalog's functions stands in ``postgres/functions``: a version that changes one runs its file
+the catalog's functions stands in ``postgres/functions``: a version that changes one runs them all
 again. Does not belong here: the tables of domains, which follow their files (``ddl``).
 """
 
@@ -20,8 +20,8 @@ VERSION_TABLE = "alembic_version"
 SCHEMA = "atdm"
 _ONE_AT_A_TIME = threading.Lock()
 """Alembic keeps what it works on in variables of its modules."""
-_SQUASHED = {"old": "0009", "new": "0001_catalog"}
-"""The last of nine versions that were made into one; both have the same schema."""
+_BEFORE_SQUASH = "0009"
+"""The last of nine versions that were made into one before the first release."""
 
 
 def run_file(connection: Connection, name: str) -> None:
@@ -29,14 +29,12 @@ def run_file(connection: Connection, name: str) -> None:
     _run(connection, files(__package__) / "sql" / name)
 
 
-def run_functions(connection: Connection, *names: str) -> None:
-    """Create or replace the catalog's functions: those of the named files, or all of them."""
-    folder = files("atdm_resources.postgres") / "functions"
+def run_functions(connection: Connection) -> None:
+    """Create or replace the catalog's functions."""
     # Functions call each other, in any order.
     connection.execute(text("SET LOCAL check_function_bodies = off"))
-    for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if not names or file.name in names:
-            _run(connection, file)
+    for file in (files("atdm_resources.postgres") / "functions").iterdir():
+        _run(connection, file)
 
 
 def _run(connection: Connection, file: Traversable) -> None:
@@ -63,8 +61,10 @@ def upgrade(connection: Connection) -> None:
     config.attributes["connection"] = connection
     options = {"version_table": VERSION_TABLE, "version_table_schema": SCHEMA}
     version = MigrationContext.configure(connection, opts=options).get_current_revision()
-    if version == _SQUASHED["old"]:
-        connection.execute(text("UPDATE atdm.alembic_version SET version_num = :new"), _SQUASHED)
+    if version == _BEFORE_SQUASH:
+        run_file(connection, "0001_from_0009.sql")
+        run_functions(connection)
+        run_file(connection, "0001_rights.sql")
         return
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if version not in {None, *known}:

@@ -218,7 +218,6 @@ def _bring_in(
         )
     _bring_in_reference(conn, domain, report)
     connection.execute(DropSchema(_SCRATCH, cascade=True))
-    conn.execute("SELECT atdm.lay_reset_path(%s)", (domain.name,))
     report.scenarios += publish(conn, domain)
 
 

@@ -1,10 +1,10 @@
 -- What may not be changed, and who may call what.
 
 -- What happened stays as it was written (requirement A-AUD-12).
-CREATE TRIGGER audit_event_append_only
+CREATE OR REPLACE TRIGGER audit_event_append_only
     BEFORE UPDATE OR DELETE OR TRUNCATE ON atdm.audit_event
     FOR EACH STATEMENT EXECUTE FUNCTION atdm.refuse_change();
-CREATE TRIGGER audit_seal_append_only
+CREATE OR REPLACE TRIGGER audit_seal_append_only
     BEFORE UPDATE OR DELETE OR TRUNCATE ON atdm.audit_seal
     FOR EACH STATEMENT EXECUTE FUNCTION atdm.refuse_change();
 

@@ -371,14 +371,11 @@ COMMENT ON COLUMN atdm.metric_state.definition IS
     'Which version of the counters this is; a newer one counts everything anew.';
 INSERT INTO atdm.metric_state DEFAULT VALUES;
 
--- Taking back a few runs by statements that are ready made for their domain: half of the time that
--- a small reset takes is making the texts of its statements and planning them.
-CREATE TABLE atdm.reset_path (
+CREATE TABLE atdm.reset_function (
     domain text COLLATE "C",
-    names text[] NOT NULL,
     relations oid[] NOT NULL,
-    keys text NOT NULL,
-    CONSTRAINT pk_reset_path PRIMARY KEY (domain)
+    fingerprint text NOT NULL,
+    CONSTRAINT pk_reset_function PRIMARY KEY (domain)
 );
-COMMENT ON TABLE atdm.reset_path IS
-    'What function atdm.delete_<domain> was made for: every table that rows can hang on, and the foreign keys between them.';
+COMMENT ON TABLE atdm.reset_function IS
+    'The tables and foreign keys that the functions atdm.delete_<domain> were written for.';

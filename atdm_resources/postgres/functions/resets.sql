@@ -1,301 +1,232 @@
--- Every foreign key that can lead from the given tables to rows that refer to theirs, as a query
--- for the referring rows of the parent rows in ($1 oid[], $2 tid[]): columns o (table), t (ctid),
--- r (test run, where the table is a domain's). Rows are locked, so that nothing can be hung on them.
+-- Resets: deleting the rows of test runs, and every row that refers to them, in any table.
+--
+-- The statements depend on the tables and foreign keys there are. Writing and planning them takes
+-- longer than a small reset, so each domain has functions that contain them: delete_<domain>. They
+-- are written again at the next reset after tables or foreign keys have changed.
+
+-- Every foreign key that leads to the given tables, directly or through others: the table that is
+-- referred to, the one that refers, and its rows c that refer to a row p of the other.
 CREATE OR REPLACE FUNCTION atdm.referring(tables oid[])
-RETURNS TABLE (parent oid, query text)
+RETURNS TABLE (parent oid, child oid, child_rows text)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH RECURSIVE
     keys AS MATERIALIZED (
-        SELECT oid, conrelid, confrelid, conkey, confkey, conpfeqop
+        SELECT conrelid, confrelid, conkey, confkey, conpfeqop
         FROM pg_constraint WHERE contype = 'f'
     ),
     reached (relation) AS (
         SELECT unnest(tables)
         UNION
         SELECT k.conrelid FROM keys AS k JOIN reached AS r ON k.confrelid = r.relation
-    ),
-    owned AS (
-        SELECT to_regclass(format('%I.%I', schema_name, table_name))::oid AS relation
-        FROM atdm.domain_table
     )
-    SELECT k.confrelid, format(
-        'SELECT * FROM (SELECT c.tableoid AS o, c.ctid AS t, %s AS r FROM %s %I.%I AS c'
-        ' JOIN ONLY %I.%I AS p ON %s WHERE p.ctid = ANY (ARRAY(SELECT f.t'
-        ' FROM unnest($1, $2) AS f (o, t) WHERE f.o = %s)) FOR UPDATE OF c) AS e%s',
-        CASE WHEN k.conrelid IN (SELECT relation FROM owned) THEN 'c.test_run_id'
-             ELSE 'NULL::text' END,
-        CASE WHEN child.relkind = 'p' THEN '' ELSE 'ONLY' END,
-        child_schema.nspname, child.relname, parent_schema.nspname, parent_table.relname,
+    SELECT k.confrelid, k.conrelid, format('%s %s AS c WHERE %s',
+        CASE WHEN child.relkind = 'p' THEN '' ELSE 'ONLY' END, k.conrelid::regclass,
         (SELECT string_agg(format('p.%I OPERATOR(%I.%s) c.%I',
-                    pa.attname, operator_schema.nspname, operator.oprname, ca.attname), ' AND ')
+                    pa.attname, n.nspname, o.oprname, ca.attname), ' AND ')
          FROM unnest(k.conkey, k.confkey, k.conpfeqop) AS pair (c, p, op)
          JOIN pg_attribute AS ca ON ca.attrelid = k.conrelid AND ca.attnum = pair.c
          JOIN pg_attribute AS pa ON pa.attrelid = k.confrelid AND pa.attnum = pair.p
-         JOIN pg_operator AS operator ON operator.oid = pair.op
-         JOIN pg_namespace AS operator_schema ON operator_schema.oid = operator.oprnamespace),
-        k.confrelid, k.oid)
+         JOIN pg_operator AS o ON o.oid = pair.op
+         JOIN pg_namespace AS n ON n.oid = o.oprnamespace))
     FROM keys AS k
     JOIN reached AS r ON r.relation = k.confrelid
     JOIN pg_class AS child ON child.oid = k.conrelid
-    JOIN pg_namespace AS child_schema ON child_schema.oid = child.relnamespace
-    JOIN pg_class AS parent_table
-        ON parent_table.oid = k.confrelid AND parent_table.relkind <> 'p'
-    JOIN pg_namespace AS parent_schema ON parent_schema.oid = parent_table.relnamespace
+    JOIN pg_class AS parent ON parent.oid = k.confrelid AND parent.relkind <> 'p'
 $$;
 
--- Delete rows ($1 tables, $2 ctids) in one statement, so that the order of foreign keys, cycles and
--- rows that refer to themselves do not matter. Returns how many went, by name.
-CREATE OR REPLACE FUNCTION atdm.delete_rows(domain text, relations oid[], rows tid[]) RETURNS jsonb
-LANGUAGE plpgsql
+-- What the functions of a domain depend on, as a text: its tables, and the foreign keys that lead to
+-- `relations`. The text stays the same when a foreign key is dropped and added again.
+CREATE OR REPLACE FUNCTION atdm.reset_fingerprint(domain text, relations oid[]) RETURNS text
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    parts text;
-    names text[];
-    counts bigint[];
-    wanted bigint;
 BEGIN
-    SELECT string_agg(format('d%s AS (DELETE FROM ONLY %I.%I WHERE ctid = ANY (ARRAY('
-               'SELECT f.t FROM unnest($1, $2) AS f (o, t) WHERE f.o = %s)) RETURNING 1)',
-               o.relation, n.nspname, c.relname, o.relation), ', ' ORDER BY o.relation)
-           || ' SELECT ARRAY[' || string_agg(format('(SELECT count(*) FROM d%s)', o.relation),
-               ', ' ORDER BY o.relation) || ']',
-           array_agg(atdm.table_label(delete_rows.domain, o.relation) ORDER BY o.relation)
-    INTO parts, names
-    FROM (SELECT DISTINCT unnest(relations) AS relation) AS o
-    JOIN pg_class AS c ON c.oid = o.relation
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace;
-    IF parts IS NULL THEN
-        RETURN '{}';
-    END IF;
-    -- Triggers of the application expect the schemas that it uses itself.
-    PERFORM set_config('search_path', 'pg_catalog, public, pg_temp', true);
-    EXECUTE 'WITH ' || parts INTO counts USING relations, rows;
-    PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
-    SELECT sum(n) INTO wanted FROM unnest(counts) AS n;
-    IF wanted <> cardinality(rows) THEN
-        PERFORM atdm.fail('RESET_FAILED',
-            format('%s of %s rows could not be deleted: a trigger or a rule keeps them',
-                cardinality(rows) - wanted, cardinality(rows)),
-            jsonb_build_object('deleted', wanted, 'expected', cardinality(rows)));
-    END IF;
-    RETURN (SELECT jsonb_object_agg(name, n) FROM unnest(names, counts) AS u (name, n));
+    RETURN concat_ws(E'\n',
+        (SELECT string_agg(concat_ws(' ', d.table_name, to_regclass(
+                    format('%I.%I', d.schema_name, d.table_name))::oid), E'\n' ORDER BY d.table_name)
+         FROM atdm.domain_table AS d WHERE d.domain = reset_fingerprint.domain),
+        (SELECT string_agg(concat_ws(' ', k.conrelid, k.conrelid::regclass, k.confrelid,
+                    k.conpfeqop::regoperator[], pg_get_constraintdef(k.oid)), E'\n'
+                    ORDER BY k.conrelid, k.conkey, k.confrelid, k.confkey)
+         FROM pg_constraint AS k WHERE k.contype = 'f' AND k.confrelid = ANY (relations)));
 END;
 $$;
 
--- A table of the domain by its own name, any other with its schema.
-CREATE OR REPLACE FUNCTION atdm.table_label(domain text, relation oid) RETURNS text
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT CASE WHEN EXISTS (
-            SELECT FROM atdm.domain_table AS d
-            WHERE d.domain = table_label.domain
-              AND d.schema_name = n.nspname AND d.table_name = c.relname)
-        THEN c.relname::text ELSE n.nspname || '.' || c.relname END
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.oid = relation
-$$;
-
--- The rows that refer to the given ones, directly or through others, added to them. Each level is a
--- statement of its own and sees what was committed before the level above was locked. A row of a
--- run that is not among `run_ids` (NULL: any run may be) is refused.
-CREATE OR REPLACE FUNCTION atdm.closure(
-    tables oid[], run_ids text[], INOUT relations oid[], INOUT rows tid[], INOUT runs text[]
-)
+-- Make sure that the functions of a domain fit the tables and foreign keys there are. Returns their
+-- name. A transaction that is writing them is not waited for: then functions of this session's own
+-- are written, which the caller drops.
+CREATE OR REPLACE FUNCTION atdm.prepare_reset(domain text) RETURNS text
 LANGUAGE plpgsql
+-- The functions belong to the owner of the catalog, also when a superuser resets.
+SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    parents oid[];
-    queries text[];
-    level text;
-    new_relations oid[] := relations;
-    new_rows tid[] := rows;
-    new_runs text[];
-    stranger record;
-BEGIN
-    SELECT array_agg(e.parent), array_agg(e.query) INTO parents, queries
-    FROM atdm.referring(tables) AS e;
-    WHILE cardinality(new_rows) > 0 LOOP
-        SELECT string_agg(e.query, ' UNION ALL ') INTO level
-        FROM unnest(parents, queries) AS e (parent, query)
-        WHERE e.parent = ANY (new_relations);
-        EXIT WHEN level IS NULL;
-        EXECUTE 'SELECT array_agg(o), array_agg(t), array_agg(r) FROM (' || level
-            || ' EXCEPT SELECT * FROM unnest($3, $4, $5)) AS n (o, t, r)'
-        INTO new_relations, new_rows, new_runs
-        USING new_relations, new_rows, relations, rows, runs;
-        SELECT f.o::regclass::text AS relation, f.r AS run INTO stranger
-        FROM unnest(new_relations, new_runs) AS f (o, r)
-        WHERE f.r <> ALL (run_ids) LIMIT 1;
-        IF FOUND THEN
-            PERFORM atdm.fail('RESET_FAILED',
-                format('a row of %s that belongs to test run %s refers to a row of this one',
-                    stranger.relation, stranger.run),
-                jsonb_build_object('table', stranger.relation, 'other_run', stranger.run));
-        END IF;
-        relations := relations || new_relations;
-        rows := rows || new_rows;
-        runs := runs || new_runs;
-    END LOOP;
-END;
-$$;
-
--- The foreign keys that lead to these tables, as a text that stays the same when they are dropped
--- and made again. A key to one of them from a table that is not among them shows as well.
-CREATE OR REPLACE FUNCTION atdm.keys_between(relations oid[]) RETURNS text
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT coalesce(string_agg(concat_ws(' ', k.conrelid, k.conkey, k.confrelid, k.confkey,
-               k.conpfeqop), ',' ORDER BY k.conrelid, k.conkey, k.confrelid, k.confkey), '')
-    FROM pg_constraint AS k WHERE k.contype = 'f' AND k.confrelid = ANY (relations)
-$$;
-
--- Make atdm.delete_<domain>, which does for the domain's runs what atdm.delete_runs does for those
--- of any, with the tables and keys that there are now. NULL in `deleted`: it has met a table that it
--- was not made for, and has done nothing.
-CREATE OR REPLACE FUNCTION atdm.lay_reset_path(domain text) RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
+    name text := 'delete_' || domain;
     own oid[];
-    zeros jsonb;
-    found text;
-    left_over text;
     reached oid[];
-    reached_names text[];
-    labels text[];
-    level text;
-    deletions text;
-    counted text;
-    with_rows oid[];
-    body text;
 BEGIN
-    SELECT array_agg(c.oid), jsonb_object_agg(d.table_name, 0),
-           string_agg(format('SELECT * FROM (SELECT tableoid AS o, ctid AS t, test_run_id AS r'
-               ' FROM ONLY %I.%I WHERE test_run_id = ANY (run_ids) FOR UPDATE) AS s%s',
-               d.schema_name, d.table_name, c.oid), ' UNION ALL '),
-           string_agg(format('(SELECT count(*) FROM %I.%I WHERE test_run_id = ANY (run_ids))',
-               d.schema_name, d.table_name), ' + ')
-    INTO own, zeros, found, left_over
-    FROM atdm.domain_table AS d
-    JOIN pg_namespace AS n ON n.nspname = d.schema_name
-    JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = d.table_name
-    WHERE d.domain = lay_reset_path.domain;
-    DELETE FROM atdm.reset_path AS p WHERE p.domain = lay_reset_path.domain;
-    WITH RECURSIVE all_of (relation) AS (
-        SELECT unnest(own)
-        UNION
-        SELECT k.conrelid FROM pg_constraint AS k JOIN all_of AS a ON k.confrelid = a.relation
-        WHERE k.contype = 'f'
-    )
-    SELECT array_agg(c.oid ORDER BY c.oid),
-           array_agg(format('%I.%I', n.nspname, c.relname) ORDER BY c.oid)
-    INTO reached, reached_names
-    FROM all_of AS a JOIN pg_class AS c ON c.oid = a.relation
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace;
-    -- As many tables as a statement may name before being ready made gains nothing.
-    IF own IS NULL OR cardinality(reached) > 60 THEN
-        RETURN;
+    PERFORM FROM atdm.reset_function AS f
+    WHERE f.domain = prepare_reset.domain
+      AND f.fingerprint = atdm.reset_fingerprint(f.domain, f.relations);
+    IF FOUND THEN
+        RETURN name;
     END IF;
-    -- Without its condition the way to a parent that has no row here may lead over every child.
-    SELECT string_agg(replace(e.query, 'unnest($1, $2)', 'unnest(fresh, fresh_rows)')
-               || format(' WHERE %s = ANY (fresh)', e.parent), ' UNION ALL ')
-    INTO level FROM atdm.referring(own) AS e;
-    SELECT array_agg(c.oid ORDER BY c.oid),
-           array_agg(atdm.table_label(lay_reset_path.domain, c.oid) ORDER BY c.oid),
-           string_agg(format('d%s AS (DELETE FROM ONLY %I.%I WHERE ctid = ANY (ARRAY('
-               'SELECT f.t FROM unnest(relations, rows) AS f (o, t) WHERE f.o = %s)) RETURNING 1)',
-               c.oid, n.nspname, c.relname, c.oid), ', ' ORDER BY c.oid),
+    SELECT array_remove(array_agg(to_regclass(format('%I.%I', d.schema_name, d.table_name))::oid
+               ORDER BY d.load_order), NULL)
+    INTO own FROM atdm.domain_table AS d WHERE d.domain = prepare_reset.domain;
+    SELECT array_agg(DISTINCT r.relation) INTO reached
+    FROM (SELECT unnest(own) UNION ALL SELECT k.child FROM atdm.referring(own) AS k) AS r (relation);
+    IF pg_try_advisory_xact_lock(hashtextextended('atdm.reset_function:' || domain, 0)) THEN
+        INSERT INTO atdm.reset_function AS f (domain, relations, fingerprint)
+        VALUES (domain, reached, atdm.reset_fingerprint(domain, reached))
+        ON CONFLICT ON CONSTRAINT pk_reset_function DO UPDATE
+        SET relations = excluded.relations, fingerprint = excluded.fingerprint;
+    ELSE
+        name := 'session_delete_' || pg_backend_pid();
+    END IF;
+    PERFORM atdm.write_reset_function(name, own, reached, false),
+        atdm.write_reset_function(name, own, reached, true);
+    RETURN name;
+END;
+$$;
+
+-- Write a function that deletes rows of the runs in its argument, or one without argument for all
+-- runs. `own` are the tables of the domain, `reached` these and all that refer to them.
+CREATE OR REPLACE FUNCTION atdm.write_reset_function(
+    name text, own oid[], reached oid[], all_runs boolean
+) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $write$
+DECLARE
+    -- Rows that refer to rows p by one foreign key: table, row, test run (where the table belongs to a
+    -- domain). They are locked, so that nothing can be made to refer to them. A lateral query that
+    -- locks is run for each p, by an index on the foreign key: also where the planner knows nothing
+    -- yet about tables that were filled a moment ago.
+    of_each CONSTANT text := 'SELECT e.* FROM ONLY %1$s AS p CROSS JOIN LATERAL (SELECT'
+        ' c.tableoid AS o, c.ctid AS t, %2$s AS r FROM %3$s FOR UPDATE) AS e WHERE %4$s';
+    -- The same for very many p: the planner may begin with the other table.
+    of_all CONSTANT text := 'SELECT e.* FROM (SELECT'
+        ' c.tableoid AS o, c.ctid AS t, %2$s AS r FROM ONLY %1$s AS p, %3$s AND %4$s'
+        ' FOR UPDATE OF c) AS e';
+    is_run text := CASE WHEN all_runs THEN '%s IS NOT NULL' ELSE '%s = ANY (run_ids)' END;
+    locking text;
+    first_level text;
+    next_level text;
+    own_names text[];
+    own_deletions text;
+    own_counts text;
+    own_left text;
+    names text[];
+    deletions text;
+    counts text;
+BEGIN
+    SELECT CASE WHEN all_runs
+           THEN format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', string_agg(o.name, ', '))
+           ELSE 'PERFORM ' || string_agg(format('FROM (SELECT FROM ONLY %s WHERE %s FOR UPDATE) AS r',
+               o.name, o.is_run), ' UNION ALL SELECT ') END,
+           array_agg(o.label),
+           string_agg(format('o%s AS (DELETE FROM ONLY %s WHERE %s RETURNING 1)',
+               o.oid, o.name, o.is_run), ', '),
+           string_agg(format('(SELECT count(*) FROM o%s)', o.oid), ', '),
+           string_agg(format('(SELECT count(*) FROM %s WHERE %s)', o.name, o.is_run), ' + ')
+    INTO locking, own_names, own_deletions, own_counts, own_left
+    FROM (SELECT oid, oid::regclass::text AS name, relname AS label,
+                 format(is_run, 'test_run_id') AS is_run
+          FROM pg_class WHERE oid = ANY (own) ORDER BY array_position(own, oid)) AS o;
+    SELECT array_agg(CASE WHEN c.oid = ANY (own) THEN c.relname
+                          ELSE n.nspname || '.' || c.relname END ORDER BY c.oid),
+           string_agg(format('d%1$s AS (DELETE FROM ONLY %2$s WHERE ctid = ANY (ARRAY('
+               'SELECT f.t FROM unnest(relations, rows) AS f (o, t) WHERE f.o = %1$s)) RETURNING 1)',
+               c.oid, c.oid::regclass), ', ' ORDER BY c.oid),
            string_agg(format('(SELECT count(*) FROM d%s)', c.oid), ', ' ORDER BY c.oid)
-    INTO with_rows, labels, deletions, counted
-    FROM unnest(reached) AS r (relation) JOIN pg_class AS c ON c.oid = r.relation
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.relkind = 'r';
-    body := format($body$
+    INTO names, deletions, counts
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid = ANY (reached) AND c.relkind = 'r';
+    -- Rows of the runs themselves are left out. Most of them have the same run as the row that they
+    -- refer to: comparing that first saves looking at all run ids.
+    SELECT string_agg(format(CASE WHEN all_runs THEN of_all ELSE of_each END, k.parent::regclass,
+               k.run, k.child_rows || CASE WHEN k.others <> '' THEN
+                   ' AND c.test_run_id IS DISTINCT FROM p.test_run_id' ELSE '' END || k.others,
+               format(is_run, 'p.test_run_id')), ' UNION ') FILTER (WHERE k.parent = ANY (own)),
+           string_agg(format(of_each, k.parent::regclass, k.run, k.child_rows || k.others,
+               format('p.ctid = ANY (ARRAY(SELECT f.t FROM unnest(fresh, fresh_rows) AS f (o, t)'
+                   ' WHERE f.o = %s))', k.parent)), ' UNION ALL ')
+    INTO first_level, next_level
+    FROM (SELECT r.*,
+                 CASE WHEN EXISTS (
+                     SELECT FROM atdm.domain_table AS d
+                     WHERE to_regclass(format('%I.%I', d.schema_name, d.table_name)) = r.child)
+                 THEN 'c.test_run_id' ELSE 'NULL::text' END AS run,
+                 CASE WHEN r.child = ANY (own)
+                 THEN format(' AND (' || is_run || ') IS NOT TRUE', 'c.test_run_id')
+                 ELSE '' END AS others
+          FROM atdm.referring(own) AS r) AS k;
+    EXECUTE format('CREATE OR REPLACE FUNCTION'
+        ' atdm.%I(%s OUT deleted jsonb, OUT adopted jsonb) LANGUAGE plpgsql'
+        ' SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan'
+        ' SET enable_seqscan = off AS %L',
+        name, CASE WHEN all_runs THEN '' ELSE 'run_ids text[],' END, format($body$
 #variable_conflict use_variable
 DECLARE
-    relations oid[];
-    rows tid[];
-    runs text[];
+    relations oid[] := '{}';
+    rows tid[] := '{}';
     fresh oid[];
     fresh_rows tid[];
     fresh_runs text[];
-    counts bigint[];
-    wanted bigint;
+    own_counts bigint[];
+    counts bigint[] := '{}';
     remaining bigint;
 BEGIN
-    SELECT coalesce(array_agg(f.o), '{}'), coalesce(array_agg(f.t), '{}'),
-           coalesce(array_agg(f.r), '{}')
-    INTO relations, rows, runs FROM (%1$s) AS f;
-    -- From a few rows to those that refer to them the way is an index; from many it may not be.
-    IF cardinality(rows) > 1000 THEN
-        RETURN;
-    END IF;
-    fresh := relations;
-    fresh_rows := rows;
-    WHILE cardinality(fresh_rows) > 0 LOOP
-        SELECT array_agg(n.o), array_agg(n.t), array_agg(n.r) INTO fresh, fresh_rows, fresh_runs
-        FROM (%2$s EXCEPT SELECT * FROM unnest(relations, rows, runs)) AS n (o, t, r);
-        EXIT WHEN fresh_rows IS NULL;
-        PERFORM atdm.refuse_strangers(run_ids, fresh, fresh_runs);
+    %1$s;
+    SELECT array_agg(n.o), array_agg(n.t), array_agg(n.r) INTO fresh, fresh_rows, fresh_runs
+    FROM (%2$s) AS n;
+    WHILE fresh IS NOT NULL LOOP
+        PERFORM atdm.refuse_strangers(fresh, fresh_runs);
         relations := relations || fresh;
         rows := rows || fresh_rows;
-        runs := runs || fresh_runs;
+        SELECT array_agg(n.o), array_agg(n.t), array_agg(n.r) INTO fresh, fresh_rows, fresh_runs
+        FROM (%3$s EXCEPT SELECT f.o, f.t, NULL FROM unnest(relations, rows) AS f (o, t))
+            AS n (o, t, r);
     END LOOP;
-    IF NOT relations <@ %3$L::oid[] THEN
-        RETURN;
-    END IF;
-    -- Triggers of the application expect the schemas that it uses itself.
+    -- One statement, so that cycles, rows that refer to themselves and the order of foreign keys do not
+    -- matter. Triggers of the application expect the schemas that it uses itself.
     PERFORM set_config('search_path', 'pg_catalog, public, pg_temp', true);
-    WITH %4$s SELECT ARRAY[%5$s] INTO counts;
+    IF rows = '{}' THEN
+        WITH %4$s SELECT ARRAY[%5$s] INTO own_counts;
+    ELSE
+        WITH %4$s, %8$s SELECT ARRAY[%5$s], ARRAY[%9$s] INTO own_counts, counts;
+    END IF;
     PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
-    SELECT sum(n) INTO wanted FROM unnest(counts) AS n;
-    SELECT %6$s INTO remaining;
-    PERFORM atdm.refuse_leftovers(cardinality(rows), wanted, remaining);
-    SELECT %7$L::jsonb || coalesce(jsonb_object_agg(u.name, u.n) FILTER (WHERE u.n > 0), '{}')
-    INTO deleted FROM unnest(%8$L::text[], counts) AS u (name, n);
-    SELECT coalesce(jsonb_object_agg(atdm.table_label(%9$L, a.o), a.n), '{}') INTO adopted
-    FROM (SELECT f.o, count(*) AS n FROM unnest(relations, runs) AS f (o, r)
-          WHERE f.r IS NULL GROUP BY f.o) AS a;
+    SELECT cardinality(rows) - coalesce((SELECT sum(n) FROM unnest(counts) AS n), 0) + %6$s
+    INTO remaining;
+    IF remaining > 0 THEN
+        PERFORM atdm.fail('RESET_FAILED',
+            format('%%s rows of test runs are still there: a trigger or a rule keeps them',
+                remaining), jsonb_build_object('remaining', remaining));
+    END IF;
+    SELECT jsonb_object_agg(s.name, s.n) INTO deleted
+    FROM (SELECT u.name, sum(u.n) AS n
+          FROM unnest(%7$L::text[] || %10$L::text[], own_counts || counts) AS u (name, n)
+          GROUP BY u.name HAVING sum(u.n) > 0 OR u.name = ANY (%7$L)) AS s;
+    SELECT coalesce(jsonb_object_agg(u.name, u.n) FILTER (WHERE u.n > 0), '{}') INTO adopted
+    FROM unnest(%10$L::text[], counts) AS u (name, n);
 END;
 $body$,
-        found, coalesce(level, 'SELECT NULL::oid, NULL::tid, NULL::text WHERE false'), with_rows,
-        deletions, counted, left_over, zeros, labels, lay_reset_path.domain);
-    EXECUTE format('CREATE OR REPLACE FUNCTION'
-        ' atdm.%I(run_ids text[], OUT deleted jsonb, OUT adopted jsonb) LANGUAGE plpgsql'
-        ' SET search_path = pg_catalog, pg_temp SET lock_timeout = %L SET enable_seqscan = off'
-        ' SET enable_hashjoin = off SET enable_mergejoin = off'
-        ' SET plan_cache_mode = force_generic_plan AS %L',
-        'delete_' || lay_reset_path.domain, '10s', body);
-    EXECUTE format('REVOKE ALL ON FUNCTION atdm.%I(text[]) FROM PUBLIC',
-        'delete_' || lay_reset_path.domain);
-    INSERT INTO atdm.reset_path (domain, names, relations, keys)
-    VALUES (lay_reset_path.domain, reached_names, reached, atdm.keys_between(reached));
+            locking,
+            coalesce(first_level, 'SELECT NULL::oid AS o, NULL::tid AS t, NULL::text AS r LIMIT 0'),
+            coalesce(next_level, 'SELECT NULL::oid, NULL::tid, NULL::text'),
+            own_deletions, own_counts, own_left, own_names, deletions, counts, names));
+    EXECUTE format('REVOKE ALL ON FUNCTION atdm.%I(%s) FROM PUBLIC',
+        name, CASE WHEN all_runs THEN '' ELSE 'text[]' END);
 END;
-$$;
+$write$;
 
--- Whether atdm.delete_<domain> was made for the tables and keys that there are.
-CREATE OR REPLACE FUNCTION atdm.has_reset_path(domain text) RETURNS boolean
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT EXISTS (
-        SELECT FROM atdm.reset_path AS p
-        WHERE p.domain = has_reset_path.domain
-          AND p.relations = ARRAY(SELECT to_regclass(n.name)::oid
-                                  FROM unnest(p.names) WITH ORDINALITY AS n (name, place)
-                                  ORDER BY n.place)
-          AND p.keys = atdm.keys_between(p.relations))
-$$;
-
--- A row of a run that is not among `run_ids` (NULL: any run may be) is refused.
-CREATE OR REPLACE FUNCTION atdm.refuse_strangers(run_ids text[], relations oid[], runs text[]) RETURNS void
+-- A row of a run that is not reset is refused.
+CREATE OR REPLACE FUNCTION atdm.refuse_strangers(relations oid[], runs text[]) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -304,7 +235,7 @@ DECLARE
 BEGIN
     SELECT f.o::regclass::text AS relation, f.r AS run INTO stranger
     FROM unnest(relations, runs) AS f (o, r)
-    WHERE f.r <> ALL (run_ids) LIMIT 1;
+    WHERE f.r IS NOT NULL LIMIT 1;
     IF FOUND THEN
         PERFORM atdm.fail('RESET_FAILED',
             format('a row of %s that belongs to test run %s refers to a row of this one',
@@ -314,104 +245,31 @@ BEGIN
 END;
 $$;
 
--- Every row that was found is deleted, and no other has come that bears a run's id.
-CREATE OR REPLACE FUNCTION atdm.refuse_leftovers(expected bigint, deleted bigint, remaining bigint)
-RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    IF deleted <> expected THEN
-        PERFORM atdm.fail('RESET_FAILED',
-            format('%s of %s rows could not be deleted: a trigger or a rule keeps them',
-                expected - deleted, expected),
-            jsonb_build_object('deleted', deleted, 'expected', expected));
-    END IF;
-    IF remaining > 0 THEN
-        PERFORM atdm.fail('RESET_FAILED',
-            format('%s rows of the test run are still there', remaining),
-            jsonb_build_object('remaining', remaining));
-    END IF;
-END;
-$$;
-
--- What atdm.delete_runs does, for any runs of any domain, with the tables and keys that there are.
-CREATE OR REPLACE FUNCTION atdm.delete_any_runs(
-    domain text, run_ids text[], OUT deleted jsonb, OUT adopted jsonb
+-- Delete the rows of the given runs of one domain, or of all its runs, and every row that refers to
+-- them. `deleted` counts the rows by table; `adopted` those among them without a run id.
+CREATE OR REPLACE FUNCTION atdm.delete_runs(
+    domain text, run_ids text[], all_runs boolean DEFAULT false,
+    OUT deleted jsonb, OUT adopted jsonb
 )
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
--- A row that somebody else holds is waited for this long, no longer.
+-- How long to wait for a row that another transaction holds.
 SET lock_timeout = '10s'
--- From a few rows to those that refer to them the way is an index, whatever the planner makes of
--- tables that were filled a moment ago and have no statistics yet.
-SET enable_seqscan = off
-SET enable_hashjoin = off
-SET enable_mergejoin = off
 AS $$
 DECLARE
-    tables oid[];
-    zeros jsonb;
-    found text;
-    left_over text;
-    remaining bigint;
-    relations oid[];
-    rows tid[];
-    runs text[];
+    prepared text := atdm.prepare_reset(domain);
 BEGIN
-    SELECT array_agg(c.oid), jsonb_object_agg(d.table_name, 0),
-           string_agg(format('SELECT * FROM (SELECT tableoid AS o, ctid AS t, test_run_id AS r'
-               ' FROM ONLY %I.%I WHERE test_run_id = ANY ($1) FOR UPDATE) AS s%s',
-               d.schema_name, d.table_name, c.oid), ' UNION ALL '),
-           string_agg(format('(SELECT count(*) FROM %I.%I WHERE test_run_id = ANY ($1))',
-               d.schema_name, d.table_name), ' + ')
-    INTO tables, zeros, found, left_over
-    FROM atdm.domain_table AS d
-    JOIN pg_namespace AS n ON n.nspname = d.schema_name
-    JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = d.table_name
-    WHERE d.domain = delete_any_runs.domain;
-    EXECUTE 'SELECT coalesce(array_agg(o), ''{}''), coalesce(array_agg(t), ''{}''),'
-        ' coalesce(array_agg(r), ''{}'') FROM (' || found || ') AS f'
-    INTO relations, rows, runs USING run_ids;
-    IF cardinality(rows) > 10000 THEN
-        PERFORM set_config('enable_seqscan', 'on', true), set_config('enable_hashjoin', 'on', true);
+    IF all_runs THEN
+        PERFORM set_config('lock_timeout', '60s', true);
+        EXECUTE format('SELECT d.deleted, d.adopted FROM atdm.%I() AS d', prepared)
+        INTO deleted, adopted;
+    ELSE
+        EXECUTE format('SELECT d.deleted, d.adopted FROM atdm.%I($1) AS d', prepared)
+        INTO deleted, adopted USING run_ids;
     END IF;
-    SELECT c.relations, c.rows, c.runs INTO relations, rows, runs
-    FROM atdm.closure(tables, run_ids, relations, rows, runs) AS c;
-    deleted := zeros || atdm.delete_rows(delete_any_runs.domain, relations, rows);
-    SELECT coalesce(jsonb_object_agg(atdm.table_label(delete_any_runs.domain, a.o), a.n), '{}')
-    INTO adopted
-    FROM (SELECT f.o, count(*) AS n FROM unnest(relations, runs) AS f (o, r)
-          WHERE f.r IS NULL GROUP BY f.o) AS a;
-    EXECUTE 'SELECT ' || left_over INTO remaining USING run_ids;
-    PERFORM atdm.refuse_leftovers(cardinality(rows), cardinality(rows), remaining);
-END;
-$$;
-
--- Delete the rows of the given runs of one domain and all that refers to them. `deleted` counts
--- every row that went, by table, `adopted` those among them that bore no run's id.
-CREATE OR REPLACE FUNCTION atdm.delete_runs(
-    domain text, run_ids text[], OUT deleted jsonb, OUT adopted jsonb
-)
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    -- For many runs other plans are right, and making them is no part of what it takes.
-    IF cardinality(run_ids) <= 20 AND atdm.has_reset_path(domain) THEN
-        BEGIN
-            EXECUTE format('SELECT d.deleted, d.adopted FROM atdm.%I($1) AS d', 'delete_' || domain)
-            INTO deleted, adopted USING run_ids;
-        EXCEPTION WHEN undefined_table OR undefined_column OR undefined_function THEN
-            -- A column or a function has another name since then.
-            deleted := NULL;
-        END;
-        IF deleted IS NOT NULL THEN
-            RETURN;
-        END IF;
+    IF prepared <> 'delete_' || domain THEN
+        EXECUTE format('DROP FUNCTION atdm.%1$I(text[]), atdm.%1$I()', prepared);
     END IF;
-    SELECT d.deleted, d.adopted INTO deleted, adopted
-    FROM atdm.delete_any_runs(domain, run_ids) AS d;
 END;
 $$;
 
@@ -569,23 +427,11 @@ CREATE OR REPLACE FUNCTION atdm.reset_all(
 ) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '60s'
 AS $$
 DECLARE
-    tables oid[];
-    names text;
-    parts text;
-    totals text;
-    level text;
     holders jsonb;
-    relations oid[];
-    rows tid[];
-    runs text[];
-    counts bigint[];
-    labels text[];
     deleted jsonb;
     adopted jsonb;
-    remaining bigint;
     cleared bigint;
 BEGIN
     SELECT jsonb_agg(jsonb_build_object('owner', l.owner, 'leases', l.leases) ORDER BY l.owner)
@@ -600,61 +446,8 @@ BEGIN
                                 FROM jsonb_array_elements(holders) AS h)),
             jsonb_build_object('domain', reset_all.domain, 'owners', holders));
     END IF;
-    SELECT array_agg(c.oid ORDER BY d.load_order),
-           string_agg(format('%I.%I', d.schema_name, d.table_name), ', ' ORDER BY d.load_order),
-           string_agg(format('(SELECT count(*) FROM %I.%I WHERE test_run_id IS NOT NULL)',
-               d.schema_name, d.table_name), ' + ')
-    INTO tables, names, totals
-    FROM atdm.domain_table AS d
-    JOIN pg_namespace AS n ON n.nspname = d.schema_name
-    JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = d.table_name
-    WHERE d.domain = reset_all.domain;
-    -- Keeps the application from hanging rows on what is about to go.
-    EXECUTE 'LOCK TABLE ' || names || ' IN SHARE ROW EXCLUSIVE MODE';
-    -- First what refers to a row of a run without being one; then, from there, as for a single run.
-    SELECT string_agg(replace(e.query,
-               format('p.ctid = ANY (ARRAY(SELECT f.t FROM unnest($1, $2) AS f (o, t)'
-                   ' WHERE f.o = %s))', e.parent),
-               'p.test_run_id IS NOT NULL'), ' UNION ALL ')
-    INTO level
-    FROM atdm.referring(tables) AS e WHERE e.parent = ANY (tables);
-    relations := '{}';
-    rows := '{}';
-    runs := '{}';
-    IF level IS NOT NULL THEN
-        EXECUTE 'SELECT coalesce(array_agg(o), ''{}''), coalesce(array_agg(t), ''{}''),'
-            ' coalesce(array_agg(r), ''{}'') FROM (SELECT DISTINCT * FROM (' || level
-            || ') AS l WHERE r IS NULL) AS n'
-        INTO relations, rows, runs;
-        SELECT c.relations, c.rows, c.runs INTO relations, rows, runs
-        FROM atdm.closure(tables, NULL, relations, rows, runs) AS c;
-    END IF;
-    SELECT coalesce(jsonb_object_agg(atdm.table_label(reset_all.domain, a.o), a.n), '{}')
-    INTO adopted
-    FROM (SELECT f.o, count(*) AS n FROM unnest(relations, runs) AS f (o, r)
-          WHERE f.r IS NULL GROUP BY f.o) AS a;
-    SELECT string_agg(format('d%s AS (DELETE FROM ONLY %I.%I WHERE ctid = ANY (ARRAY('
-               'SELECT f.t FROM unnest($1, $2) AS f (o, t) WHERE f.o = %s))%s RETURNING 1)',
-               o.relation, n.nspname, c.relname, o.relation,
-               CASE WHEN o.relation = ANY (tables) THEN ' OR test_run_id IS NOT NULL' END),
-               ', ' ORDER BY o.relation)
-           || ' SELECT ARRAY[' || string_agg(format('(SELECT count(*) FROM d%s)', o.relation),
-               ', ' ORDER BY o.relation) || ']',
-           array_agg(atdm.table_label(reset_all.domain, o.relation) ORDER BY o.relation)
-    INTO parts, labels
-    FROM (SELECT DISTINCT unnest(relations || tables) AS relation) AS o
-    JOIN pg_class AS c ON c.oid = o.relation
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace;
-    PERFORM set_config('search_path', 'pg_catalog, public, pg_temp', true);
-    EXECUTE 'WITH ' || parts INTO counts USING relations, rows;
-    PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
-    deleted := (SELECT jsonb_object_agg(label, n) FROM unnest(labels, counts) AS u (label, n));
-    EXECUTE 'SELECT ' || totals INTO remaining;
-    IF remaining > 0 THEN
-        PERFORM atdm.fail('RESET_FAILED',
-            format('%s rows of test runs are still there: a trigger or a rule keeps them',
-                remaining), jsonb_build_object('remaining', remaining));
-    END IF;
+    SELECT d.deleted, d.adopted INTO deleted, adopted
+    FROM atdm.delete_runs(domain, NULL, true) AS d;
     UPDATE atdm.test_run AS r
     SET status = CASE r.status WHEN 'leased' THEN 'expired' ELSE 'cleaned' END,
         ended_at = clock_timestamp()

@@ -35,14 +35,14 @@ def leases(conn: psycopg.Connection[Any], tmp_path: Path, registry: Registry) ->
     return leasing.lease_request(conn, made.request_id, owner="ci", owner_secret="open sesame")
 
 
-@pytest.fixture(params=["ready made", "made each time"])
+@pytest.fixture(params=["used", "written"])
 def either_way(
     request: pytest.FixtureRequest, conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Resets whose statements are ready made for the tables there are, and those without any."""
+    """Resets that use the domain's function, and those that have to write it."""
     prepared = {
-        "ready made": b"SELECT atdm.lay_reset_path('healthcare')",
-        "made each time": b"DELETE FROM atdm.reset_path",
+        "used": b"SELECT atdm.prepare_reset('healthcare')",
+        "written": b"DELETE FROM atdm.reset_function",
     }[request.param]
 
     def afterwards(call: Any) -> Any:
@@ -307,7 +307,9 @@ def test_a_row_that_somebody_holds_is_waited_for_and_then_reported(
     conn: psycopg.Connection[Any], target: str, leases: list[Lease]
 ) -> None:
     lease = leases[0]
-    conn.execute("ALTER FUNCTION atdm.delete_runs(text, text[]) SET lock_timeout = '100ms'")
+    conn.execute(
+        "ALTER FUNCTION atdm.delete_runs(text, text[], boolean) SET lock_timeout = '100ms'"
+    )
     with connect(target, autocommit=False) as other:
         other.execute(
             "UPDATE healthcare.member SET status = 'inactive' WHERE test_run_id = %s",
@@ -448,6 +450,25 @@ def test_reset_all_deletes_runs_and_what_hangs_on_them_and_keeps_the_rest(
     draining = conn.execute("SELECT draining_until FROM atdm.domain").fetchone()
     assert draining == (None,)
     assert seeded(conn, tmp_path, registry).request_id > ready.request_id
+
+
+def test_reset_all_refuses_to_delete_a_row_of_another_domains_run(
+    conn: psycopg.Connection[Any], leases: list[Lease]
+) -> None:
+    conn.execute(
+        """
+        CREATE SCHEMA other;
+        CREATE TABLE other.letter (test_run_id text, claim_id text REFERENCES healthcare.claim);
+        INSERT INTO atdm.domain (domain) VALUES ('other');
+        INSERT INTO atdm.domain_table VALUES ('other', 'letter', 'other', 0)
+        """
+    )
+    conn.execute("INSERT INTO other.letter VALUES ('theirs', %s)", (leases[0]["data"]["claim_id"],))
+    with pytest.raises(AtdmError) as caught:
+        leasing.reset_all(conn, "healthcare", confirm=True, revoke_leases=True)
+    assert caught.value.code is ErrorCode.RESET_FAILED
+    assert caught.value.details == {"table": "other.letter", "other_run": "theirs"}
+    assert count(conn, "healthcare.claim") == 3
 
 
 def test_reset_all_polls_while_others_work_and_keeps_newcomers_out(

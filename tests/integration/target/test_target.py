@@ -145,11 +145,15 @@ def test_a_catalog_of_an_unknown_version_is_refused(target: str, registry: Regis
         assert caught.value.details == {"version": "0005", "known": ["0001_catalog"]}
 
 
-def test_the_last_version_before_the_squash_is_the_first_one_after_it(
+def test_a_catalog_of_the_last_version_before_the_squash_is_kept(
     target: str, registry: Registry
 ) -> None:
     with connect(target) as conn:
-        conn.execute("UPDATE atdm.alembic_version SET version_num = '0009'")
+        conn.execute(
+            "UPDATE atdm.alembic_version SET version_num = '0009';"
+            "ALTER TABLE atdm.reset_function RENAME CONSTRAINT pk_reset_function TO pk_reset_path;"
+            "ALTER TABLE atdm.reset_function RENAME TO reset_path"
+        )
         assert initialise(conn, registry).migrated
         assert not initialise(conn, registry).changed
 
