@@ -44,8 +44,7 @@ def stage_runs(
 ) -> StagedRequest:
     """Record a request and write its rows as Parquet."""
     spec = resolve(
-        registry,
-        scenario,
+        *registry.find(scenario),
         {},
         runs=runs,
         request_id=run_ids.new_request_id(

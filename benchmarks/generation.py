@@ -194,7 +194,7 @@ def main() -> None:
 
     registry = Registry.build(read_bundle([shipped_root()]))
     spec = resolve(
-        registry, SCENARIO, {}, runs=arguments.runs, seed=1, as_of=AS_OF, request_id=REQUEST
+        *registry.find(SCENARIO), {}, runs=arguments.runs, seed=1, as_of=AS_OF, request_id=REQUEST
     )
     batch_runs = arguments.batch_runs or runs_per_batch(spec)
     before = peak_mebibytes()

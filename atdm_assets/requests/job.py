@@ -67,8 +67,8 @@ def materialise_request(
     if asked.label is not None:
         check_label(asked.label)
     resolve(
-        registry,
-        scenario.key,
+        registry.domains[scenario.domain],
+        scenario,
         asked.constraints,
         runs=1 if asked.runs is None else asked.runs,
         seed=asked.seed,

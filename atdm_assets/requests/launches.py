@@ -31,8 +31,8 @@ class Launches:
                 fail; nothing is launched.
         """
         resolve(
-            registry,
-            scenario.key,
+            registry.domains[scenario.domain],
+            scenario,
             asked.constraints,
             runs=asked.runs or 1,
             seed=asked.seed,

@@ -27,20 +27,6 @@ MAX_NAME = 32
 """A version's id holds the name, the clock and six more characters, and has at most 63."""
 
 
-@dataclass(frozen=True)
-class _Scenarios:
-    """One domain as planning looks scenarios up."""
-
-    domain: Domain
-
-    @property
-    def domains(self) -> Mapping[str, Domain]:
-        return {self.domain.name: self.domain}
-
-    def scenario(self, name: str) -> Scenario:
-        return self.domain.scenarios[name]
-
-
 @dataclass
 class DatasetBuilder:
     """Builds one dataset of ``domain``, whose scenarios are there.
@@ -115,7 +101,7 @@ class DatasetBuilder:
         for (given, _), share in zip(combinations, runs, strict=True):
             try:
                 spec = resolve(
-                    _Scenarios(self.domain), scenario.name, given, runs=max(1, share), seed=0,
+                    self.domain, scenario, given, runs=max(1, share), seed=0,
                     request_id=dataset_id(self.domain.name, self.name),
                 )  # fmt: skip
             except AtdmError as error:

@@ -11,12 +11,13 @@ import pyarrow as pa
 
 from atdm_engine.bundle.constraint import constraint_of
 from atdm_engine.bundle.dataset import DatasetBuilder
-from atdm_engine.bundle.domain_tables import DomainTables, empty_connection
+from atdm_engine.bundle.domain_tables import DomainTables, empty_connection, insert_order
 from atdm_engine.bundle.reference_rows import read_reference
 from atdm_engine.bundle.rule import read_rule
 from atdm_engine.bundle.scenario import ScenarioBuilder
 from atdm_engine.bundle.spec_file import Model, ParsedFile, SpecFile, parse_or_report
-from atdm_engine.bundle.table import check_table, insert_order
+from atdm_engine.bundle.table import check_table
+from atdm_engine.bundle.version import with_parents
 from atdm_engine.errors import Problem
 from atdm_engine.generation.plan import GenerationPlan
 from atdm_engine.model import Dataset, Domain, Rule, Scenario
@@ -184,7 +185,7 @@ class _DomainBuilder:
         }
         for loaded in scenarios:
             made = {str(group.table) for group in loaded.model.row_groups().values()}
-            if _with_parents(made, domain.tables) & broken:
+            if broken.intersection(with_parents(made, domain.tables)):
                 # What is wrong with its tables is said there; it cannot be judged before.
                 continue
             scenario, problems = ScenarioBuilder(loaded, domain, listing).build()
@@ -205,18 +206,6 @@ class _DomainBuilder:
             if dataset is not None:
                 found[name] = dataset
         return found
-
-
-def _with_parents(names: set[str], tables: Mapping[str, TableSpec]) -> set[str]:
-    """The tables of ``names`` and all that they refer to, directly or not."""
-    found: set[str] = set()
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting.extend(tables[name].foreign_keys.values() if name in tables else ())
-    return found
 
 
 def _generation_problems(

@@ -77,6 +77,11 @@ class Registry:
             {"scenario": name, "nearest": nearest, "known": list(by_key)},
         )
 
+    def find(self, name: str) -> tuple[Domain, Scenario]:
+        """``scenario(name)`` with the domain that it belongs to."""
+        scenario = self.scenario(name)
+        return self.domains[scenario.domain], scenario
+
     @property
     def datasets(self) -> dict[str, Dataset]:
         """Every dataset by ``<domain>/<dataset>``, sorted."""

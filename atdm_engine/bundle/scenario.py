@@ -188,7 +188,7 @@ class ScenarioBuilder:
                     self.tables,
                     table,
                     spec.columns[column],
-                    lambda below, *rest, _path=path: self.loaded.problem((*_path, *below), *rest),
+                    self.loaded.at(*path).problem,
                     names,
                 )
         self._check_count(name, group)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from pydantic import ValidationError
@@ -28,17 +28,25 @@ class SpecFile:
 
 @dataclass(frozen=True)
 class ParsedFile(Generic[Model]):
-    """The model that a file holds, and the lines of its keys."""
+    """The model that a file holds, and the lines of its keys.
+
+    Paths of problems count from ``base``, which is the file itself unless ``at`` was asked.
+    """
 
     file: str
     model: Model
     document: YamlDocument
+    base: tuple[object, ...] = ()
+
+    def at(self, *path: object) -> ParsedFile[Model]:
+        """The same file for problems below ``path``."""
+        return replace(self, base=(*self.base, *path))
 
     def problem(
         self, path: Sequence[object], found: str, allowed: str, known: Sequence[str] = ()
     ) -> Problem:
         """A problem at ``path``; the nearest spelling comes from ``known``."""
-        place = tuple(key_text(part) for part in path)
+        place = tuple(key_text(part) for part in (*self.base, *path))
         nearest = nearest_spelling(found.strip("'"), known) if known else None
         key = ".".join(place) or "(file)"
         return Problem(self.file, self.document.line(place), key, found, allowed, nearest)

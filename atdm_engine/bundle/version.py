@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from atdm_engine import ENGINE_VERSION
 from atdm_engine.model import Domain, Scenario
 from atdm_engine.spec.dataset import DatasetSpec
+from atdm_engine.spec.table import TableSpec
 
 _DIGITS = 16
 
@@ -138,11 +139,7 @@ def _digest(value: Any, *, sort_keys: bool = True) -> str:
 
 def _shape(domain: Domain, scenario: Scenario) -> dict[str, Any]:
     tables: dict[str, Any] = {}
-    waiting = list(scenario.tables)
-    while waiting:
-        name = waiting.pop()
-        if name in tables:
-            continue
+    for name in with_parents(scenario.tables, domain.tables):
         spec = domain.tables[name]
         body = spec.model_dump(mode="json", by_alias=True, exclude={"description", "columns"})
         body["constraints"] = {
@@ -154,7 +151,6 @@ def _shape(domain: Domain, scenario: Scenario) -> dict[str, Any]:
             for key, column in spec.columns.items()
         ]
         tables[name] = body
-        waiting.extend(spec.foreign_keys.values())
     providers = _providers(tables, scenario)
     return {
         "engine": ENGINE_VERSION,
@@ -174,6 +170,18 @@ def _shape(domain: Domain, scenario: Scenario) -> dict[str, Any]:
             if key[1] in providers
         ],
     }
+
+
+def with_parents(names: Iterable[str], tables: Mapping[str, TableSpec]) -> list[str]:
+    """The tables of ``names`` and all that they refer to, directly or not; each once."""
+    found: list[str] = []
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.append(name)
+            waiting.extend(tables[name].foreign_keys.values() if name in tables else ())
+    return found
 
 
 def _providers(tables: Mapping[str, Any], scenario: Scenario) -> set[str]:

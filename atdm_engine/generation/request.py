@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow.compute as pc
 
@@ -51,19 +51,6 @@ class RequestSpec:
         return self.plan.constraints
 
 
-class Scenarios(Protocol):
-    """What planning needs of the registry."""
-
-    @property
-    def domains(self) -> Mapping[str, Domain]:
-        """The domains by name."""
-        ...
-
-    def scenario(self, name: str) -> Scenario:
-        """The scenario of a name; SCENARIO_NOT_FOUND otherwise."""
-        ...
-
-
 def seed_of(request_id: str) -> int:
     """The seed of a request that names none: the same on every machine."""
     digest = hashlib.blake2b(f"seed:{request_id}".encode(), digest_size=8).digest()
@@ -71,8 +58,8 @@ def seed_of(request_id: str) -> int:
 
 
 def resolve(
-    registry: Scenarios,
-    scenario: str,
+    domain: Domain,
+    scenario: Scenario,
     constraints: Mapping[str, TypedScalar],
     *,
     runs: int = 1,
@@ -81,19 +68,16 @@ def resolve(
     request_id: str,
     number_base: int = 0,
 ) -> RequestSpec:
-    """Resolve a request.
+    """Resolve a request for ``scenario`` of ``domain``.
 
     ``constraints`` are what the caller gave (texts are typed here), ``as_of`` defaults to the
     moment the request id carries, ``seed`` to one derived from it; ``number_base`` is the first
-    unique number that was reserved. Raises SCENARIO_NOT_FOUND, CONSTRAINT_INVALID or
-    CONSTRAINT_CONTRADICTION (``details.problems`` has all of them), REQUEST_INVALID,
-    SPEC_INVALID.
+    unique number that was reserved. Raises CONSTRAINT_INVALID or CONSTRAINT_CONTRADICTION
+    (``details.problems`` has all of them), REQUEST_INVALID, SPEC_INVALID.
     """
-    found = registry.scenario(scenario)
-    domain = registry.domains[found.domain]
     _check_request(runs, seed, as_of, request_id, number_base)
-    given = _typed(found, domain, constraints)
-    plan = GenerationPlan(domain, found, {**found.defaults, **given})
+    given = _typed(scenario, domain, constraints)
+    plan = GenerationPlan(domain, scenario, {**scenario.defaults, **given})
     require_sound(plan)
     spec = RequestSpec(
         plan=plan,

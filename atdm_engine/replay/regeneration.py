@@ -9,12 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.bundle.version import changes, version_parts
 from atdm_engine.checks.results import CheckOutcome, Verdict, verdict
 from atdm_engine.checks.validator import Validator
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.batches import batches, generate, runs_per_batch
-from atdm_engine.generation.request import RequestSpec, Scenarios, resolve
+from atdm_engine.generation.request import RequestSpec, resolve
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.progress import Progress
 from atdm_engine.random.run_ids import run_id
@@ -52,15 +53,14 @@ class Judgement:
     verdict: Verdict
 
 
-def recorded_request(registry: Scenarios, original: ReplaySpec) -> RequestSpec:
+def recorded_request(registry: Registry, original: ReplaySpec) -> RequestSpec:
     """The recorded request, resolved with the specification files of today.
 
     Raises:
         AtdmError: REQUEST_CONFLICT if they changed (``details``: ``changes``, and in ``hint`` the
             command that makes the request from today's files); SCENARIO_NOT_FOUND.
     """
-    scenario = registry.scenario(original.scenario)
-    domain = registry.domains[scenario.domain]
+    domain, scenario = registry.find(original.scenario)
     if scenario.version != original.scenario_version:
         now = version_parts(domain, scenario)
         found = [str(one) for one in changes(original.parts, now)] if original.parts else []
@@ -68,8 +68,8 @@ def recorded_request(registry: Scenarios, original: ReplaySpec) -> RequestSpec:
             found[0] = f"engine changed from version {original.parts['engine']} to {now['engine']}"
         raise _changed(original, scenario.version, found)
     spec = resolve(
-        registry,
-        original.scenario,
+        domain,
+        scenario,
         original.given,
         runs=original.runs,
         seed=original.seed,

@@ -147,7 +147,6 @@ class RequestWork:
     def __init__(
         self, registry: Registry, scenario: Scenario, target_url: str, store: Store, invoker: str
     ) -> None:
-        self.registry = registry
         self.scenario = scenario
         self.domain = registry.domains[scenario.domain]
         self.store = store

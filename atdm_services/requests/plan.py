@@ -99,8 +99,8 @@ def _new(work: RequestWork, asked: RunConfig) -> Planned:
     key = asked.partition_key
     request_id = key if run_ids.is_request_id(key) else mint_request_id()
     spec = resolve(
-        work.registry,
-        work.scenario.key,
+        work.domain,
+        work.scenario,
         asked.constraints,
         runs=1 if asked.runs is None else asked.runs,
         seed=asked.seed,
@@ -174,8 +174,8 @@ def _recorded_spec(work: RequestWork, recorded: RequestRecord) -> RequestSpec:
             },
         )
     return resolve(
-        work.registry,
-        work.scenario.key,
+        work.domain,
+        work.scenario,
         recorded.given,
         runs=recorded.runs,
         seed=recorded.seed,

@@ -43,8 +43,7 @@ def plan_request(
     **constraints: Any,
 ) -> RequestSpec:
     return resolve(
-        registry,
-        f"healthcare/{scenario}",
+        *registry.find(f"healthcare/{scenario}"),
         constraints,
         runs=runs,
         seed=seed,

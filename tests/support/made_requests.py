@@ -67,7 +67,9 @@ def recorded(
     **options: Any,
 ) -> tuple[RequestSpec, RequestRecord]:
     """A pending request and its spec."""
-    spec = resolve(registry, scenario, constraints or {}, runs=runs, request_id=fresh_request_id())
+    spec = resolve(
+        *registry.find(scenario), constraints or {}, runs=runs, request_id=fresh_request_id()
+    )
     record = requests.create_request(
         conn,
         spec,

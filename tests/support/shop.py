@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
 from atdm_engine.arrow.types import typed_array
+from atdm_engine.bundle.registry import Registry
 from atdm_engine.generation.request import RequestSpec, resolve
 from atdm_engine.model import Domain, Exposure, Scenario
 from atdm_engine.spec.constraints import Constraint
@@ -172,22 +172,12 @@ CONSTRAINTS: dict[str, Constraint] = {
 }
 
 
-@dataclass(frozen=True)
-class Shop:
-    """What planning needs of a registry."""
-
-    domains: Mapping[str, Domain]
-
-    def scenario(self, name: str) -> Scenario:
-        return self.domains["shop"].scenarios[name]
-
-
 def shop(
     rows: Mapping[str, Any] | None = None,
     tables: Mapping[str, Any] | None = None,
     constraints: Mapping[str, Constraint] | None = None,
     exposes: tuple[Exposure, ...] = (),
-) -> Shop:
+) -> Registry:
     """The domain with one scenario, ``sale``; ``tables`` replace or extend those of the module."""
     specs = {
         name: TableSpec.model_validate(spec) for name, spec in {**TABLES, **(tables or {})}.items()
@@ -224,11 +214,11 @@ def shop(
         scenarios={"sale": scenario},
         vocabularies=VOCABULARIES,
     )
-    return Shop({"shop": domain})
+    return Registry("shop", {"shop": domain})
 
 
 def request(
-    registry: Shop | None = None,
+    registry: Registry | None = None,
     given: Mapping[str, TypedScalar] | None = None,
     *,
     runs: int = 40,
@@ -238,8 +228,7 @@ def request(
 ) -> RequestSpec:
     """A resolved request for the scenario ``sale``."""
     return resolve(
-        registry or shop(),
-        "sale",
+        *(registry or shop()).find("sale"),
         given or {},
         runs=runs,
         seed=seed,

@@ -40,7 +40,9 @@ def hashes_of(
     seed: int = SEED,
 ) -> dict[str, str]:
     """The content hash of each table and, under ``request``, of all together."""
-    spec = resolve(registry, scenario, {}, runs=RUNS, seed=seed, as_of=AS_OF, request_id=request_id)
+    spec = resolve(
+        *registry.find(scenario), {}, runs=RUNS, seed=seed, as_of=AS_OF, request_id=request_id
+    )
     accumulators = {
         table: ContentHash(spec.domain, table, request_id) for table in spec.scenario.tables
     }

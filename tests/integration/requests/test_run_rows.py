@@ -18,7 +18,7 @@ from atdm_engine.model import Domain
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.ddl import constraint_name
 from atdm_resources.postgres.ownership import RunColumn
-from atdm_resources.postgres.run_rows import row_schema, rows_of_request, rows_of_run, shared_rows
+from atdm_resources.postgres.run_rows import rows_of_request, rows_of_run, shared_rows
 from atdm_services.target.init import initialise
 
 REQUEST = "01K0ABCDEF0123456789000000"
@@ -110,7 +110,7 @@ def conn(empty_database: str, domain: Domain) -> Iterator[psycopg.Connection[Any
 
 def rows(domain: Domain) -> pa.Table:
     """A row a value, each beside a list of all values of its type, and NULL everywhere else."""
-    schema = row_schema(domain.tables["thing"])
+    schema = domain.tables["thing"].arrow_schema
     made: list[dict[str, Any]] = []
     for name, values in VALUES.items():
         for value in values:

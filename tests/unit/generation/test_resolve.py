@@ -16,12 +16,12 @@ from tests.support.shop import REQUEST, ROWS, TABLES, request, shop
 def refused(given: dict[str, Any], registry: Any = None, **options: Any) -> AtdmError:
     arguments: dict[str, Any] = {"request_id": REQUEST, **options}
     with pytest.raises(AtdmError) as caught:
-        resolve(registry or shop(), "sale", given, **arguments)
+        resolve(*(registry or shop()).find("sale"), given, **arguments)
     return caught.value
 
 
 def test_what_is_not_given_follows_from_the_request_id() -> None:
-    spec = resolve(shop(), "sale", {}, request_id=REQUEST)
+    spec = resolve(*shop().find("sale"), {}, request_id=REQUEST)
     assert spec.seed == seed_of(REQUEST)
     assert 0 <= spec.seed < 2**63
     assert spec.as_of == time_of(REQUEST)
@@ -39,7 +39,7 @@ def test_given_values_are_typed_and_win_over_defaults() -> None:
     tokyo = timezone(timedelta(hours=9))
     given = {"vip": "false", "lines": "3", "category": "toys"}
     as_of = datetime(2026, 1, 1, 9, tzinfo=tokyo)
-    spec = resolve(shop(), "sale", given, request_id=REQUEST, seed=5, as_of=as_of)
+    spec = resolve(*shop().find("sale"), given, request_id=REQUEST, seed=5, as_of=as_of)
     assert spec.given == {"vip": False, "lines": 3, "category": "toys"}
     assert spec.effective["vip"] is False
     assert spec.effective["customer_status"] == "new"
@@ -77,7 +77,7 @@ def test_a_pinned_constraint_contradicts_another_value() -> None:
     }
     assert error.details["constraint_b"]["value"] == "loyal"
     assert error.details["constraint_b"]["source"] == "row group customer"
-    same = resolve(registry, "sale", {"customer_status": "loyal"}, request_id=REQUEST)
+    same = resolve(*registry.find("sale"), {"customer_status": "loyal"}, request_id=REQUEST)
     assert same.given == {"customer_status": "loyal"}
     # One group of the table is free to take the value: no contradiction.
     assert request(given={"customer_status": "new"}).given == {"customer_status": "new"}
@@ -116,7 +116,7 @@ def test_a_unique_column_that_is_used_up_is_refused() -> None:
     error = refused({}, runs=10, number_base=998_990)
     assert error.code == ErrorCode.REQUEST_INVALID
     assert "customer.number has 999000 unique values" in str(error)
-    assert resolve(shop(), "sale", {}, request_id=REQUEST, runs=1, number_base=998_990)
+    assert resolve(*shop().find("sale"), {}, request_id=REQUEST, runs=1, number_base=998_990)
 
 
 def _customer(**column: Any) -> dict[str, Any]:

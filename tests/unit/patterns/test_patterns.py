@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atdm_engine.patterns.pattern import parse_pattern
@@ -45,6 +45,7 @@ def test_every_numbered_text_matches_and_keeps_its_number(pattern: str) -> None:
 
 @pytest.mark.parametrize("pattern", GOOD)
 @given(text=CHARACTERS)
+@settings(deadline=None)
 def test_the_rendering_means_what_was_written(pattern: str, text: str) -> None:
     plain = re.compile(pattern.removeprefix("^").removesuffix("$"), re.ASCII)
     rendered = re.search(parse_pattern(pattern).regex, text) is not None

@@ -50,7 +50,9 @@ def original(
 ) -> ReplaySpec:
     """What would be recorded of a request of the bundle, for one of its runs."""
     known = registry or shop()
-    spec = resolve(known, scenario, given, runs=RUNS, seed=11, as_of=AS_OF, request_id=REQUEST)
+    spec = resolve(
+        *known.find(scenario), given, runs=RUNS, seed=11, as_of=AS_OF, request_id=REQUEST
+    )
     digests = {table: ContentHash(spec.domain, table, REQUEST, 0) for table in spec.scenario.tables}
     for batch in batches(spec, 2):
         for table, rows in batch.items():
