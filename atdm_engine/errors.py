@@ -1,4 +1,4 @@
-"""Every error that ATDM tells a person about, with its code."""
+"""Errors with a code, a message for a person and details for a program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class ErrorCode(StrEnum):
-    """Stable, machine-readable names of what can go wrong (requirements A-ERR-01, A-ERR-02)."""
+    """Stable, machine-readable codes of errors (requirements A-ERR-01, A-ERR-02)."""
 
     SCENARIO_NOT_FOUND = "SCENARIO_NOT_FOUND"
     RUN_NOT_FOUND = "RUN_NOT_FOUND"
@@ -47,7 +47,7 @@ class ErrorCode(StrEnum):
 
 
 class AtdmError(Exception):
-    """An error with a code, a sentence for a person, and details for a program.
+    """The base of all errors that are shown to a user.
 
     ``details`` holds JSON-serialisable values only and never a secret.
     """
@@ -75,9 +75,9 @@ class UsageError(AtdmError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with what somebody wrote: where, what was found, what is allowed.
+    """One thing wrong in a specification file: where, what was found, what is allowed.
 
-    ``file`` is a path as the registry was given it, ``line`` counts from 1 (0: the whole file),
+    ``file`` is the path as the registry got it, ``line`` counts from 1 (0: the whole file),
     ``key`` is a dotted path inside the file.
     """
 
@@ -95,7 +95,7 @@ class Problem:
 
 
 class SpecError(AtdmError):
-    """One or more specification files are wrong; carries every problem, not only the first."""
+    """Specification files are wrong; it holds every problem, not only the first."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)

@@ -1,4 +1,4 @@
-"""The resolved domain model: what the specification files mean once they are read and checked."""
+"""The resolved model: domains, scenarios and datasets after their files are read and checked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from atdm_engine.values.scalars import TypedScalar
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule file: ``table`` is whose key its query selects first, ``tables`` all it reads."""
+    """A rule file. ``table`` is the one whose key the query selects first, ``tables`` are all."""
 
     name: str
     description: str
@@ -28,10 +28,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Exposure:
-    """What a lease hands out under ``name``: a column of a row of ``group``.
+    """A value that a lease hands out as ``name``: a column of the first row of ``group``.
 
-    ``row`` is the row's index within the run when every run has it at the same place, so that a key
-    follows from the run id alone; None when the row must be read.
+    ``row`` is the row's index among the table's rows of a run, if it is the same in every run: the
+    key then follows from the run id alone. None: the value must be read from the rows.
     """
 
     name: str
@@ -43,10 +43,10 @@ class Exposure:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A scenario with everything it takes from its domain resolved.
+    """A scenario, resolved against its domain.
 
     ``version`` covers all that shapes its data. ``groups`` are in file order, ``tables`` (those it
-    makes rows of) in insert order. ``defaults`` has an entry for every one of ``constraints``.
+    makes rows of) in insert order. ``defaults`` has an entry for each of ``constraints``.
     """
 
     domain: str
@@ -68,11 +68,11 @@ class Scenario:
 
 @dataclass(frozen=True)
 class MixPart:
-    """Test runs of a dataset that are made alike: numbers ``first`` to ``last``, both included.
+    """Test runs of a dataset with the same constraints: runs ``first`` to ``last``, inclusive.
 
-    ``given`` are the constraints that the mix sets, ``effective`` those of all constraints.
-    ``number_base`` is what unique numbers are counted from, so that no part takes another's: run n
-    has the numbers from ``number_base + (n - 1) * stride`` on. It may be negative.
+    ``given`` are the constraints that the mix sets, ``effective`` the values of all constraints.
+    Run n has the unique numbers from ``number_base + (n - 1) * stride`` on, so that no two parts
+    share a number. ``number_base`` may be negative.
     """
 
     scenario: str
@@ -84,16 +84,16 @@ class MixPart:
 
     @property
     def runs(self) -> int:
-        """How many test runs it has."""
+        """The number of test runs."""
         return self.last - self.first + 1
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset with its mix resolved: ``parts`` follow each other from run 1 to ``runs``.
+    """A dataset with its mix resolved: ``parts`` cover the runs 1 to ``runs`` in order.
 
-    ``version`` covers all that shapes its data and all that judges it. ``numbers`` is how many
-    unique numbers it takes, from 0 on.
+    ``version`` covers all that shapes its data and all that checks it. ``numbers`` is the number
+    of unique numbers that it takes, from 0 on.
     """
 
     domain: str
@@ -110,12 +110,12 @@ class Dataset:
 
     @property
     def runs(self) -> int:
-        """How many test runs there are in all."""
+        """The number of test runs in all."""
         return self.parts[-1].last
 
     @property
     def shards(self) -> int:
-        """How many shards of test runs there are."""
+        """The number of shards of test runs."""
         return -(-self.runs // self.spec.runs_per_shard)
 
 

@@ -1,6 +1,6 @@
-"""A scenario's card: what a person must know to find it and to ask for it.
+"""A scenario's card: what a user must know to find it and to request it.
 
-Light: no file needs to be parsed for a card.
+Light: a kept card is read without parsing a specification file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Card:
-    """A scenario as it is found and asked for. ``defaults`` has an entry for each constraint."""
+    """What lists, search and requests show of a scenario. ``defaults`` covers all constraints."""
 
     domain: str
     name: str
@@ -75,9 +75,9 @@ def card_of(scenario: Scenario) -> Card:
 
 
 def from_json(known: Mapping[str, Any]) -> Card:
-    """The card that ``dataclasses.asdict`` and ``scalar_json`` made ``known`` of.
+    """The card whose ``dataclasses.asdict``, with ``scalar_json`` for its values, is ``known``.
 
-    KeyError, TypeError or ValueError when they did not.
+    KeyError, TypeError or ValueError if ``known`` is anything else.
     """
     constraints = {one["name"]: _constraint(one) for one in known["constraints"].values()}
 

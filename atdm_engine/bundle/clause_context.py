@@ -1,4 +1,4 @@
-"""The ``generate:`` clause of a column, checked against the files of its domain."""
+"""Checks the ``generate:`` clause of a column against the files of its domain."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from atdm_engine.spec.table import ColumnSpec
 class ScenarioNames:
     """What a scenario's ``set`` may name besides tables and columns.
 
-    ``above`` are the tables of the rows that its rows are made for, by the names they go by
-    (``parent`` is the nearest), ``groups`` those of all row groups, and ``constraints`` the
+    ``above`` are the tables of the rows above its rows (``per``), by the names that find them
+    (``parent`` is the nearest). ``groups`` are the tables of all row groups, ``constraints`` the
     scenario's constraints with their values.
     """
 
@@ -92,7 +92,7 @@ def clause_problems(
     problem: Callable[[Sequence[object], str, str, Sequence[str]], Problem],
     scenario: ScenarioNames = _IN_A_TABLE_FILE,
 ) -> Iterator[Problem]:
-    """What is wrong with a generator, or a scalar, of a column of ``table``.
+    """The problems of a generator, or a scalar, of a column of ``table``.
 
     ``problem`` makes a problem at a path below the clause.
     """

@@ -1,4 +1,4 @@
-"""A constraint that a table file or a scenario file declares, as a resolved ``Constraint``."""
+"""Builds a ``Constraint`` from its declaration in a table file or a scenario file."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _TYPES: Mapping[str, ConstraintType] = {
 def constraint_of(
     name: str, spec: ConstraintSpec, table: str | None, tables: Mapping[str, TableSpec]
 ) -> Constraint:
-    """A constraint as a table file (``table``) or a scenario file (None) declares it.
+    """The constraint that a table file (``table``) or a scenario file (None) declares.
 
-    Raises ValueError in words when it sets a column that cannot be set, or a bound or value does
-    not fit its type. The column it sets gives what the constraint leaves out.
+    What it leaves out is taken from the column that it sets. Raises ValueError, in words, if the
+    column cannot be set, or if a bound or value does not fit the type.
     """
     target, column_name = table, spec.sets
     if spec.sets is not None and table is None:
@@ -69,7 +69,7 @@ def constraint_of(
 
 
 def merged(first: Constraint, second: Constraint) -> Constraint:
-    """One constraint that two tables declare under the same name; ValueError when they disagree."""
+    """The constraint that two tables declare under one name; ValueError if they disagree."""
     if (first.type, first.values) != (second.type, second.values):
         raise ValueError(f"the type and values that {first.name} has elsewhere: {first.allowed()}")
     return replace(
@@ -81,7 +81,7 @@ def merged(first: Constraint, second: Constraint) -> Constraint:
 
 
 def unknown_key(domain: Domain, constraint: Constraint, value: TypedScalar) -> str | None:
-    """Why ``value`` is no key of the reference rows it must be one of; None when all is well."""
+    """What is allowed if ``value`` must be a key of reference rows and is none; else None."""
     if constraint.reference is None or value is None:
         return None
     rows = domain.reference.get(constraint.reference)

@@ -1,4 +1,4 @@
-"""A dataset file and its domain to a resolved ``Dataset``."""
+"""Builds a ``Dataset`` from its file and its domain."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from atdm_engine.values.fields import Scalar
 from atdm_engine.values.scalars import TypedScalar, scalar_json
 
 MAX_COMBINATIONS = 1_000
-"""Combinations of shares that one entry of a mix may have."""
+"""The most combinations of shares that one entry of a mix may have."""
 
 MAX_NAME = 32
 """A version's id holds the name, the clock and six more characters, and has at most 63."""
@@ -29,9 +29,9 @@ MAX_NAME = 32
 
 @dataclass
 class DatasetBuilder:
-    """Builds one dataset of ``domain``, whose scenarios are there.
+    """Builds one dataset of ``domain``, whose scenarios are built.
 
-    ``incomplete``: a scenario of the domain could not be read, so an unknown name is not blamed.
+    ``incomplete``: a scenario of the domain is broken, so unknown names are not reported.
     """
 
     name: str
@@ -97,7 +97,6 @@ class DatasetBuilder:
         combinations = list(_combinations(entry.constraints))
         runs = apportioned(entry.runs, [weight for _, weight in combinations])
         parts: list[tuple[MixPart, GenerationPlan]] = []
-        said: set[tuple[str, str]] = set()
         for (given, _), share in zip(combinations, runs, strict=True):
             try:
                 spec = resolve(
@@ -105,7 +104,7 @@ class DatasetBuilder:
                     request_id=dataset_id(self.domain.name, self.name),
                 )  # fmt: skip
             except AtdmError as error:
-                self._refused(path, error, said)
+                self._report(path, error)
                 continue
             if share:
                 first = after + 1
@@ -114,18 +113,13 @@ class DatasetBuilder:
                 parts.append((part, spec.plan))
         return parts
 
-    def _refused(
-        self, path: tuple[object, ...], error: AtdmError, said: set[tuple[str, str]]
-    ) -> None:
-        """Every problem of one combination that no combination before it had."""
+    def _report(self, path: tuple[object, ...], error: AtdmError) -> None:
+        """Report the problems of one combination; the registry drops those that repeat."""
         listed = error.details.get("problems") or [{"message": error.message}]
         for one in listed:
             problem: Mapping[str, Any] = one if isinstance(one, dict) else {"message": str(one)}
             name = str(problem.get("constraint", ""))
             message = str(problem["message"])
-            if (name, message) in said:
-                continue
-            said.add((name, message))
             nearest = problem.get("nearest")
             known = [str(nearest)] if nearest else []
             found = str(problem.get("found") or message)
@@ -176,7 +170,7 @@ def _combinations(
 
 
 def apportioned(total: int, weights: Sequence[float]) -> list[int]:
-    """``total`` in whole parts by weight: each rounded down, the rest to the largest remainders."""
+    """``total`` in whole parts by weight (largest remainder method)."""
     whole = math.fsum(weights)
     shares = [total * weight / whole for weight in weights]
     parts = [math.floor(share) for share in shares]
@@ -188,6 +182,6 @@ def apportioned(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def described_part(part: MixPart) -> dict[str, Any]:
-    """A part of a mix as JSON, for people."""
+    """A part of a mix as JSON values, for reports."""
     given = {name: scalar_json(value) for name, value in part.given.items()}
     return {"scenario": part.scenario, "runs": part.runs, "constraints": given}

@@ -1,4 +1,4 @@
-"""The files of one domain to a ``Domain``."""
+"""Builds a ``Domain`` from its files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _RESERVED_DOMAINS = frozenset({"atdm", "public", "information_schema", "pg_catal
 
 @dataclass
 class DomainFiles:
-    """The files of one domain by what they are."""
+    """The files of one domain by kind."""
 
     domain: SpecFile | None = None
     tables: dict[str, SpecFile] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class DomainFiles:
     datasets: dict[str, SpecFile] = field(default_factory=dict)
 
     def first(self) -> SpecFile | None:
-        """Any file of the domain, to hang a problem of the whole folder on."""
+        """Any file of the domain, to name in a problem of the whole folder."""
         groups = (self.tables, self.rules, self.reference, self.datasets)
         for files in groups:
             if files:
@@ -186,7 +186,7 @@ class _DomainBuilder:
         for loaded in scenarios:
             made = {str(group.table) for group in loaded.model.row_groups().values()}
             if broken.intersection(with_parents(made, domain.tables)):
-                # What is wrong with its tables is said there; it cannot be judged before.
+                # Its tables are broken and have their own problems.
                 continue
             scenario, problems = ScenarioBuilder(loaded, domain, listing).build()
             self.problems.extend(problems)
@@ -196,7 +196,7 @@ class _DomainBuilder:
         return found
 
     def _datasets(self, domain: Domain) -> dict[str, Dataset]:
-        # A scenario that is broken is reported there; what is left of the mix cannot be judged.
+        # A broken scenario has its own problems; a mix without it cannot be checked.
         there = {file.path for file in self.files.scenarios}
         broken = frozenset(problem.file for problem in self.problems if problem.file in there)
         found = {}
@@ -211,7 +211,7 @@ class _DomainBuilder:
 def _generation_problems(
     loaded: ParsedFile[ScenarioSpec], domain: Domain, scenario: Scenario
 ) -> Iterator[Problem]:
-    """Why rows could not be made with the scenario's defaults, found without making one."""
+    """Why no rows can be made with the scenario's defaults, found without making any."""
     for text in GenerationPlan(domain, scenario, scenario.defaults).problems():
         place, _, why = text.partition(": ")
         group = place.partition(".")[0]
@@ -222,7 +222,7 @@ def _generation_problems(
 def _subjects(
     tables: Mapping[str, ParsedFile[TableSpec]], scenarios: list[ParsedFile[ScenarioSpec]]
 ) -> dict[str, frozenset[str]]:
-    """Every constraint of the domain with its allowed values as text, for case generators."""
+    """Every constraint of the domain, for case generators; with its allowed values as text."""
     found: dict[str, frozenset[str]] = {}
     specs = {name: loaded.model for name, loaded in tables.items()}
     declared = [
@@ -239,7 +239,7 @@ def _subjects(
         try:
             built = constraint_of(name, constraint, table, specs)
         except ValueError:
-            # Reported where the scenario or table that declares it is checked.
+            # Reported when the scenario or table that declares it is checked.
             found.setdefault(name, frozenset())
             continue
         values = frozenset(scalar_text(value) for value in built.values)

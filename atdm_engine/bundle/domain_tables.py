@@ -1,4 +1,4 @@
-"""The tables of one domain while its files are checked against each other."""
+"""The tables of one domain while its files are checked, and their order of insertion."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from atdm_engine.spec.table import TableSpec
 
 @dataclass
 class DomainTables:
-    """The tables of one domain while it is being checked.
+    """The tables of one domain while its files are checked.
 
-    ``known`` are the names of all table files, also of those that could not be read: what refers to
-    a broken file is not reported a second time. ``subjects`` are the constraints that a case
-    generator may name, with their allowed values as text (empty: any). ``rule_files`` are the names
-    of all rule files, broken ones included.
+    ``known`` are the names of all table files, broken ones included, so that a reference to a
+    broken file is not reported too. ``subjects`` are the constraints that a case generator may
+    name, with their allowed values as text (empty: any). ``rule_files`` are the names of all rule
+    files, broken ones included.
     """
 
     tables: Mapping[str, ParsedFile[TableSpec]]
@@ -44,12 +44,12 @@ def empty_connection(tables: Mapping[str, ParsedFile[TableSpec]]) -> duckdb.Duck
         try:
             connection.register(name, loaded.model.arrow_schema.empty_table())
         except (ValueError, duckdb.Error):
-            continue  # A type or name that cannot be is reported by check_table.
+            continue  # check_table reports types and names that do not exist.
     return connection
 
 
 def insert_order(domain: DomainTables) -> tuple[list[str], list[Problem]]:
-    """The tables so that what a table refers to comes before it; by name where that is open.
+    """The tables in an order in which parents come before their children, otherwise by name.
 
     A circle of references between tables is a problem; a reference to the same table is not.
     """
@@ -84,7 +84,7 @@ def insert_order(domain: DomainTables) -> tuple[list[str], list[Problem]]:
 
 
 def circles(needs: Mapping[str, Collection[str]]) -> list[list[str]]:
-    """Circles of a graph as the names along them, until breaking them leaves none."""
+    """Circles of a graph, each as the names along it. Without their first edges none is left."""
     remaining = {name: set(others) for name, others in needs.items()}
     found: list[list[str]] = []
     while True:

@@ -1,4 +1,4 @@
-"""The errors of pydantic as problems: at their line, in words, with the nearest spelling."""
+"""The errors of pydantic as problems: with line, plain words and the nearest spelling."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ _BARE: Mapping[str, str] = {
 def model_problems(
     model: type[BaseModel], document: YamlDocument, file: str, error: ValidationError
 ) -> list[Problem]:
-    """pydantic's errors about ``document`` as problems, one for each place, in the file's order."""
+    """pydantic's errors about ``document`` as problems, one for each place, by line."""
     findings = [_finding(model, document, file, dict(entry)) for entry in error.errors()]
     kept: list[_Finding] = []
     for finding in findings:
-        # A value that may be a number or a mapping fails once for each: what is wrong inside the
-        # mapping that was written matters, that it is no number does not.
+        # A value that may be a number or a mapping gives an error for each. If it is a mapping,
+        # only the errors inside of it matter, not that it is no number.
         rivals = [other for other in findings if other.place[: len(finding.place)] == finding.place]
         misfit = finding.kind.endswith("_type") and isinstance(finding.value, dict | list)
         if misfit and any(
@@ -72,7 +72,7 @@ def model_problems(
 
 
 def describe(value: Any) -> str:
-    """A value as it is quoted in a problem: short, on one line."""
+    """A value as a problem shows it: short, on one line."""
     if isinstance(value, dict):
         keys = [key_text(key) for key in value]
         text = "a mapping with " + ", ".join(keys[:6]) + (", ..." if len(keys) > 6 else "")
@@ -93,7 +93,7 @@ def describe(value: Any) -> str:
 
 @dataclass(frozen=True)
 class _Finding:
-    """One pydantic error, its location read against the document."""
+    """One pydantic error and its place in the document."""
 
     kind: str
     place: Path
@@ -133,7 +133,7 @@ def _finding(
 
 
 def _allowed(kind: str, context: Mapping[str, Any], message: str) -> tuple[str, Sequence[str]]:
-    """What is allowed, in words, and the words that the found one may have been meant to be."""
+    """What is allowed, in words, and the known words to search the nearest spelling in."""
     if kind in _BARE:
         return _BARE[kind], ()
     if kind == "literal_error":

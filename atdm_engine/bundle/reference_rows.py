@@ -1,4 +1,4 @@
-"""Reference rows: a CSV file to an Arrow table typed by its table file."""
+"""Reads the reference rows of a table from CSV, typed by the table file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from atdm_engine.spec.table import TableSpec
 
 
 def read_reference(spec: TableSpec, text: str, file: str) -> tuple[pa.Table, list[Problem]]:
-    """The rows of ``text`` in the table's column order (no test_run_id), and what is wrong.
+    """The rows of ``text`` in the table's column order (without test_run_id), and the problems.
 
     The first line names the columns. An empty field is NULL where the column is nullable, the empty
     text elsewhere. Rows with a problem are left out.

@@ -1,4 +1,4 @@
-"""The registry: every specification file of a bundle, read, checked and resolved."""
+"""The registry: all specification files of a bundle, read, checked and resolved."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from atdm_engine.spec.scenario import ScenarioSpec
 from atdm_engine.spec.vocabulary import parse_words
 
 BUNDLE_FILE = "atdm.yaml"
-"""The one file that each folder of a bundle may have its own of."""
+"""The only file name that each folder of a bundle may have its own file of."""
 
 
 @dataclass(frozen=True)
 class Registry:
-    """All domains of a bundle. ``warnings`` are files that were left aside, in words.
+    """All domains of a bundle. ``warnings`` name the files that were ignored.
 
-    ``clones`` are the databases to hold ready, by domain.
+    ``clones`` are the pools of clones, by domain.
     """
 
     default_domain: str
@@ -37,8 +37,8 @@ class Registry:
     def build(cls, files: Sequence[SpecFile]) -> Registry:
         """Read and check every file.
 
-        Order does not matter: files are taken in the order of their names. Raises SpecError with
-        every problem of every file (requirements A-SCN-09, A-SCN-11, A-VAL-05).
+        The order of ``files`` does not matter. Raises SpecError with every problem of every file
+        (requirements A-SCN-09, A-SCN-11, A-VAL-05).
         """
         return _Builder().build(sorted(files, key=lambda file: (file.name, file.path)))
 
@@ -107,7 +107,7 @@ class Registry:
         )
 
     def cards(self) -> list[Card]:
-        """A card for each scenario, in the order of their keys' files."""
+        """A card for each scenario, sorted by key."""
         return [card_of(scenario) for scenario in self.scenarios.values()]
 
     def search(
@@ -156,12 +156,12 @@ class _Builder:
         try:
             self.vocabularies[pool] = parse_words(file.path, file.text)
         except SpecError as error:
-            # The name stays known, so that those who use the words are not blamed too.
+            # The name stays known, so that the columns that use it are not reported too.
             self.vocabularies[pool] = ()
             self.problems.extend(error.problems)
 
     def _place(self, file: SpecFile) -> None:
-        """Put a file where its name says it belongs."""
+        """Sort a file in by its name."""
         parts = PurePosixPath(file.name).parts
         stem, suffix = PurePosixPath(file.name).stem, PurePosixPath(file.name).suffix
         match parts, suffix:

@@ -1,4 +1,4 @@
-"""A rule file: its description, what it judges, and whether its query can run."""
+"""Reads a rule file: its description, the table that it judges, and its checked query."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read_rule(
     known: Collection[str],
     connection: duckdb.DuckDBPyConnection,
 ) -> tuple[Rule | None, list[Problem]]:
-    """The rule in ``text``, or None and what is wrong with it.
+    """The rule in ``text``, or None and its problems.
 
     ``connection`` has every table of the domain registered, empty; ``known`` are the names of all
     table files, so that a broken table file is not reported here again.
@@ -92,7 +92,7 @@ def read_rule(
 def _judged_table(
     query: duck.InspectedQuery, first: str, tables: Mapping[str, ParsedFile[TableSpec]]
 ) -> str | None:
-    """The table whose key the query selects first, None when that is not clear."""
+    """The table whose key the query selects first; None if there is none, or more than one."""
     qualifier, column = query.first_column or ("", first)
     if qualifier in tables:
         return qualifier if column in tables[qualifier].model.key_columns else None

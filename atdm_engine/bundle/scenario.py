@@ -1,4 +1,4 @@
-"""A scenario file and its domain to a resolved ``Scenario``."""
+"""Builds a ``Scenario`` from its file and its domain."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from atdm_engine.values.scalars import TypedScalar, scalar_text
 
 @dataclass
 class ScenarioBuilder:
-    """Builds one scenario of ``domain`` (whose own ``scenarios`` are not used)."""
+    """Builds one scenario of ``domain``; the other scenarios of the domain are not read."""
 
     loaded: ParsedFile[ScenarioSpec]
     domain: Domain
@@ -100,7 +100,7 @@ class ScenarioBuilder:
         if not self.problems and any(
             group.table not in self.domain.tables for group in groups.values()
         ):
-            # The table's own file is broken, which is reported there.
+            # The table's own file is broken and has its own problems.
             self._problem(("rows",), "a table whose file has problems", "tables that can be read")
         return groups
 
@@ -194,7 +194,7 @@ class ScenarioBuilder:
         self._check_count(name, group)
 
     def _above(self, group: RowGroup) -> dict[str, str]:
-        """The tables of the rows that a group's rows are made for, by the names they go by."""
+        """The tables of the rows above a group's rows (``per``), by the names that find them."""
         found: dict[str, str] = {}
         name = group.per
         while name is not None:
@@ -239,7 +239,7 @@ class ScenarioBuilder:
                 if name in run or (
                     name in self.tables.rule_files and name not in self.domain.rules
                 ):
-                    continue  # What is wrong with the rule's own file is said there.
+                    continue  # The rule's own file is broken and has its own problems.
                 if name not in self.domain.rules:
                     self._unknown((key, position), name, "a rule that runs here", run)
                     continue
@@ -256,7 +256,7 @@ class ScenarioBuilder:
                 if len(keys) == 1:
                     yield self._exposure(f"{name}_id", name, keys[0])
             return
-        # A table's name means its first row group, so the last to be written is the first group.
+        # A table's name means its first row group, so the first group is written last.
         sources = {str(group.table): name for name, group in reversed(self.groups.items())}
         sources.update({name: name for name in self.groups})
         places = [
@@ -282,7 +282,7 @@ class ScenarioBuilder:
         return Exposure(name, table, column, group_name, row)
 
     def _first_row(self, group_name: str) -> int | None:
-        """Where a group's first row stands among its table's rows, when every run has it there."""
+        """The place of a group's first row among its table's rows; None if runs differ in it."""
         before = 0
         for name, group in self.groups.items():
             if name == group_name:

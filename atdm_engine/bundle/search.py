@@ -1,4 +1,4 @@
-"""Finding scenarios by intent: words and constraints to a ranked list."""
+"""Search of scenarios by words and constraints, ranked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from atdm_engine.values.scalars import scalar_text
 
 @dataclass(frozen=True)
 class Match:
-    """A scenario that was found. ``why`` says in a line what made it fit."""
+    """A scenario that was found. ``why`` says in one line what matched."""
 
     scenario: Card
     score: float
@@ -96,10 +96,10 @@ def _terms(text: str) -> list[str]:
 
 
 def _wanted(text: str, known: Mapping[str, int]) -> dict[str, str]:
-    """What is looked for, and the word that asked for it.
+    """The stems to search for, each with the word of the query that it comes from.
 
-    A requirement id stands for itself. A stem that no scenario has stands for those that begin with
-    it (auth: authorization), else for the nearest spelling.
+    A requirement id is searched for as it is. A stem that no scenario has is replaced by those that
+    begin with it (auth: authorization), else by the nearest spelling.
     """
     found: dict[str, str] = {}
     for word in text.lower().split():
@@ -120,7 +120,7 @@ def _wanted(text: str, known: Mapping[str, int]) -> dict[str, str]:
 
 
 def _stem(word: str) -> str:
-    """A light stem: denied, denial, denials and denies are one."""
+    """A light stem: denied, denial, denials and denies have the same."""
     for suffix in _SUFFIXES:
         if word.endswith(suffix) and len(word) - len(suffix) >= 3:
             stem = word.removesuffix(suffix)
@@ -143,7 +143,7 @@ def _word_score(
             if texts[name][stem]
         ]
         if places:
-            # The best place counts whole, further ones a little: a word everywhere is no surprise.
+            # The best place counts in full, each further one by a fifth.
             best = max(places)
             score += rarity * (
                 best[0] + 0.2 * sum(weight for weight, _ in places if weight < best[0])
@@ -155,7 +155,7 @@ def _word_score(
 def _constraint_fit(
     scenario: Card, constraints: Mapping[str, str]
 ) -> tuple[float, list[str]] | None:
-    """How well a scenario takes the constraints, None when it cannot."""
+    """Score and reasons of a scenario for these constraints; None if it cannot take them."""
     score, reasons = 0.0, []
     for name, text in constraints.items():
         constraint = scenario.constraints.get(name)
@@ -185,7 +185,7 @@ def _fixed_values(scenario: Card, name: str) -> list[object]:
 
 
 def _all_fixed(scenario: Card, name: str) -> bool:
-    """Whether every row that the constraint could shape has it fixed by ``with``."""
+    """Whether ``with`` fixes the constraint for every row group that it applies to."""
     tables = {table for table, _ in scenario.constraints[name].sets}
     groups = [group for group in scenario.groups if group.table in tables or name in group.fixed]
     return bool(groups) and all(name in group.fixed for group in groups)

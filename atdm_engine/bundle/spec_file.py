@@ -1,4 +1,4 @@
-"""A specification file: its text, the model that it holds, and the line of each key."""
+"""A specification file: its text, its model, and the line of each key."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class SpecFile:
 
 @dataclass(frozen=True)
 class ParsedFile(Generic[Model]):
-    """The model that a file holds, and the lines of its keys.
+    """The model of a file, and the lines of its keys.
 
-    Paths of problems count from ``base``, which is the file itself unless ``at`` was asked.
+    Paths of problems start at ``base``; ``at`` gives the same file with a longer ``base``.
     """
 
     file: str
@@ -54,7 +54,7 @@ class ParsedFile(Generic[Model]):
     def unknown(
         self, path: Sequence[object], word: str, meaning: str, known: Iterable[str]
     ) -> Problem:
-        """The problem that ``word`` is none of the ``known`` words, which mean ``meaning``."""
+        """The problem that ``word`` is not one of ``known``; ``meaning`` says what these are."""
         words = list(known)
         allowed = f"{meaning}: {', '.join(words) or 'there is none'}"
         return self.problem(path, repr(word), allowed, words)
@@ -63,7 +63,7 @@ class ParsedFile(Generic[Model]):
 def parse_file(model: type[Model], text: str, file: str) -> ParsedFile[Model]:
     """Read ``text`` as ``model``; ``file`` is named in problems.
 
-    Raises SpecError with every problem that the file has by itself.
+    Raises SpecError with every problem of the file that needs no other file to be found.
     """
     try:
         document = read_yaml(text)
@@ -86,7 +86,7 @@ def parse_file(model: type[Model], text: str, file: str) -> ParsedFile[Model]:
 def parse_or_report(
     model: type[Model], file: SpecFile, problems: list[Problem]
 ) -> ParsedFile[Model] | None:
-    """The parsed file, or None after its problems were added to ``problems``."""
+    """The parsed file; None if it has problems, which are added to ``problems``."""
     try:
         return parse_file(model, file.text, file.path)
     except SpecError as error:

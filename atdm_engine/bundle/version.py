@@ -1,4 +1,4 @@
-"""Versions of scenarios and datasets: what shapes their data, by parts, and which changed."""
+"""Versions of scenarios and datasets: hashes over what shapes their data, by parts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHAPELESS = {"description", "tags", "linked_requirement_ids", "pool", "lease_tt
 
 @dataclass(frozen=True)
 class Change:
-    """One part that is not what it was: ``engine``, ``scenario``, ``table claim``, ..."""
+    """A changed part of a version: ``engine``, ``scenario``, ``table claim``, ..."""
 
     part: str
     change: Literal["changed", "added", "removed"]
@@ -35,15 +35,15 @@ class Change:
 def scenario_version(domain: Domain, scenario: Scenario) -> str:
     """16 hex digits over everything that shapes the scenario's data and what it hands out.
 
-    Descriptions, tags and pool sizes are left out: changing them keeps what is in the pools.
+    Descriptions, tags and pool sizes are not covered: pools stay valid when these change.
     """
     return _digest(_shape(domain, scenario))
 
 
 def dataset_version(domain: Domain, spec: DatasetSpec) -> str:
-    """16 hex digits over everything that shapes the dataset's data, or judges it.
+    """16 hex digits over everything that shapes the dataset's data, or checks it.
 
-    The schedule and the retention are left out: changing them changes no row.
+    The schedule and the retention are not covered: they change no row.
     """
     shape = {
         "engine": ENGINE_VERSION,
@@ -62,7 +62,7 @@ def dataset_version(domain: Domain, spec: DatasetSpec) -> str:
 
 
 def version_parts(domain: Domain, scenario: Scenario) -> dict[str, str]:
-    """The parts that the version covers: name, and 16 hex digits (of the engine its version).
+    """What the version covers: 16 hex digits for each part; for ``engine`` its version.
 
     Two scenarios of the same version have the same parts.
     """
@@ -88,8 +88,8 @@ def version_parts(domain: Domain, scenario: Scenario) -> dict[str, str]:
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[Change]:
     """Every part that differs, in a fixed order.
 
-    Columns of a table that was added or removed as a whole are not named beside it, nor is the
-    order of columns where one was added or removed.
+    Columns of an added or removed table are not listed, nor is the order of columns of a table in
+    which a column was added or removed.
     """
     found = [
         Change(part, _kind(before.get(part), now.get(part)))
@@ -115,7 +115,7 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[Change]:
 
 
 def _table_of(part: str) -> str | None:
-    """The table that a part is of, None for any other part."""
+    """The table that a part belongs to; None if it belongs to none."""
     for head in ("table ", _ORDER, "column "):
         if part.startswith(head):
             return part.removeprefix(head).partition(".")[0]
@@ -173,7 +173,7 @@ def _shape(domain: Domain, scenario: Scenario) -> dict[str, Any]:
 
 
 def with_parents(names: Iterable[str], tables: Mapping[str, TableSpec]) -> list[str]:
-    """The tables of ``names`` and all that they refer to, directly or not; each once."""
+    """The tables of ``names`` and all that they refer to, directly or indirectly; each once."""
     found: list[str] = []
     waiting = list(names)
     while waiting:
@@ -185,7 +185,7 @@ def with_parents(names: Iterable[str], tables: Mapping[str, TableSpec]) -> list[
 
 
 def _providers(tables: Mapping[str, Any], scenario: Scenario) -> set[str]:
-    """The vocabularies that the generators of these tables and of the scenario name."""
+    """The vocabularies that generators of these tables and of the scenario use."""
     found: set[str] = set()
     groups = [group.model_dump(mode="json", by_alias=True) for group in scenario.groups.values()]
     waiting: list[Any] = [tables, groups]

@@ -1,8 +1,8 @@
-"""What a column's specification demands of its values, as vectorised functions over Arrow.
+"""Checks of the values of one column, vectorised over Arrow.
 
-Every check answers for each value true, false or NULL; NULL passes, as in an SQL CHECK. The
-verdicts are PostgreSQL's: lengths count characters, text compares by code point, NaN is the
-greatest number, the calendar ends where PostgreSQL's does.
+Every check gives true, false or NULL for each value; NULL passes, as in an SQL CHECK. The results
+are those of PostgreSQL: lengths count characters, text compares by code point, NaN is the greatest
+number, and the calendar ends where PostgreSQL's ends.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _UUID = r"\A[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\z"
 
 @dataclass(frozen=True)
 class ColumnCheck:
-    """A check of one column. ``name`` holds no bound, so that moving a bound keeps its history."""
+    """A check of one column. ``name`` has no bound in it: a moved bound keeps the history."""
 
     name: str
     description: str
@@ -45,7 +45,7 @@ class ColumnCheck:
 def column_checks(
     spec: ColumnSpec, marker: Marker | None = None, forbidden: Mapping[str, str] | None = None
 ) -> Iterator[ColumnCheck]:
-    """The checks of a column beside its type and nullability.
+    """The checks of a column besides its type and nullability.
 
     ``forbidden`` are patterns, by name, that no text may contain.
     """
@@ -99,7 +99,7 @@ def column_checks(
 
 
 def _storable(base: str, array: bool) -> Iterator[ColumnCheck]:
-    """What PostgreSQL takes at all as a value of the type."""
+    """The checks that PostgreSQL can store the values of a type."""
     found: list[ColumnCheck] = []
     if base == "text":
         described = "valid UTF-8 without NUL characters"
@@ -134,7 +134,7 @@ def _storable(base: str, array: bool) -> Iterator[ColumnCheck]:
 
 
 def _each(passes: Passes) -> Passes:
-    """A check of elements as a check of arrays: an array passes when all its elements do."""
+    """The check of an array: it passes if all its elements pass."""
 
     def run(array: pa.Array) -> pa.Array:
         elements = pc.list_flatten(array)
@@ -160,12 +160,12 @@ def _between(array: pa.Array, low: pa.Scalar, high: pa.Scalar) -> pa.Array:
 
 def _at_least(array: pa.Array, low: pa.Scalar) -> pa.Array:
     holds = pc.greater_equal(array, low)
-    # PostgreSQL counts NaN as greater than every number; IEEE, and so Arrow, does not.
+    # In PostgreSQL NaN is greater than every number; in Arrow it is not comparable.
     return pc.or_(holds, pc.is_nan(array)) if pa.types.is_floating(array.type) else holds
 
 
 def _is_in(array: pa.Array, allowed: pa.Array) -> pa.Array:
-    # Arrow answers false for NULL, SQL's IN answers NULL.
+    # Arrow gives false for NULL, IN of SQL gives NULL.
     return pc.or_(pc.is_in(array, value_set=allowed), pc.is_null(array))
 
 
@@ -174,9 +174,9 @@ def _all_true(array: pa.Array) -> pa.Array:
 
 
 def plain_text(array: pa.Array) -> pa.Array:
-    """Whether each text is valid UTF-8 and free of NUL, which PostgreSQL's text is too."""
+    """Whether each text is valid UTF-8 without NUL, as PostgreSQL demands of text."""
     data = text_bytes(array)
-    # One look at the bytes settles the usual case: no NUL and nothing beyond ASCII.
+    # The usual case is found at once: all bytes are ASCII, none is NUL.
     if len(data) == 0 or (data.min() > 0 and data.max() < 0x80):
         return _all_true(array)
     try:
@@ -198,9 +198,9 @@ def _is_text(value: bytes) -> bool:
 
 
 def json_holds(array: pa.Array) -> pa.Array:
-    """Whether each text is JSON that jsonb takes: strict, without NUL or half surrogate pairs."""
+    """Whether jsonb accepts each text: strict JSON without NUL and half surrogate pairs."""
     holds, doubtful = duck.json_verdicts(array)
-    # DuckDB also takes NaN, Infinity and trailing commas: the few such texts are read strictly.
+    # DuckDB also accepts NaN, Infinity and trailing commas: Python reads the few such texts.
     for row in np.flatnonzero(holds & doubtful).tolist():
         holds[row] = _is_strict_json(array[row].as_py())
     return pa.array(holds)
@@ -214,7 +214,7 @@ def _is_strict_json(text: str) -> bool:
         json.dumps(json.loads(text, parse_constant=refuse), ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
         return False
-    # An escaped backslash before u0000 is text, not an escape: those are taken away first.
+    # An escaped backslash before u0000 is text and no escape, so these are removed first.
     return "\\u0000" not in text.replace("\\\\", "")
 
 

@@ -1,4 +1,4 @@
-"""What is checked of a dataset, shard by shard and over all shards together."""
+"""The checks of a dataset: in each shard, and over all shards together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHOLE_COUNTS = "whole_counts"
 
 
 def dataset_check_ids(domain: Domain, dataset: Dataset) -> tuple[CheckId, ...]:
-    """Every check of a dataset by table in insert order: those of its scenarios, then the whole's.
+    """Every check of a dataset by table in insert order: of its scenarios, then over all shards.
 
     ``DatasetOutcomes.outcomes`` has the same.
     """
@@ -46,7 +46,7 @@ def dataset_check_ids(domain: Domain, dataset: Dataset) -> tuple[CheckId, ...]:
 
 
 class DatasetOutcomes:
-    """Adds up the outcomes of checks over the shards of a dataset."""
+    """The sums of the outcomes of all shards of a dataset."""
 
     def __init__(self, domain: Domain, dataset: Dataset) -> None:
         self._tallies = {
@@ -70,7 +70,7 @@ class DatasetOutcomes:
 def whole_outcome(
     table: str, name: str, judged: int, failed: int, cases: Sequence[dict[str, Any]] = ()
 ) -> dict[str, Any]:
-    """The outcome of a check over all shards as JSON values, to be added to the others."""
+    """The outcome of a check over all shards, as ``outcome_json`` writes outcomes."""
     return {
         "table": table, "name": name, "judged": judged, "failed": failed,
         "cases": list(cases[:MAX_CASES]), "error": None,
@@ -78,7 +78,7 @@ def whole_outcome(
 
 
 def outcome_json(outcome: CheckOutcome) -> dict[str, Any]:
-    """An outcome as JSON values, as it is kept beside a shard."""
+    """An outcome as JSON values, as the report of a shard holds it."""
     check = outcome.check
     found = whole_outcome(check.table, check.name, outcome.judged, outcome.failed, outcome.cases)
     return {**found, "error": outcome.error, "details": outcome.details}
@@ -102,7 +102,7 @@ class HashGroup:
 
 
 def hash_groups(domain: Domain) -> tuple[HashGroup, ...]:
-    """What is compared over the shards of any dataset of a domain."""
+    """The groups of columns to compare over the shards of a dataset of ``domain``."""
     found: list[HashGroup] = []
     for table, spec in domain.tables.items():
         found += [HashGroup(table, group) for group in spec.unique_groups]
@@ -113,7 +113,7 @@ def hash_groups(domain: Domain) -> tuple[HashGroup, ...]:
 
 
 def group_hashes(rows: pa.Table, group: HashGroup, identity: str) -> U64:
-    """64 bits for each row without a NULL in the group; each value once where it is a reference.
+    """A 64-bit hash of each row without a NULL in the group; for a reference each value once.
 
     ``identity`` is the dataset's (``dataset_id``): its part of the keys is not hashed over again.
     """
@@ -127,7 +127,7 @@ def group_hashes(rows: pa.Table, group: HashGroup, identity: str) -> U64:
             column = pa.concat_arrays(column.chunks)
         if column.null_count:
             kept &= ~column.is_null().to_numpy(zero_copy_only=False)
-        # Chained, so that (a, b) and (b, a) are two.
+        # Chained, so that (a, b) and (b, a) differ.
         total = mix(total + cell_hashes(column, marker))
     hashes = total if kept.all() else total[kept]
     return distinct(np.sort(hashes)) if group.parent else hashes

@@ -1,4 +1,4 @@
-"""A table file as a pandera schema over Arrow-backed pandas columns."""
+"""The pandera schema of a table file, over pandas columns that are backed by Arrow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass
 class Findings:
-    """What a validation found beside pandera's own report: for each failing check its rows."""
+    """The rows that fail each check (``masks``), and why a check could not run (``errors``)."""
 
     masks: dict[tuple[str, str], Mask] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
@@ -105,7 +105,7 @@ def _column_check(name: str, check: ColumnCheck, findings: Findings) -> pandera.
 def _judged(
     column: str, check: str, holds: pa.ChunkedArray, index: pd.Index[Any], findings: Findings
 ) -> bool | pd.Series:
-    """Plain True when every value passes: pandera then looks no further."""
+    """True if every value passes: pandera is fastest with a plain True."""
     if pc.all(holds, skip_nulls=True, min_count=0).as_py():
         return True
     passed = pc.fill_null(holds, True).to_numpy()
@@ -114,7 +114,7 @@ def _judged(
 
 
 _PLAIN = next(column_checks(ColumnSpec(type="text")))
-"""Of test_run_id, which no table file declares, only what PostgreSQL's text demands."""
+"""The check of test_run_id, which no table file declares: text that PostgreSQL can store."""
 
 
 def _unique_check(columns: tuple[str, ...], findings: Findings) -> pandera.Check:
@@ -143,7 +143,7 @@ def _unique_check(columns: tuple[str, ...], findings: Findings) -> pandera.Check
 
 
 def _surely_distinct(array: pa.Array) -> bool:
-    """A quick yes for values in ascending order, else a count."""
+    """Whether no value repeats. Ascending values need no count."""
     if len(array) < 2:
         return True
     if array.null_count == 0 and pc.all(pc.less(array[:-1], array[1:])).as_py():
@@ -167,7 +167,7 @@ def _row_check(name: str, condition: str, findings: Findings) -> pandera.Check:
 
 
 def _read_report(report: SchemaErrors, table: pa.Table, findings: Findings) -> None:
-    """Add to ``findings`` what pandera checks by itself, and what kept a check from judging."""
+    """Add the failures of pandera's own checks to ``findings``, and why checks could not run."""
     reason = SchemaErrorReason
     shape: list[str] = []
     raised: list[str] = []
@@ -187,11 +187,11 @@ def _read_report(report: SchemaErrors, table: pa.Table, findings: Findings) -> N
                 shape.append("the columns are out of order")
         elif case == reason.CHECK_ERROR:
             name = error.check.name if isinstance(error.check, pandera.Check) else error.check
-            # pandera makes Python values of failing cells, which fails for days beyond Python's
-            # calendar: the check itself has judged then, and its rows are known.
+            # pandera fails to convert days beyond Python's calendar to Python values. The check
+            # itself has run then, and its rows are in masks.
             if (column, name) not in findings.masks:
                 raised.append(f"{column}, {name}: {error.failure_cases}")
         elif case != reason.DATAFRAME_CHECK:
             raised.append(str(error).splitlines()[0])
-    # Checks also stumble over columns that are missing or of another type: said once.
+    # Checks also fail on columns that are missing or of another type: report only the cause.
     findings.errors.extend(shape or raised)

@@ -19,7 +19,7 @@ from atdm_engine.values.scalars import json_value
 SAMPLE_ROWS = 10_000
 TOP_VALUES = 5
 BINS = 12
-"""Of a histogram: as many as can be told apart at a glance."""
+"""Bins of a histogram."""
 
 _ORDERED = frozenset(
     {"smallint", "integer", "bigint", "double", "numeric", "date", "timestamptz", "text"}
@@ -40,7 +40,7 @@ class ColumnProfile:
 
     ``rows``, ``nulls``, ``min`` and ``max`` are of all rows (texts: of the sample). ``distinct``,
     ``top`` and ``histogram`` are of the first ``sample_rows`` rows, which is all of them while the
-    table is no larger; the result says which. ``histogram`` counts values in equal steps between
+    table is no larger (``complete``). ``histogram`` counts values in equal steps between
     the least and the greatest; it is None for what has no distance (texts) or too few values.
     """
 
@@ -55,7 +55,7 @@ class ColumnProfile:
         }
 
     def add(self, table: pa.Table) -> None:
-        """Take in a batch: a table with (at least) the columns of the specification."""
+        """Add a batch: a table with (at least) the columns of the specification."""
         room = max(0, self._sample_rows - self._rows)
         sample = table.slice(0, room)
         for name, column in self._columns.items():
@@ -63,7 +63,7 @@ class ColumnProfile:
             column.nulls += values.null_count
             if room:
                 column.values.update(_counted(sample.column(name)))
-            # The order of texts means little and takes a full comparison of each: the sample's do.
+            # Comparing all texts is slow and their order means little: the sample is enough.
             source = sample.column(name) if pa.types.is_string(values.type) else values
             if column.ordered and len(source) > source.null_count:
                 known = (*column.extremes, *pc.min_max(source).as_py().values())
@@ -102,7 +102,7 @@ def _histogram(values: Counter[Any]) -> list[int] | None:
     places = np.array([_place(value) for value in values])
     counts = np.fromiter(values.values(), np.int64, len(values))
     known = np.isfinite(places)
-    # Halves, scaled to 0..1: the widest span of doubles is no double, the least has no 12 steps.
+    # Halves, scaled to 0..1: the widest span of doubles overflows, the smallest has no 12 steps.
     halves = places[known] / 2
     low, high = (halves.min(), halves.max()) if len(halves) else (0.0, 0.0)
     scaled = (halves - low) / ((high - low) or 1.0)
@@ -111,7 +111,7 @@ def _histogram(values: Counter[Any]) -> list[int] | None:
 
 
 def _place(value: Any) -> float:
-    """Where a value stands on a line."""
+    """A value as a number."""
     if isinstance(value, datetime):
         return value.timestamp()
     return float(value.toordinal() if isinstance(value, date) else value)

@@ -1,4 +1,4 @@
-"""What is checked of a scenario's data, and what came of it."""
+"""The checks of a scenario's data, their outcomes and the verdict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from atdm_engine.model import Domain, Scenario
 
 MAX_CASES = 20
-"""Failing rows of a check that are kept."""
+"""The most failing rows that are kept of a check."""
 _LISTED_CASES = 3
 CheckKind = Literal["schema", "references", "rule", "whole"]
 """``whole``: over all shards of a dataset together."""
@@ -18,7 +18,7 @@ CheckKind = Literal["schema", "references", "rule", "whole"]
 
 @dataclass(frozen=True)
 class CheckId:
-    """A check. ``name`` is unique in its table and made of letters, digits and _ alone."""
+    """A check. ``name`` is unique in its table and has only letters, digits and _."""
 
     table: str
     name: str
@@ -28,7 +28,7 @@ class CheckId:
 
     @property
     def label(self) -> str:
-        """How a person and ``violates`` name it: the rule, else ``table.name``."""
+        """Its name in reports and in ``violates``: the rule, else ``table.name``."""
         return self.rule or f"{self.table}.{self.name}"
 
 
@@ -37,8 +37,8 @@ class CheckOutcome:
     """What a check found over all batches.
 
     ``judged`` counts rows (references: values that refer to something); ``failed`` those among them
-    that failed. ``vacuous``: there was nothing to judge. ``cases`` are at most 20 failing rows,
-    JSON-able. ``error`` is what kept the check from judging: it fails then. ``details`` of a failed
+    that failed. ``vacuous``: there was nothing to judge. ``cases`` are at most 20 failing rows, as
+    JSON values. ``error`` is why the check could not run: it fails then. ``details`` of a failed
     rule name the constraints involved (requirement A-VAL-16).
     """
 
@@ -63,13 +63,13 @@ class Tally:
     details: dict[str, Any] = field(default_factory=dict)
 
     def add(self, judged: int, failed: int, cases: Iterable[dict[str, Any]] = ()) -> None:
-        """Add what one batch or shard gave; of all cases the first 20 are kept."""
+        """Add the result of a batch or shard; only the first 20 cases are kept."""
         self.judged += judged
         self.failed += failed
         self.cases.extend(islice(cases, MAX_CASES - len(self.cases)))
 
     def fail(self, error: str | None) -> None:
-        """Record what kept the check from judging; the first error is kept."""
+        """Record why the check could not run; only the first error is kept."""
         self.error = self.error or error
 
     def outcome(self, check: CheckId) -> CheckOutcome:
@@ -111,9 +111,9 @@ def failed_checks(outcomes: Iterable[CheckOutcome]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``accepted``: the data may be published. ``expected_violation``: it broke what it was made
-    to.
+    """Whether the data may be published (``accepted``).
 
+    ``expected_violation``: exactly the rules failed that the scenario declares in ``violates``.
     ``failed`` names rules and ``table.check``s that failed, sorted.
     """
 
@@ -151,7 +151,7 @@ def check_ids(domain: Domain, scenario: Scenario) -> tuple[CheckId, ...]:
 
 
 def rule_table(domain: Domain, scenario: Scenario, rule: str) -> str:
-    """The made table that a rule is shown on: the one it judges, else the last one it reads."""
+    """The table that shows a rule: the one it judges if it is made, else the last it reads."""
     judged = domain.rules[rule]
     if judged.table in scenario.tables:
         return judged.table
@@ -161,8 +161,8 @@ def rule_table(domain: Domain, scenario: Scenario, rule: str) -> str:
 def verdict(scenario: Scenario, outcomes: Sequence[CheckOutcome]) -> Verdict:
     """Whether the data may be published.
 
-    A scenario with ``violates`` is never published; it has done what it is for when exactly those
-    rules failed, for a reason in the rows, and nothing else did.
+    A scenario with ``violates`` is never published. It is an expected violation if exactly those
+    rules failed because of rows, and none because of an error.
     """
     failed = tuple(sorted(outcome.check.label for outcome in outcomes if not outcome.passed))
     broken = any(outcome.error for outcome in outcomes)
@@ -178,7 +178,7 @@ def involved_constraints(
     tables: Sequence[str],
     effective: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The details of a failed rule: constraints that set a column which its query names.
+    """The details of a failed rule: the constraints that set a column of its query.
 
     ``sets`` gives the (table, column) pairs of each constraint, ``columns`` and ``tables`` are
     those of the query, ``effective`` the request's values where they are known.

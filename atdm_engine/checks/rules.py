@@ -1,7 +1,6 @@
-"""Running rules: DuckDB judges a batch's rows, pandera reports what it found.
+"""Rules: DuckDB runs their queries over a batch, pandera validates the answers.
 
-A rule sees one batch at a time, which always holds whole test runs, with the reference rows beside
-it.
+A rule sees one batch at a time, which holds whole test runs, and the reference rows.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ HOLDS = pandera.DataFrameSchema(
     strict=True,
     name="rule",
 )
-"""What a rule's answers, counted, must look like: only true. False fails, and so does NULL."""
+"""The schema of a rule's answers, counted: only true. False fails, and so does NULL."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class RuleRunner:
         self._registered: set[str] = set()
 
     def use(self, batch: Mapping[str, pa.Table]) -> None:
-        """Make ``batch`` (whole test runs) what the next rules judge."""
+        """Set the batch (whole test runs) that the next rules judge."""
         self._batches += 1
         for name, spec in self._domain.tables.items():
             if name not in batch and name in self._registered:

@@ -31,8 +31,7 @@ class SeenValues:
         }
 
     def repeated(self, table: pa.Table) -> dict[tuple[str, str], NDArray[np.bool_]]:
-        """For each unique group with repeats of earlier batches the rows that repeat; remembers
-        all.
+        """The rows that repeat values of earlier batches, by unique group; then remember all rows.
 
         Rows with a NULL in the group never repeat, as in a unique constraint of PostgreSQL.
         """

@@ -1,6 +1,4 @@
-"""Validation of generated data: every check of a scenario over every batch, before anything is
-written.
-"""
+"""The validator: every check of a scenario over every batch of generated data."""
 
 from __future__ import annotations
 
@@ -57,7 +55,7 @@ class Validator:
         self._rejected: dict[str, list[pa.Table]] = {}
 
     def check(self, batch: Mapping[str, pa.Table]) -> None:
-        """Judge a batch: the rows of whole test runs, by table. Bad data never makes it raise."""
+        """Judge a batch: the rows of whole test runs, by table. It never raises on bad data."""
         reasons: dict[str, dict[int, list[str]]] = {}
         self._use_rules(batch)
         for check in self._checks:
@@ -74,7 +72,7 @@ class Validator:
                 )
                 self._count(check, tally, table, masks, reasons)
             except Exception as error:
-                # Checks never raise: what went wrong is a failed result that names it.
+                # Checks never raise: an exception is a failed result that names it.
                 tally.fail(_named(error))
         self._keep_rejected(batch, reasons)
 
@@ -85,7 +83,7 @@ class Validator:
         return [tally.outcome(check) for check, tally in self._tallies.items()]
 
     def rejected(self) -> dict[str, pa.Table]:
-        """Failing rows by table with what they failed (``atdm_reason``), at most 10,000 a table."""
+        """Failing rows by table, with the failed checks in ``atdm_reason``; at most 10,000 each."""
         return {
             table: pa.concat_tables(parts, promote_options="permissive")
             for table, parts in self._rejected.items()
@@ -168,7 +166,7 @@ class Validator:
         spec = self._domain.tables[table_name]
         shown = [name for name in column.split(", ") if name in table.column_names]
         if not shown:
-            # A row check is named instead of a column: the whole row says what is wrong.
+            # A row check stands in place of a column: show the whole row.
             shown = list(spec.columns)
         names = dict.fromkeys([*spec.key_columns, *shown, RUN_COLUMN])
         cells = {
@@ -219,7 +217,7 @@ class Validator:
 
 
 def _same(values: pa.ChunkedArray, known: pa.ChunkedArray) -> bool:
-    """Whether a column is its parents' keys one to one, which is most often so and quick to see."""
+    """Whether a column equals its parents' keys one to one: the usual case, and fast to find."""
     return len(values) == len(known) and values.equals(known)
 
 
@@ -227,7 +225,7 @@ def _cell(column: pa.ChunkedArray, row: int) -> Any:
     try:
         return json_value(column[row].as_py())
     except (UnicodeDecodeError, OverflowError, ValueError):
-        # Bytes that are no text, dates beyond Python's calendar: shown as Arrow shows them.
+        # Invalid UTF-8, or a date beyond Python's calendar: show it as Arrow does.
         return str(column.slice(row, 1).to_string())
 
 

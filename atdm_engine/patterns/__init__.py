@@ -1,1 +1,1 @@
-"""Regular expressions that can be generated: parser, nodes, values that are forbidden."""
+"""The subset of regular expressions that texts can be generated from, and forbidden texts."""

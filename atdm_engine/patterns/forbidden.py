@@ -16,7 +16,7 @@ _MAX_WIDTH = 64
 
 
 class Forbidden:
-    """A pattern whose occurrence anywhere in a text is refused."""
+    """A pattern that may not occur anywhere in a text."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = parse_pattern(pattern)
@@ -30,7 +30,7 @@ class Forbidden:
 
     @cached_property
     def _places(self) -> list[str] | None:
-        """The characters of each place when every occurrence is equally long, else None."""
+        """The characters of each place; None if occurrences differ in length."""
         try:
             letters = [place.letters for place in self._pattern.characters()]
         except ValueError:
@@ -38,10 +38,11 @@ class Forbidden:
         return letters if 0 < len(letters) <= _MAX_WIDTH else None
 
     def _may_occur(self, array: pa.Array) -> bool:
-        """False when the bytes of the whole column, seen as one text, hold no occurrence.
+        """False if the bytes of the whole column, read as one text, hold no occurrence.
 
-        Ten times faster than a search text by text: the rarest place is looked for first, then
-        the others around what was found. An occurrence across two texts only costs the real search.
+        Ten times faster than a search in each text: it searches for the place with the fewest
+        characters first, then for the others around the hits. An occurrence across two texts only
+        costs the search in each text.
         """
         if self._places is None:
             return True

@@ -1,4 +1,4 @@
-"""The parts of a pattern, and how each counts, numbers and writes its texts.
+"""The parts of a pattern: each counts, numbers and makes the texts that match it.
 
 Texts are rows of a byte matrix padded with NUL, which no pattern can match.
 """
@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_INDEX = 2**62
-"""The largest number of texts that are numbered together."""
+"""The most texts that are numbered together."""
 
 OPEN_EXTRA = 8
-"""Made texts repeat an open quantifier at most so often beyond its minimum."""
+"""Generated texts repeat an open quantifier at most so often beyond its minimum."""
 
 _NEEDS_ESCAPE = set("^$*+?{}[]\\|().-&~\"#,/:;<=>@!%'`")
 Bytes = NDArray[np.uint8]
@@ -28,16 +28,16 @@ class Node:
 
     @cached_property
     def capacity(self) -> int:
-        """How many texts it has."""
+        """The number of texts that match."""
         raise NotImplementedError
 
     @cached_property
     def lengths(self) -> tuple[int, int]:
-        """Shortest and longest text, in characters."""
+        """Length of the shortest and of the longest text, in characters."""
         raise NotImplementedError
 
     def render(self) -> str:
-        """As a regular expression that Python and PostgreSQL read alike."""
+        """The regular expression, as Python and PostgreSQL read it alike."""
         raise NotImplementedError
 
     def unrank(self, index: Index) -> Bytes:
@@ -45,7 +45,7 @@ class Node:
         raise NotImplementedError
 
     def rank(self, matrix: Bytes) -> Index:
-        """The numbers of texts that all fill the matrix; -1 where there is none."""
+        """The numbers of the texts, all as wide as the matrix; -1 where one does not match."""
         raise NotImplementedError
 
 

@@ -1,10 +1,10 @@
-"""Patterns: the anchored ASCII subset of regular expressions that table files are written in.
+"""Patterns: the anchored ASCII subset of regular expressions that table files use.
 
 A pattern always matches the whole text. It is made of literal ASCII characters, classes
 (``[A-Z0-9_]``), ``\\d`` and ``\\w`` (ASCII only), ``.`` (any printable ASCII character), groups
 with alternatives (``(AB|CD)``) and the quantifiers ``?``, ``{n}``, ``{m,n}``, ``*``, ``+``.
-Within this subset Python and PostgreSQL agree, which they do not for ``$`` before a newline or
-``\\d`` and Arabic digits; so each engine gets its own text, compiled from the same tree.
+Python and PostgreSQL agree within this subset. Beyond it they do not, for example on ``$`` before a
+newline or ``\\d`` and Arabic digits; so patterns are rendered anew from their tree.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class PatternSpec:
 
     @property
     def last_characters(self) -> str:
-        """The characters that the last place may hold; empty when its length varies there."""
+        """The characters of the last place; empty if the pattern ends in a varying length."""
         last = self._items[-1:]
         return last[0].letters if last and isinstance(last[0], Characters) else ""
 
@@ -122,7 +122,7 @@ class PatternSpec:
 
 @lru_cache(maxsize=512)
 def parse_pattern(pattern: str) -> PatternSpec:
-    """Read a pattern; ValueError says where it leaves the subset."""
+    """Read a pattern; ValueError names the first character outside of the subset."""
     reader = _Reader(pattern)
     node = reader.alternatives()
     if reader.position < len(reader.text):

@@ -1,4 +1,4 @@
-"""Reading specification files from disk into the registry."""
+"""Specification files on disk, read into the registry."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_bundle(paths: Iterable[Path]) -> list[SpecFile]:
     """Every specification file under ``paths``, folder by folder, sorted by name.
 
     A path is a folder laid out like ``scenarios/``, a folder of loose scenario files, or one file.
-    Hidden files and folders are passed over.
+    Hidden files and folders are ignored.
 
     Raises:
         SpecError: every path that is missing or unreadable, every file that is not UTF-8.

@@ -1,4 +1,4 @@
-"""The cards of all scenarios, kept beside the home so that looking one up parses no file."""
+"""A cache of the cards of all scenarios, in ATDM_HOME, so that lists parse no file."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from atdm_resources.settings import Settings
 
 FORMAT = 2
-"""Changes when a card says more or other things."""
+"""Changes with the fields of a card."""
 
 
 def scenario_cards(settings: Settings, load: Callable[[], Registry]) -> list[Card]:
-    """The cards of every scenario, the kept ones while no specification file has changed.
+    """The cards of every scenario; from the cache if no specification file has changed.
 
-    ``load`` reads the files; what it raises (SpecError) is raised here. A folder that cannot be
-    written only means that nothing is kept.
+    ``load`` reads the files; its SpecError is raised here. If the folder cannot be written, nothing
+    is cached.
     """
     roots = (bundle.shipped_root(), *settings.scenario_path)
     state = fingerprint(roots)
@@ -43,7 +43,7 @@ def scenario_cards(settings: Settings, load: Callable[[], Registry]) -> list[Car
 
 
 def fingerprint(roots: tuple[Path, ...]) -> str | None:
-    """What identifies the files by place, size and time of change; None when one is missing."""
+    """A hash over path, size and time of change of all files; None if one is missing."""
     digest = hashlib.sha256(f"{FORMAT} {ENGINE_VERSION}".encode())
     try:
         for root in roots:
@@ -57,7 +57,7 @@ def fingerprint(roots: tuple[Path, ...]) -> str | None:
 
 
 def _read(path: Path, state: str | None) -> list[Card] | None:
-    """The kept cards; None when there are none that hold, whatever the reason."""
+    """The cached cards; None if there are none, or none that are valid."""
     try:
         kept = json.loads(path.read_bytes())
         if state is None or kept["state"] != state:
@@ -76,6 +76,6 @@ def _write(path: Path, state: str, cards: list[Card]) -> None:
         staged.write_text(text, encoding="utf-8")
         staged.replace(path)
     except OSError:
-        # Kept cards only save time: a home that cannot be written is reported by what needs it.
+        # The cache only saves time: commands that need a writable home report it.
         with suppress(OSError):
             staged.unlink()
