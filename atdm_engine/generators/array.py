@@ -59,9 +59,6 @@ class Array(GeneratorModel):
         values = make_values(self.array.of, column_type.removesuffix("[]"), inner)
         return pa.ListArray.from_arrays(pa.array(_offsets(counts)), values)
 
-    def make_json(self, cells: Cells) -> pa.StringArray:
-        return make_values(self, self.json_type, cells).fill_null("null")
-
     def _json_lists(self, cells: Cells) -> pa.StringArray:
         inner, counts = self._elements(cells)
         elements = make_json_texts(self.array.of, inner)

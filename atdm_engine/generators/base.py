@@ -40,15 +40,17 @@ class Finding(NamedTuple):
     allowed: str
     known: Sequence[str] = ()
 
-    def below(self, *path: object) -> Finding:
-        """The finding as its container reports it."""
-        return self._replace(path=(*path, *self.path))
-
     def __str__(self) -> str:
         where = ".".join(key_text(part) for part in self.path)
         nearest = nearest_spelling(self.found.strip("'"), self.known)
         hint = f"; did you mean {nearest!r}?" if nearest else ""
         return f"{where}{': ' if where else ''}found {self.found}; allowed: {self.allowed}{hint}"
+
+
+def placed(findings: Iterable[Finding], *path: object) -> Iterator[Finding]:
+    """Findings about a part as those of the value that has it at ``path``."""
+    for finding in findings:
+        yield finding._replace(path=(*path, *finding.path))
 
 
 Lookup = Steps[Finding, None, Result]
@@ -137,8 +139,8 @@ class GeneratorModel(SpecModel):
         raise NotImplementedError
 
     def make_json(self, cells: Cells) -> pa.StringArray:
-        """The values of the cells as JSON texts, with the modifiers."""
-        return json_texts(make_values(self, self.json_type, cells))
+        """The values of the cells as JSON texts, without the modifiers."""
+        return _as_json(plain(self.make(self.json_type, cells)), self.json_type)
 
     @classmethod
     def keyword(cls) -> str:
@@ -158,13 +160,17 @@ class GeneratorModel(SpecModel):
         """The columns of its own row that it reads itself; its parts name theirs."""
         return ()
 
+    def kind(self, context: ColumnContext) -> ColumnKind:
+        """The type of its values."""
+        return column_kind(context.type or self.json_type)
+
     def fits_kind(self, kind: ColumnKind) -> bool:
         """Whether it makes values of a column type."""
         return self.fits is None or (kind.base in self.fits and not kind.array)
 
     def findings(self, context: ColumnContext) -> Iterator[Finding]:
         """Everything that is wrong with it, as far as the context knows."""
-        kind = column_kind(context.type or self.json_type)
+        kind = self.kind(context)
         if self.null_fraction and not context.nullable:
             found = str(self.null_fraction)
             yield Finding(("null_fraction",), found, "0: not a nullable column")
@@ -215,8 +221,8 @@ def walk(value: Any) -> Iterator[GeneratorModel]:
 def check(value: Any, context: ColumnContext, *path: object) -> Iterator[Finding]:
     """What is wrong with a generator or a scalar for the cells of a column."""
     generator = isinstance(value, GeneratorModel)
-    for finding in value.findings(context) if generator else scalar_findings(value, context):
-        yield finding.below(*path)
+    found = value.findings(context) if generator else scalar_findings(value, context)
+    return placed(found, *path)
 
 
 def scalar_findings(value: TypedScalar, context: ColumnContext) -> Iterator[Finding]:
@@ -256,9 +262,15 @@ def make_values(value: Any, column_type: str, cells: Cells) -> pa.Array:
 
 def make_json_texts(value: Any, cells: Cells) -> pa.StringArray:
     """The cells of a generator or of a scalar as JSON texts."""
-    if isinstance(value, GeneratorModel):
-        return value.make_json(cells)
-    return pa.repeat(pa.scalar(json_text(value)), len(cells))
+    if not isinstance(value, GeneratorModel):
+        return pa.repeat(pa.scalar(json_text(value)), len(cells))
+    if value.modified:
+        return _as_json(make_values(value, value.json_type, cells), value.json_type)
+    return value.make_json(cells)
+
+
+def _as_json(values: pa.Array, column_type: str) -> pa.StringArray:
+    return values.fill_null("null") if column_type == "jsonb" else json_texts(values)
 
 
 def with_nulls(values: pa.Array, fraction: float, cells: Cells) -> pa.Array:

@@ -85,7 +85,7 @@ class Case(GeneratorModel):
         return self._make(cells, lambda branch, inner: make_values(branch, column_type, inner))
 
     def make_json(self, cells: Cells) -> pa.StringArray:
-        return super().make_json(cells) if self.modified else self._make(cells, make_json_texts)
+        return self._make(cells, make_json_texts)
 
     def _make(self, cells: Cells, make_branch: Callable[[Any, Cells], pa.Array]) -> pa.Array:
         """Each cell from the branch that the subject names, else from ``else``."""

@@ -56,8 +56,6 @@ class Choice(GeneratorModel):
         return pooled(typed_array(column_type, list(self.choice)), self._index(cells))
 
     def make_json(self, cells: Cells) -> pa.StringArray:
-        if self.modified:
-            return super().make_json(cells)
         texts = pa.array([json_text(option) for option in self.choice], pa.string())
         return pooled(texts, self._index(cells)).cast(pa.string())
 

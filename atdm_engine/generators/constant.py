@@ -28,6 +28,4 @@ class Constant(GeneratorModel):
         return repeated(column_type, self.constant, len(cells))
 
     def make_json(self, cells: Cells) -> pa.StringArray:
-        if self.modified:
-            return super().make_json(cells)
         return make_json_texts(self.constant, cells)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from atdm_engine.generators.base import ColumnContext, Finding, GeneratorModel
+from atdm_engine.generators.base import ColumnContext, Finding, GeneratorModel, placed
 from atdm_engine.generators.cells import Cells
 from atdm_engine.generators.ranges import drawn
 from atdm_engine.generators.times import TimeRange, day_array
@@ -20,8 +20,7 @@ class Date(GeneratorModel):
     date: TimeRange
 
     def own_findings(self, context: ColumnContext) -> Iterator[Finding]:
-        for finding in self.date.findings():
-            yield finding.below("date")
+        return placed(self.date.findings(), "date")
 
     def make(self, column_type: str, cells: Cells) -> pa.Array:
         first, last = self.date.bounds(cells.setting.as_of, days=True)

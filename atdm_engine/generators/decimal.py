@@ -10,8 +10,8 @@ from typing import ClassVar
 import pyarrow as pa
 from pydantic import Field
 
-from atdm_engine.arrow.types import column_kind
-from atdm_engine.generators.base import ColumnContext, Finding, GeneratorModel
+from atdm_engine.arrow.types import ColumnKind, column_kind
+from atdm_engine.generators.base import ColumnContext, Finding, GeneratorModel, placed
 from atdm_engine.generators.cells import Cells
 from atdm_engine.generators.ranges import decimal_array, drawn, unit_findings, weight_findings
 from atdm_engine.random.stream import cumulative, pick
@@ -29,6 +29,22 @@ class DecimalRange(SpecModel):
         high = Exact(repr(self.max)).scaleb(scale).to_integral_value(ROUND_FLOOR)
         return int(low), int(high)
 
+    def findings(self, kind: ColumnKind) -> Iterator[Finding]:
+        """What is wrong with it for values of a column type."""
+        if self.max < self.min:
+            yield Finding(("min",), str(self.min), f"at most max, {self.max}")
+            return
+        if kind.base == "double":
+            yield from weight_findings(self.weights)
+            return
+        low, high = self.units(kind.scale)
+        if high < low:
+            allowed = f"a range that holds a value with {kind.scale} decimal places"
+            yield Finding((), f"{self.min} to {self.max}", allowed)
+            return
+        yield from unit_findings(low, high, kind)
+        yield from weight_findings(self.weights, high - low + 1)
+
 
 class Decimal(GeneratorModel):
     fits: ClassVar = ("numeric", "double")
@@ -37,25 +53,7 @@ class Decimal(GeneratorModel):
     decimal: DecimalRange
 
     def own_findings(self, context: ColumnContext) -> Iterator[Finding]:
-        for finding in self._range_findings(context):
-            yield finding.below("decimal")
-
-    def _range_findings(self, context: ColumnContext) -> Iterator[Finding]:
-        form = self.decimal
-        if form.max < form.min:
-            yield Finding(("min",), str(form.min), f"at most max, {form.max}")
-            return
-        kind = column_kind(context.type or self.json_type)
-        if kind.base == "double":
-            yield from weight_findings(form.weights)
-            return
-        low, high = form.units(kind.scale)
-        if high < low:
-            allowed = f"a range that holds a value with {kind.scale} decimal places"
-            yield Finding((), f"{form.min} to {form.max}", allowed)
-            return
-        yield from unit_findings(low, high, kind)
-        yield from weight_findings(form.weights, high - low + 1)
+        return placed(self.decimal.findings(self.kind(context)), "decimal")
 
     def make(self, column_type: str, cells: Cells) -> pa.Array:
         """Integers in units of the column's last decimal place, so that nothing is rounded."""

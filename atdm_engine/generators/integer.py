@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
-from atdm_engine.arrow.types import INTEGER_BITS, column_kind
-from atdm_engine.generators.base import ColumnContext, Finding, NumberedModel
+from atdm_engine.arrow.types import INTEGER_BITS, ColumnKind, column_kind
+from atdm_engine.generators.base import ColumnContext, Finding, NumberedModel, placed
 from atdm_engine.generators.cells import Cells, Luhn
 from atdm_engine.generators.ranges import drawn, number_array, unit_findings, weight_findings
 from atdm_engine.random.permutation import MAX_CAPACITY
@@ -35,6 +35,23 @@ class IntegerRange(SpecModel):
         """How many values it has."""
         return self.max - self.min + 1
 
+    def findings(self, kind: ColumnKind) -> Iterator[Finding]:
+        """What is wrong with it for values of a column type."""
+        if self.max < self.min:
+            yield Finding(("min",), str(self.min), f"at most max, {self.max}")
+            return
+        if kind.base == "numeric":
+            yield from unit_findings(self.min * 10**kind.scale, self.max * 10**kind.scale, kind)
+        else:
+            limit = 1 << (INTEGER_BITS.get(kind.base, 64) - 1)
+            if self.min < -limit or self.max >= limit or self.span > 1 << 63:
+                allowed = f"{-limit} to {limit - 1}, and at most 2 ** 63 values"
+                yield Finding((), f"{self.min} to {self.max}", f"what {kind.base} holds: {allowed}")
+        if self.distribution == "zipf" and self.span > MAX_RANKS:
+            found = f"zipf over {self.span} values"
+            yield Finding(("distribution",), found, f"at most {MAX_RANKS} values")
+        yield from weight_findings(self.weights, self.span)
+
 
 class Integer(NumberedModel):
     fits: ClassVar = ("smallint", "integer", "bigint", "numeric", "double")
@@ -43,26 +60,7 @@ class Integer(NumberedModel):
     integer: IntegerRange
 
     def own_findings(self, context: ColumnContext) -> Iterator[Finding]:
-        for finding in self._range_findings(context):
-            yield finding.below("integer")
-
-    def _range_findings(self, context: ColumnContext) -> Iterator[Finding]:
-        form = self.integer
-        if form.max < form.min:
-            yield Finding(("min",), str(form.min), f"at most max, {form.max}")
-            return
-        kind = column_kind(context.type or self.json_type)
-        if kind.base == "numeric":
-            yield from unit_findings(form.min * 10**kind.scale, form.max * 10**kind.scale, kind)
-        else:
-            limit = 1 << (INTEGER_BITS.get(kind.base, 64) - 1)
-            if form.min < -limit or form.max >= limit or form.span > 1 << 63:
-                allowed = f"{-limit} to {limit - 1}, and at most 2 ** 63 values"
-                yield Finding((), f"{form.min} to {form.max}", f"what {kind.base} holds: {allowed}")
-        if form.distribution == "zipf" and form.span > MAX_RANKS:
-            found = f"zipf over {form.span} values"
-            yield Finding(("distribution",), found, f"at most {MAX_RANKS} values")
-        yield from weight_findings(form.weights, form.span)
+        return placed(self.integer.findings(self.kind(context)), "integer")
 
     def make(self, column_type: str, cells: Cells) -> pa.Array:
         form = self.integer

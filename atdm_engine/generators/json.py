@@ -16,7 +16,6 @@ from atdm_engine.generators.base import (
     GeneratorModel,
     check,
     make_json_texts,
-    make_values,
 )
 from atdm_engine.generators.cells import Cells
 
@@ -49,6 +48,3 @@ class Json(GeneratorModel):
         if not parts:
             return pa.repeat(pa.scalar("{}"), len(cells))
         return pc.binary_join_element_wise(*parts, "}", "")
-
-    def make_json(self, cells: Cells) -> pa.StringArray:
-        return make_values(self, self.json_type, cells).fill_null("null")

@@ -32,7 +32,8 @@ class _Shifted(GeneratorModel):
     @property
     def offset(self) -> Offset:
         """From which column, and how far."""
-        raise NotImplementedError
+        found: Offset = getattr(self, self.keyword())
+        return found
 
     def own_columns(self) -> Iterable[str]:
         return () if "." in self.offset.column else (self.offset.column,)
@@ -75,16 +76,8 @@ class After(_Shifted):
 
     after: Offset
 
-    @property
-    def offset(self) -> Offset:
-        return self.after
-
 
 class Before(_Shifted):
     sign: ClassVar = -1
 
     before: Offset
-
-    @property
-    def offset(self) -> Offset:
-        return self.before

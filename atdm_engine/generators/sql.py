@@ -12,13 +12,20 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import duckdb
 import pyarrow as pa
 from pydantic import Field
 
-from atdm_engine.arrow.duck import SqlProblem, connect, first_line, inspect_expression, quoted
+from atdm_engine.arrow.duck import (
+    SqlProblem,
+    first_line,
+    inspect_expression,
+    quoted,
+    reading,
+    renamed,
+)
 from atdm_engine.arrow.types import arrow_type, canonical_json, column_kind
 from atdm_engine.generators.base import ColumnContext, Finding, GeneratorModel
 from atdm_engine.generators.cells import Cells
@@ -108,14 +115,14 @@ def evaluate(rows: SqlRows, sql: str, column_type: str) -> pa.Array:
             return column
     inspected = inspect_expression(text)
     own: dict[str, pa.Array] = {}
-    elsewhere: dict[str, str] = {}
+    elsewhere: list[str] = []
     for table, name in sorted(inspected.columns):
         if table in ("", rows.table):
             if name in rows.own_names or (not table and name in rows.constraints):
                 own[name] = rows.column(name)
         elif table not in inspected.tables:
             own[f"{table}.{name}"] = rows.column(f"{table}.{name}")
-            elsewhere[table] = table
+            elsewhere.append(table)
     query = _query(text, rows.table, tuple(elsewhere), _duckdb_type(column_type))
     children = {
         table: rows.rows_of(
@@ -147,46 +154,15 @@ def _query(sql: str, own_table: str, elsewhere: tuple[str, ...], duckdb_type: st
         f"SELECT CAST(({sql}\n) AS {duckdb_type}) AS value "
         f"FROM {_ROWS} AS {quoted(own_table)} ORDER BY {quoted(_INDEX)}"
     )
-    if not elsewhere:
-        return text
-    row = _connection().execute("SELECT json_serialize_sql(?)", [text]).fetchone()
-    assert row is not None
-    tree = json.loads(row[0])
-    _flatten(tree, set(elsewhere))
-    row = _connection().execute("SELECT json_deserialize_sql(?)", [json.dumps(tree)]).fetchone()
-    assert row is not None
-    return str(row[0])
-
-
-def _flatten(tree: Any, tables: set[str]) -> None:
-    waiting = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, list):
-            waiting.extend(node)
-        elif isinstance(node, dict):
-            waiting.extend(node.values())
-            names = node.get("column_names") if node.get("class") == "COLUMN_REF" else None
-            if names and len(names) == 2 and names[0].lower() in tables:
-                node["column_names"] = [f"{names[0].lower()}.{names[1].lower()}"]
-
-
-@lru_cache(maxsize=1)
-def _connection() -> duckdb.DuckDBPyConnection:
-    return connect()
+    return renamed(text, elsewhere) if elsewhere else text
 
 
 def _run(query: str, tables: dict[str, pa.Table]) -> pa.Array:
-    result: pa.Table
-    cursor = _connection().cursor()
-    try:
-        for name, table in tables.items():
-            cursor.register(name, table)
-        result = cursor.sql(query).to_arrow_table()
-    except duckdb.Error as error:
-        raise SqlProblem(first_line(error)) from error
-    finally:
-        cursor.close()
+    with reading(**tables) as reader:
+        try:
+            result: pa.Table = reader.sql(query).to_arrow_table()
+        except duckdb.Error as error:
+            raise SqlProblem(first_line(error)) from error
     return result.column(0).combine_chunks()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from atdm_engine.generators.base import ColumnContext, Finding, GeneratorModel
+from atdm_engine.generators.base import ColumnContext, Finding, GeneratorModel, placed
 from atdm_engine.generators.cells import Cells
 from atdm_engine.generators.ranges import drawn
 from atdm_engine.generators.times import TimeRange, moment_array
@@ -28,8 +28,7 @@ class Timestamp(GeneratorModel):
     timestamp: TimeRange
 
     def own_findings(self, context: ColumnContext) -> Iterator[Finding]:
-        for finding in self.timestamp.findings():
-            yield finding.below("timestamp")
+        return placed(self.timestamp.findings(), "timestamp")
 
     def make(self, column_type: str, cells: Cells) -> pa.Array:
         form = self.timestamp

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 
 import duckdb
 import pyarrow as pa
 import pytest
 
-from atdm_engine.arrow.duck import SqlProblem, connect, cursor, inspect_expression, inspect_query
+from atdm_engine.arrow.duck import (
+    SqlProblem,
+    connect,
+    inspect_expression,
+    inspect_query,
+    reading,
+)
 
 
 class TestConnection:
@@ -35,16 +42,20 @@ class TestConnection:
         with pytest.raises(duckdb.CatalogException):
             connect().execute("SELECT * FROM secret")
 
-    @pytest.mark.parametrize("opened", [connect, cursor, lambda: connect().cursor()])
+    @pytest.mark.parametrize(
+        "opened", [lambda: closing(connect()), reading, lambda: closing(connect().cursor())]
+    )
     def test_time_zone_and_division_are_fixed(
-        self, opened: Callable[[], duckdb.DuckDBPyConnection], monkeypatch: pytest.MonkeyPatch
+        self,
+        opened: Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setenv("TZ", "Asia/Tokyo")
-        row = opened().execute(
-            "SELECT CAST(TIMESTAMPTZ '2026-01-31 23:30:00+00' AS DATE)::VARCHAR, 7 / 2, -7 / 2"
-        )
-        # PostgreSQL: integers divide to integers, towards zero.
-        assert row.fetchall() == [("2026-01-31", 3, -3)]
+        sql = "SELECT CAST(TIMESTAMPTZ '2026-01-31 23:30:00+00' AS DATE)::VARCHAR, 7 / 2, -7 / 2"
+        with opened() as connection:
+            row = connection.execute(sql)
+            # PostgreSQL: integers divide to integers, towards zero.
+            assert row.fetchall() == [("2026-01-31", 3, -3)]
 
 
 class TestQueries:
