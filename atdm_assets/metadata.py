@@ -1,4 +1,4 @@
-"""What a run shows about data: metadata of definitions, materialisations, checks and failures."""
+"""Dagster metadata of definitions, materialisations, checks and failures."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from dagster import MetadataValue
 from atdm_assets import names
 from atdm_engine.checks.results import CheckId, CheckOutcome
 from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_engine.generation.request import RequestSpec
 from atdm_engine.model import Domain, Scenario
 from atdm_engine.spec.table import ColumnSpec, TableSpec
 from atdm_engine.values.scalars import scalar_json
-from atdm_services.requests.execution import Checked, Planned, Seeded, TableResult
 from atdm_services.requests.reference import ReferenceResult
+from atdm_services.requests.results import Checked, Seeded
 
 Metadata = dict[str, Any]
 
 MOST_CASES: Final = 20
 _HEIGHTS: Final = "\u2002\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
-"""From a blank of one width with the blocks to a full block."""
+"""A blank as wide as the blocks, then the blocks from low to full."""
 
 _FULL: Final = "\u2588"
 _WIDTH: Final = 10
@@ -33,7 +34,7 @@ MOST_TEXT: Final = 200
 
 
 def scenario_metadata(scenario: Scenario) -> Metadata:
-    """What is known of a scenario before anything runs (requirement A-SCN-11)."""
+    """What is known about a scenario before anything runs (A-SCN-11)."""
     return {
         "scenario_id": scenario.name,
         "scenario_version": scenario.version,
@@ -59,7 +60,7 @@ def reference_definition_metadata(domain: Domain, table: str) -> Metadata:
 
 
 def column_schema(spec: TableSpec) -> dg.TableSchema:
-    """A table file as Dagster shows it, the run-id column that ATDM adds included."""
+    """A table file as Dagster shows it, with the run-id column that ATDM adds."""
     columns = [_table_column(spec, name, column) for name, column in spec.columns.items()]
     columns.append(dg.TableColumn("test_run_id", "text", "The test run that the row belongs to."))
     return dg.TableSchema(
@@ -94,12 +95,11 @@ def _table_column(spec: TableSpec, name: str, column: ColumnSpec) -> dg.TableCol
     )
 
 
-def request_metadata(planned: Planned) -> Metadata:
-    spec = planned.spec
+def request_metadata(spec: RequestSpec, label: str, *, replayed: bool) -> Metadata:
     return {
         "request_id": spec.request_id,
-        "label": planned.record.label,
-        "replayed": planned.replayed,
+        "label": label,
+        "replayed": replayed,
         "runs": spec.runs,
         "seed": MetadataValue.text(str(spec.seed)),
         "as_of": MetadataValue.timestamp(spec.as_of),
@@ -114,9 +114,9 @@ def request_metadata(planned: Planned) -> Metadata:
 
 
 def audit_link(request_id: str) -> Metadata:
-    """Where a request's audit page is (ADR 0071): the command that writes it, and a link to it.
+    """A request's audit page (ADR 0071): the command that writes it, and a link.
 
-    The link is there where ATDM_AUDIT_URL names what `atdm audit-serve` answers at.
+    The link needs ATDM_AUDIT_URL, the address of `atdm audit-serve`.
     """
     found: Metadata = {"audit": f"atdm audit {request_id} --html audit-{request_id}.html"}
     base = os.environ.get("ATDM_AUDIT_URL", "").strip().rstrip("/")
@@ -125,21 +125,21 @@ def audit_link(request_id: str) -> Metadata:
     return found
 
 
-def table_metadata(checked: Checked, result: TableResult) -> Metadata:
-    """What section 4 of the design lists for a materialised table."""
+def table_metadata(checked: Checked, table: str) -> Metadata:
+    spec, staged = checked.spec, checked.tables[table]
     return {
-        "request_id": checked.request_id,
-        "dagster/row_count": result.file.rows,
-        "bytes": result.file.bytes,
-        "content_hash": result.file.content_hash,
-        "dagster/uri": MetadataValue.url(result.uri),
-        "dagster/column_schema": column_schema(checked.domain.tables[result.table]),
-        "sample": records_table(result.sample),
-        "profile": profile_table(result.profile),
+        "request_id": spec.request_id,
+        "dagster/row_count": staged.rows,
+        "bytes": staged.bytes,
+        "content_hash": staged.content_hash,
+        "dagster/uri": MetadataValue.url(staged.uri),
+        "dagster/column_schema": column_schema(spec.domain.tables[table]),
+        "sample": records_table(staged.sample),
+        "profile": profile_table(staged.profile),
         "seconds": round(checked.seconds, 3),
-        "rows_per_second": rate(result.file.rows, checked.seconds),
+        "rows_per_second": rate(staged.rows, checked.seconds),
         "linked_requirement_ids": MetadataValue.json(
-            list(checked.scenario.spec.linked_requirement_ids)
+            list(spec.scenario.spec.linked_requirement_ids)
         ),
     }
 
@@ -148,11 +148,11 @@ def seeded_metadata(seeded: Seeded) -> Metadata:
     return {
         "request_id": seeded.request_id,
         "runs": seeded.runs,
-        "rows": MetadataValue.json(dict(seeded.rows)),
-        "dagster/row_count": sum(seeded.rows.values()),
+        "rows": MetadataValue.json(seeded.rows_by_table),
+        "dagster/row_count": seeded.rows,
         "content_hash": seeded.content_hash,
         "seconds": round(seeded.seconds, 3),
-        "rows_per_second": rate(sum(seeded.rows.values()), seeded.seconds),
+        "rows_per_second": rate(seeded.rows, seeded.seconds),
         **audit_link(seeded.request_id),
     }
 
@@ -184,12 +184,12 @@ def check_result(
 ) -> dg.AssetCheckResult:
     """The outcome as Dagster records it.
 
-    In a scenario that breaks its declared rules exactly, those checks did find what they should:
-    they pass, and their metadata says what was expected (ADR 0004).
+    In a scenario that breaks exactly the rules that it declares, those checks pass, and their
+    metadata says that the violation is expected (ADR 0004).
     """
     expected = checked.verdict.expected_violation and not outcome.passed
     details: Metadata = {
-        "request_id": checked.request_id,
+        "request_id": checked.spec.request_id,
         "judged": outcome.judged,
         "failed": outcome.failed,
         "vacuous": outcome.vacuous,
@@ -283,15 +283,16 @@ def profile_table(profile: Mapping[str, Any]) -> MetadataValue[Any]:
 
 
 def chart(column: Mapping[str, Any]) -> str:
-    """How a column's values are spread, drawn in characters; empty where there is nothing to see.
+    """The distribution of a column's values, drawn in characters.
 
-    A histogram from the least to the greatest value, or a bar for each of a few values.
+    A histogram from the least to the greatest value, or a bar for each of a few values; empty for
+    one value and for many without an order.
     """
     histogram: list[int] | None = column["histogram"]
     if histogram:
         highest = max(histogram)
         steps = len(_HEIGHTS) - 1
-        # What is there at all must be seen: only an empty bin is blank.
+        # Only an empty bin is blank: a small one gets the lowest block.
         return "".join(_HEIGHTS[-(-count * steps // highest)] for count in histogram)
     if not 1 < column["distinct"] <= len(column["top"]):
         return ""

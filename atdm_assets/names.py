@@ -167,8 +167,10 @@ def require_free(scenarios: Collection[Scenario]) -> None:
         )
 
 
-def asked_by(invoker: str | None, source: str, parent_run_id: str | None = None) -> dict[str, str]:
-    """The tags of a run that say who asked, through what, and which run it is a part of."""
+def caller_tags(
+    invoker: str | None, source: str, parent_run_id: str | None = None
+) -> dict[str, str]:
+    """The tags of a run that name its invoker, its source and the run that started it."""
     tags = {SOURCE_TAG: source}
     if invoker:
         tags |= {INVOKER_TAG: invoker, USER_TAG: invoker}

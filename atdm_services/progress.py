@@ -1,11 +1,31 @@
-"""What a service says while it works, to the face that called it."""
+"""Notes and progress that a service reports to the face that called it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
+
+from atdm_engine.progress import Progress
+
+_progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
+
+
+@contextmanager
+def reporting(progress: Progress | None) -> Iterator[None]:
+    """Make ``progress`` the callback of this thread inside the block."""
+    token = _progress.set(progress)
+    try:
+        yield
+    finally:
+        _progress.reset(token)
+
+
+def current_progress() -> Progress | None:
+    """Progress callback of this thread, or None."""
+    return _progress.get()
 
 
 @dataclass(slots=True)

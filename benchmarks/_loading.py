@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
 import time
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,14 @@ import psycopg
 
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.generation import batches
-from atdm_engine.generation.request import RequestSpec, numbers_needed, resolve
-from atdm_engine.random import run_ids
+from atdm_engine.generation.request import RequestSpec, resolve
 from atdm_resources.catalog import requests
 from atdm_resources.catalog.requests import RequestRecord
 from atdm_resources.store.files import Store
 from atdm_resources.store.parquet import ParquetWriter, parquet_writer
 from atdm_services.requests import load
-from atdm_services.requests.load import SeedResult, StagedTable
+from atdm_services.requests.request import mint_request_id
+from atdm_services.requests.results import Seeded, StagedTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +45,12 @@ def stage_runs(
         *registry.find(scenario),
         {},
         runs=runs,
-        request_id=run_ids.new_request_id(
-            datetime.now(UTC), secrets.token_bytes(run_ids.ENTROPY_BYTES)
-        ),
+        request_id=mint_request_id(),
     )
     record = requests.create_request(
         conn,
         spec,
-        numbers=numbers_needed(spec),
+        numbers=spec.numbers_needed,
         pooled=True,
         invoker="human:benchmark",
         source="benchmark",
@@ -78,14 +74,13 @@ def stage_runs(
     return StagedRequest(spec, record, store, tables, time.perf_counter() - started)
 
 
-def seed_staged(conn: psycopg.Connection[Any], staged: StagedRequest) -> SeedResult:
+def seed_staged(conn: psycopg.Connection[Any], staged: StagedRequest) -> Seeded:
     """Load a staged request."""
     return load.seed(
         conn,
         staged.store,
         staged.record,
-        staged.spec.domain,
-        staged.spec.scenario,
+        staged.spec,
         staged.tables,
         content_hash="",
     )
@@ -93,6 +88,6 @@ def seed_staged(conn: psycopg.Connection[Any], staged: StagedRequest) -> SeedRes
 
 def seed_runs(
     conn: psycopg.Connection[Any], registry: Registry, scenario: str, runs: int, folder: Path
-) -> SeedResult:
+) -> Seeded:
     """Make and load ``runs`` ready runs."""
     return seed_staged(conn, stage_runs(conn, registry, scenario, runs, folder))

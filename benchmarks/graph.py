@@ -21,7 +21,7 @@ import dagster as dg
 
 from atdm_assets.definitions import build_defs
 from atdm_assets.instance.local_instance import instance
-from atdm_assets.requests.job import RequestedData, materialise_request
+from atdm_assets.requests.job import materialise_request
 from atdm_assets.requests.resource import RequestsResource
 from atdm_assets.resources import StoreResource, TargetResource
 from atdm_engine.bundle.registry import Registry
@@ -30,6 +30,7 @@ from atdm_resources.local import postgres_server
 from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
 from atdm_resources.store.bundle import read_bundle, shipped_root
+from atdm_services.requests.request import DataRequest
 from atdm_services.target.init import initialise
 
 SCENARIO = "active_member_clean"
@@ -84,7 +85,7 @@ def time_graph(home: Path, rounds: int) -> None:
 
         def ask() -> None:
             outcome = materialise_request(
-                RequestedData(SCENARIO),
+                DataRequest(SCENARIO),
                 registry=registry,
                 instance=opened,
                 resolve_job=defs.resolve_job_def,

@@ -28,7 +28,7 @@ from playwright.sync_api import Page, sync_playwright
 from atdm_assets import names
 from atdm_assets.instance.local_instance import instance
 from atdm_resources.settings import Settings
-from atdm_services.requests.plan import mint_request_id
+from atdm_services.requests.request import mint_request_id
 
 ATDM = str(Path(sys.executable).with_name("atdm"))
 DOMAIN, SCENARIO = "healthcare", "active_member_clean"

@@ -96,27 +96,29 @@ def request(
             ErrorCode.REQUEST_INVALID,
             "--no-lease leaves the runs for others: there is no token to write into a fixture file",
         )
+    settings = Settings.from_environment()
     wanted = service.LeaseRequest(
-        scenario=scenario,
+        scenario,
         constraints=parse_constraints(constraint or []),
         runs=runs,
         seed=seed,
         as_of=None if as_of is None else parse_time(as_of),
         label=None if label is None else check_label(label),
-        lease=not no_lease,
+        pooled=no_lease,
+        invoker=settings.invoker,
         ttl=None if ttl is None else parse_length(ttl),
         owner=owner,
         owner_secret=owner_secret(),
         reason=reason,
         source=SOURCE,
     )
-    service.refuse_language_model(Settings.from_environment())
+    service.refuse_language_model(settings)
     if enqueue:
         patience = parse_length(timeout, "timeout")
         _enqueue(output, wanted, key, priority, cleanup, patience if wait else None)
         return
     with connected(output) as (settings, connection):
-        answer = service.request(settings, output, connection, wanted, make)
+        answer = service.request_data(settings, output, connection, wanted, make)
         if playwright or pytest:
             service.emit_fixtures(
                 settings, connection, answer, playwright=playwright, pytest=pytest, source=SOURCE
@@ -140,7 +142,6 @@ def _enqueue(
         submission = submit.submit(
             connection,
             wanted,
-            invoker=settings.invoker,
             key=key,
             priority=priority,
             cleanup=cleanup,

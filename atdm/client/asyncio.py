@@ -181,7 +181,7 @@ class AsyncAtdmClient:
     async def _from_pool(self, request: LeaseRequest) -> dict[str, Any]:
         from atdm_services.requests.request import answer_to, pool_call
 
-        names, options = pool_call(self._caller.settings, request)
+        names, options = pool_call(request)
         async with self._one_statement:
             connection = await self._connection()
             async with connection.transaction():

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from atdm.client.graphql import DagsterWebserver, FinishedRun
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.catalog.lease_calls import json_value
-from atdm_services.requests import request as requesting
+from atdm_services.requests import request as requests
 
 if TYPE_CHECKING:
     import psycopg
@@ -63,30 +62,30 @@ class RemoteRuns:
         self,
         settings: Settings,
         connection: Callable[[], psycopg.Connection[Any]],
-        wish: LeaseRequest,
+        request: LeaseRequest,
     ) -> dict[str, Any]:
         """Lease ready runs, or make runs by ``request_data`` and lease them.
 
         ``connection`` opens the connection for leases; it is called before anything is made.
         """
-        requesting.refuse_language_model(settings)
-        if wish.lease:
+        requests.refuse_language_model(settings)
+        if not request.pooled:
             opened = connection()
-            if wish.may_come_from_a_pool:
+            if request.may_come_from_a_pool:
                 try:
-                    return requesting.from_pool(settings, opened, wish)
+                    return requests.from_pool(opened, request)
                 except AtdmError as error:
-                    if error.code not in requesting.MADE_WHEN:
+                    if error.code not in requests.MADE_WHEN:
                         raise
-        made = self._made(wish)
+        made = self._made(request)
         if made.violates:
-            return requesting.rejected_as_expected(
+            return requests.rejected_as_expected(
                 made.request_id, made.domain, made.scenario, made.violates
             )
-        if not wish.lease:
-            return requesting.left_ready(made.request_id, made.domain, made.scenario, wish.runs)
+        if request.pooled:
+            return requests.left_ready(made.request_id, made.domain, made.scenario, request.runs)
         try:
-            return requesting.of_request(settings, opened, made.request_id, wish)
+            return requests.of_request(opened, made.request_id, request)
         except AtdmError as error:
             if error.code is ErrorCode.RUN_NOT_FOUND:
                 error.details["hint"] = (
@@ -185,25 +184,14 @@ class RemoteRuns:
             },
         }
 
-    def _made(self, wish: LeaseRequest) -> Made:
-        config = {
-            "scenario": wish.scenario,
-            "constraints": {name: json_value(value) for name, value in wish.constraints.items()},
-            "runs": wish.runs,
-            "seed": wish.seed,
-            "as_of": wish.as_of.isoformat() if wish.as_of else None,
-            "label": wish.label,
-            # A caller that leases gets the runs that were made for it.
-            "pooled": not wish.lease,
-            "reason": wish.reason,
-        }
-        finished = self._run("request_data", config)
+    def _made(self, request: LeaseRequest) -> Made:
+        finished = self._run("request_data", request.config())
         child = self._child(finished)
-        request = next(made for made in child.materialised if made.key[-1] == REQUEST_ASSET)
+        asset = next(made for made in child.materialised if made.key[-1] == REQUEST_ASSET)
         return Made(
             request_id=finished.tags[REQUEST_ID_TAG],
-            domain=request.key[0],
-            scenario=request.key[1],
+            domain=asset.key[0],
+            scenario=asset.key[1],
             violates=tuple(
                 name.replace("__", ".")
                 for name, told in child.checks

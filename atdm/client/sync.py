@@ -179,9 +179,9 @@ class AtdmClient:
         if self._caller.is_remote:
             return self._caller.remote.request(self._settings, lambda: self._connection, wanted)
         from atdm.in_dagster import make
-        from atdm_services.requests.request import request
+        from atdm_services.requests.request import request_data
 
-        return request(self._settings, self._caller.reporter, self._connection, wanted, make)
+        return request_data(self._settings, self._caller.reporter, self._connection, wanted, make)
 
     @_raising
     def lease(
@@ -199,7 +199,7 @@ class AtdmClient:
         from atdm_services.requests.request import from_pool
 
         request = self._caller.request(scenario, constraints, runs=runs, ttl=ttl)
-        return from_pool(self._settings, self._connection, request)
+        return from_pool(self._connection, request)
 
     @_raising
     def submit(
@@ -229,7 +229,6 @@ class AtdmClient:
         return submitting.submit(
             self._connection,
             request,
-            invoker=self._settings.invoker,
             key=idempotency_key,
             priority=priority,
             cleanup=cleanup_strategy,

@@ -102,11 +102,11 @@ class SessionClient(AtdmClient):
 
     def lease_wanted(self, wanted: Wanted) -> dict[str, Any]:
         """A ready run of the pool, as ``lease`` answers. Raises AtdmError NONE_READY, ..."""
-        return from_pool(self.settings, self._connection, self._request(wanted))
+        return from_pool(self._connection, self._request(wanted))
 
     def lease_made(self, request_id: str, wanted: Wanted) -> dict[str, Any]:
         """The first ready run of a request that was made for this session."""
-        return of_request(self.settings, self._connection, request_id, self._request(wanted))
+        return of_request(self._connection, request_id, self._request(wanted))
 
     def _request(self, wanted: Wanted) -> LeaseRequest:
         request = self._caller.request(wanted.scenario, wanted.constraints, ttl=wanted.ttl)

@@ -52,7 +52,7 @@ def main() -> int:
 def _made(settings: Settings, order: Mapping[str, Any]) -> dict[str, Any]:
     # A misspelt name is found in the files, before Dagster is loaded.
     scenario = load_registry(settings).scenario(order["scenario"])
-    wish = LeaseRequest(
+    request = LeaseRequest(
         scenario=scenario.key,
         constraints=order["constraints"],
         runs=order["runs"],
@@ -60,18 +60,19 @@ def _made(settings: Settings, order: Mapping[str, Any]) -> dict[str, Any]:
         as_of=None if order["as_of"] is None else parse_time(order["as_of"]),
         label=order["label"],
         # Pinned data is for the test that pinned it; the rest goes into the pool.
-        lease=order["reserved"],
+        pooled=not order["reserved"],
+        invoker=settings.invoker,
         reason=order["reason"],
         source="pytest",
     )
     if order["database"]:
-        return _template(settings, wish, scenario.domain, order)
+        return _template(settings, request, scenario.domain, order)
     with access.connected(settings, Silent()) as conn:
-        return _answer(_materialised(settings, conn, wish))
+        return _answer(_materialised(settings, conn, request))
 
 
 def _template(
-    settings: Settings, wish: LeaseRequest, domain: str, order: Mapping[str, Any]
+    settings: Settings, request: LeaseRequest, domain: str, order: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A template database with one leased run, closed to connections so that it can be copied."""
     url = access.database_url(settings, Silent())
@@ -83,7 +84,7 @@ def _template(
         )  # fmt: skip
         within = replace(settings, database_url=clone.url)
         with access.connected(within, Silent()) as inside:
-            outcome = _materialised(within, inside, replace(wish, lease=True, label=None))
+            outcome = _materialised(within, inside, replace(request, pooled=False, label=None))
             answer = _answer(outcome)
             if answer["status"] == "ready":
                 leased = leases.lease_request(
@@ -94,10 +95,10 @@ def _template(
     return answer
 
 
-def _materialised(settings: Settings, conn: Any, wish: LeaseRequest) -> Any:
+def _materialised(settings: Settings, conn: Any, request: LeaseRequest) -> Any:
     from atdm_assets.requests import in_process
 
-    return in_process.materialise(settings, Silent(), conn, wish)
+    return in_process.materialise(settings, Silent(), conn, request)
 
 
 def _answer(outcome: Any) -> dict[str, Any]:

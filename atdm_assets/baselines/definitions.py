@@ -11,7 +11,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from pydantic import Field
 
 from atdm_assets import metadata, names
-from atdm_assets.requests.job import first_error
+from atdm_assets.requests.failures import first_error
 from atdm_assets.resources import StoreResource, TargetResource
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
@@ -303,7 +303,7 @@ def materialise_baseline(
     partitions = names.baseline_partitions_name(domain)
     known = instance.has_dynamic_partition(partitions, baseline_id)
     instance.add_dynamic_partitions(partitions, [baseline_id])
-    tags = names.asked_by(actor.invoker, actor.source, parent_run_id)
+    tags = names.caller_tags(actor.invoker, actor.source, parent_run_id)
     step = names.baseline_key(domain).to_python_identifier()
     result = resolve_job(names.baseline_job_name(domain)).execute_in_process(
         instance=instance,

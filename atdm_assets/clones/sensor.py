@@ -139,7 +139,7 @@ def tick(
 def _run(state: pool.PoolState) -> dg.RunRequest:
     return dg.RunRequest(
         run_config={"ops": {names.FILL_CLONES_STEP: {"config": {"domain": state.domain}}}},
-        tags={POOL_TAG: state.domain, **names.asked_by(INVOKER, SOURCE)},
+        tags={POOL_TAG: state.domain, **names.caller_tags(INVOKER, SOURCE)},
     )
 
 

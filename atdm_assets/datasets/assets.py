@@ -25,7 +25,7 @@ from atdm_engine.progress import Progress
 from atdm_resources.settings import Settings
 from atdm_resources.store.files import Store
 from atdm_services.baselines.manifest import BaselineFiles, BaselineTable, Manifest
-from atdm_services.requests.plan import current_progress
+from atdm_services.progress import current_progress
 
 _CLOCK = re.compile(r".+-([0-9]{8}-[0-9]{6})-[0-9a-f]{6}\Z")
 _LOG_SECONDS = 10.0

@@ -14,7 +14,8 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from atdm_assets import metadata, names
 from atdm_assets.datasets.assets import dataset_assets, dataset_job
 from atdm_assets.instance import run_liveness
-from atdm_assets.requests.job import ResolveJob, first_error
+from atdm_assets.requests.failures import first_error
+from atdm_assets.requests.job import ResolveJob
 from atdm_assets.requests.run_config import as_of as config_as_of
 from atdm_assets.resources import StoreResource, TargetResource
 from atdm_engine.bundle.registry import Registry
@@ -30,7 +31,7 @@ from atdm_services.baselines.records import Actor
 from atdm_services.baselines.restore import restore
 from atdm_services.clones import teardown
 from atdm_services.datasets import versions
-from atdm_services.requests.plan import reporting
+from atdm_services.progress import reporting
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def materialise_version(
     instance.add_dynamic_partitions(partitions, [version])
     tags = {
         names.VERSION_TAG: version,
-        **names.asked_by(asked.invoker, asked.source, asked.parent_run_id),
+        **names.caller_tags(asked.invoker, asked.source, asked.parent_run_id),
     }
     job = resolve_job(names.dataset_job_name(dataset.domain, dataset.name))
     step = names.dataset_step_name(dataset.domain, dataset.name)
@@ -218,7 +219,7 @@ def refresh_job(registry: Registry, resolve_job: ResolveJob) -> dg.JobDefinition
             outcome = materialise_version(
                 AskedVersion(
                     dataset=config["dataset"],
-                    as_of=config_as_of(config),
+                    as_of=config_as_of(config.get("as_of")),
                     processes=config.get("processes"),
                     invoker=_invoker(context.run),
                     source=_source(context.run),

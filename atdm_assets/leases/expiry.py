@@ -10,12 +10,12 @@ import psycopg
 
 from atdm_assets import names
 from atdm_assets.instance import run_liveness, ticks
-from atdm_assets.requests.job import report_failed
+from atdm_assets.requests.failures import report_failed
 from atdm_assets.resources import StoreResource
 from atdm_resources.catalog import reclaim, retirement
 from atdm_resources.store.files import Store
 from atdm_services.clones import teardown
-from atdm_services.requests import orphans
+from atdm_services.requests.rollback import roll_back_orphans
 from atdm_services.retention import Retention
 
 INVOKER = "agent:atdm-expiry"
@@ -59,7 +59,7 @@ def tick(
         expired += part
         if len(part.runs) < reclaim.MOST:
             break
-    dead = orphans.reconcile(conn, store)
+    dead = roll_back_orphans(conn, store)
     report_failed(instance, dead)
     databases = teardown.sweep(conn, thorough=thorough)
     done = {

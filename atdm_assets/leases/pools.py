@@ -10,12 +10,11 @@ import dagster as dg
 import psycopg
 
 from atdm_assets.instance import ticks
-from atdm_assets.requests.job import RequestedData
 from atdm_assets.requests.launches import Launches, forget_key
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError
 from atdm_resources.catalog import pools, reclaim
-from atdm_services.requests.plan import mint_request_id
+from atdm_services.requests.request import DataRequest, mint_request_id
 
 INVOKER = "agent:atdm-pool"
 SOURCE = "pool"
@@ -83,16 +82,15 @@ def _launch(
 ) -> list[str]:
     """Launch the filling of a pool; returns the obstacle, or None."""
     try:
-        scenario = registry.scenario(f"{top_up.domain}/{top_up.scenario_id}")
-        asked = RequestedData(
-            scenario.key,
+        request = DataRequest(
+            f"{top_up.domain}/{top_up.scenario_id}",
             runs=top_up.runs,
             pooled=True,
             invoker=INVOKER,
             source=SOURCE,
             reason="to fill the pool",
         )
-        launches.add(registry, scenario, asked, top_up.request_id)
+        launches.add(registry, request, top_up.request_id)
     except AtdmError as error:
         # Files and published scenarios differ until the next init: the pool waits, longer each
         # time.

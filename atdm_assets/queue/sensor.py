@@ -12,7 +12,7 @@ import psycopg
 
 from atdm_assets import names
 from atdm_assets.instance import ticks
-from atdm_assets.requests.job import RequestedData, error_in_events
+from atdm_assets.requests.failures import error_in_events
 from atdm_assets.requests.launches import Launches, forget_key
 from atdm_assets.resources import StoreResource
 from atdm_engine.bundle.registry import Registry
@@ -23,7 +23,7 @@ from atdm_resources.catalog import reclaim
 from atdm_resources.catalog.queue import Launch, SuiteEvent
 from atdm_resources.store.files import Store
 from atdm_services.queue import inbox
-from atdm_services.requests.plan import mint_request_id
+from atdm_services.requests.request import DataRequest, mint_request_id
 
 SOURCE = "queue"
 FILES_A_TICK = 500
@@ -155,8 +155,7 @@ def _launch(
                 _settle_unrecorded(instance, conn, launch, run)
                 continue
         try:
-            scenario = registry.scenario(f"{launch.domain}/{launch.scenario_id}")
-            launches.add(registry, scenario, _asked(launch), launch.request_id)
+            launches.add(registry, _request(launch), launch.request_id)
         except AtdmError as error:
             queueing.settle_failed(conn, launch.request_id, error.envelope()["error"])
 
@@ -177,7 +176,7 @@ def _settle_unrecorded(
     forget_key(instance, launch.domain, launch.scenario_id, [launch.request_id])
 
 
-def _asked(launch: Launch) -> RequestedData:
+def _request(launch: Launch) -> DataRequest:
     payload = launch.payload
     as_of = payload.get("as_of")
     try:
@@ -186,7 +185,7 @@ def _asked(launch: Launch) -> RequestedData:
         raise AtdmError(ErrorCode.REQUEST_INVALID, f"as_of: {error}", {"as_of": as_of}) from error
     seed = payload.get("seed")
     many = launch.submissions > 1
-    return RequestedData(
+    return DataRequest(
         f"{launch.domain}/{launch.scenario_id}",
         constraints=payload.get("constraints") or {},
         runs=launch.runs,

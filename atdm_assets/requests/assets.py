@@ -10,12 +10,10 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from atdm_assets import metadata, names
 from atdm_assets.requests.resource import RequestsResource
-from atdm_assets.requests.run_config import as_of, scenario_schema
+from atdm_assets.requests.run_config import request_in, scenario_schema
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.checks.results import CheckId, check_ids
 from atdm_engine.model import Domain, Scenario
-from atdm_services.requests import plan
-from atdm_services.requests.execution import Planned, RunConfig
 
 
 def scenario_assets(registry: Registry, scenario: Scenario) -> list[dg.AssetsDefinition]:
@@ -73,33 +71,19 @@ def _request_asset(registry: Registry, scenario: Scenario) -> dg.AssetsDefinitio
     ) -> dg.MaterializeResult[Any]:
         config: Mapping[str, Any] = context.op_execution_context.op_config or {}
         with metadata.reported_failures():
-            planned = plan.plan(requests.work(registry, scenario), _asked(context, config))
-            context.instance.add_run_tags(context.run.run_id, _run_tags(planned))
-        return dg.MaterializeResult(metadata=metadata.request_metadata(planned))
+            execution = requests.execution(registry, scenario, context)
+            execution.plan(request_in(config, context.run.tags, scenario.key))
+            # A run that a person started has none of these tags yet.
+            tags = names.caller_tags(execution.invoker, execution.request.source)
+            tags[names.REQUEST_ID_TAG] = execution.spec.request_id
+            context.instance.add_run_tags(context.run.run_id, tags)
+        return dg.MaterializeResult(
+            metadata=metadata.request_metadata(
+                execution.spec, execution.record.label, replayed=execution.replayed
+            )
+        )
 
     return request
-
-
-def _run_tags(planned: Planned) -> dict[str, str]:
-    """What finds the run again; a run that a person started does not have them before."""
-    asked = names.asked_by(planned.invoker, planned.source)
-    return {names.REQUEST_ID_TAG: planned.request_id, **asked}
-
-
-def _asked(context: dg.AssetExecutionContext, config: Mapping[str, Any]) -> RunConfig:
-    tags = context.run.tags
-    return RunConfig(
-        partition_key=context.partition_key,
-        constraints=dict(config.get("constraints") or {}),
-        runs=config.get("runs"),
-        seed=config.get("seed"),
-        as_of=as_of(config),
-        pooled=config.get("pooled"),
-        invoker=config.get("invoker") or tags.get(names.INVOKER_TAG),
-        source=tags.get(names.SOURCE_TAG, "dagster"),
-        reason=config.get("reason"),
-        dagster_run_id=context.run.run_id,
-    )
 
 
 def _check_spec(domain: Domain, scenario: Scenario, check: CheckId) -> dg.AssetCheckSpec:
@@ -153,24 +137,22 @@ def _table_assets(registry: Registry, scenario: Scenario) -> dg.AssetsDefinition
         context: dg.AssetExecutionContext, requests: RequestsResource
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
         with metadata.reported_failures():
-            checked = plan.generate_and_check(
-                requests.work(registry, scenario), context.partition_key, context.run.run_id
-            )
+            checked = requests.execution(registry, scenario, context).generate()
         for outcome in checked.outcomes:
             yield metadata.check_result(scenario, checked, outcome)
         if checked.verdict.expected_violation:
             context.log.info(
-                f"Request {checked.request_id} is rejected as expected: the data breaks exactly "
-                f"{', '.join(scenario.spec.violates)}. Nothing is loaded."
+                f"Request {checked.spec.request_id} is rejected as expected: the data breaks "
+                f"exactly {', '.join(scenario.spec.violates)}. Nothing is loaded."
             )
             return
         if not checked.verdict.accepted:
             raise metadata.failure(checked.rejection())
-        for result in checked.tables.values():
+        for table, staged in checked.tables.items():
             yield dg.MaterializeResult(
-                asset_key=names.table_key(domain.name, scenario.name, result.table),
-                metadata=metadata.table_metadata(checked, result),
-                data_version=dg.DataVersion(result.file.content_hash),
+                asset_key=names.table_key(domain.name, scenario.name, table),
+                metadata=metadata.table_metadata(checked, table),
+                data_version=dg.DataVersion(staged.content_hash),
             )
 
     return tables
@@ -196,7 +178,7 @@ def _seeded_asset(registry: Registry, scenario: Scenario) -> dg.AssetsDefinition
         context: dg.AssetExecutionContext, requests: RequestsResource
     ) -> dg.MaterializeResult[Any]:
         with metadata.reported_failures():
-            result = plan.seed(requests.work(registry, scenario), context.partition_key)
+            result = requests.execution(registry, scenario, context).load()
         return dg.MaterializeResult(
             metadata=metadata.seeded_metadata(result),
             data_version=dg.DataVersion(result.content_hash),

@@ -1,7 +1,8 @@
-"""The check ``idempotent_seed`` of a domain's test runs: a request, materialised twice."""
+"""The check ``idempotent_seed`` of a domain's test runs: materialising a request twice."""
 
 # No postponed annotations here: Dagster reads those of configs and resources as classes.
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,32 +22,32 @@ from atdm_resources.catalog import reclaim
 from atdm_resources.catalog import requests as catalog
 from atdm_resources.postgres import run_rows
 from atdm_resources.settings import Settings
-from atdm_services.requests import plan
-from atdm_services.requests.execution import RunConfig
+from atdm_services.requests.request import DataRequest, mint_request_id
 
 CHECK = "idempotent_seed"
 SOURCE = "check"
+REASON = f"check {CHECK}"
 RUNS = 2
 
 
 class TwiceConfig(dg.Config):
-    """What is materialised twice."""
+    """The request that is materialised twice."""
 
     request_id: str | None = Field(
         None,
-        description="A request that is ready and of which nothing is leased. Default: a new one of "
-        "two runs, which are taken back afterwards.",
+        description="A ready request without leased runs. Default: a new one of two runs, which "
+        "are reset afterwards.",
     )
     scenario: str | None = Field(
-        None, description="What the new request is of; default: the domain's first scenario."
+        None, description="Scenario of the new request; default: the domain's first one."
     )
 
 
 @dataclass(frozen=True)
 class Twice:
-    """What a request left in the target, after each of two times: content hashes of its rows.
+    """Content hashes of a request's rows after the first and the second materialisation.
 
-    ``recorded`` are those that the catalog has.
+    ``in_target`` is computed from the rows in the database, ``recorded`` is in the catalog.
     """
 
     request_id: str
@@ -61,13 +62,13 @@ class Twice:
 
 
 def idempotent_seed_check(registry: Registry, domain: str) -> dg.AssetChecksDefinition:
-    """The check on demand: makes a request, or takes one that is ready, and makes it again."""
+    """The check, run on demand: makes a request, or takes a ready one, and makes it again."""
 
     @dg.asset_check(
         asset=names.test_runs_key(domain),
         name=CHECK,
-        description="Materialising a request a second time leaves the same rows in the target. On "
-        "a request of its own, which is taken back, unless one is named.",
+        description="Materialising a request a second time leaves the same rows in the target. "
+        "Makes a request of its own and resets it, unless one is named.",
         blocking=False,
     )
     def idempotent_seed(
@@ -87,7 +88,7 @@ def idempotent_seed_check(registry: Registry, domain: str) -> dg.AssetChecksDefi
                     request_id=config.request_id,
                 )
         except Exception as error:
-            # What goes wrong in a check is a failed result that names it.
+            # A check never raises: any error is a failed result.
             code = str(error.code) if isinstance(error, AtdmError) else type(error).__name__
             return dg.AssetCheckResult(
                 passed=False, metadata={"error": str(error), "error_code": code}
@@ -125,9 +126,10 @@ def materialised_twice(
     """
     if request_id is None:
         chosen = registry.scenario(scenario) if scenario else _first_of(registry, domain)
-        request_id = plan.mint_request_id()
+        request_id = mint_request_id()
+        new = DataRequest(chosen.key, runs=RUNS, pooled=False, source=SOURCE, reason=REASON)
         try:
-            _materialise(requests, registry, chosen, request_id)
+            _materialise(conn, requests, registry, request_id, new)
             return _again(conn, requests, registry, chosen, request_id)
         finally:
             reclaim.reclaim_runs(
@@ -157,7 +159,8 @@ def _again(
     request_id: str,
 ) -> Twice:
     before = _state(conn, registry, scenario, request_id)
-    _materialise(requests, registry, scenario, request_id)
+    replay = DataRequest(scenario.key, source=SOURCE, reason=REASON)
+    _materialise(conn, requests, registry, request_id, replay)
     after = _state(conn, registry, scenario, request_id)
     return Twice(
         request_id,
@@ -169,34 +172,28 @@ def _again(
 
 
 def _materialise(
-    requests: RequestsResource, registry: Registry, scenario: Scenario, request_id: str
+    conn: psycopg.Connection[Any],
+    requests: RequestsResource,
+    registry: Registry,
+    request_id: str,
+    request: DataRequest,
 ) -> None:
-    """The steps of a request, as its graph takes them; a recorded one is replayed."""
-    work = requests.new_work(registry, scenario)
-    try:
-        new = work.recorded(request_id) is None
-        plan.plan(
-            work,
-            RunConfig(
-                request_id,
-                runs=RUNS if new else None,
-                pooled=False if new else None,
-                source=SOURCE,
-                reason=f"check {CHECK}",
-            ),
-        )
-        checked = plan.generate_and_check(work, request_id)
+    """Take the steps of a request, as its graph does; a recorded request is replayed."""
+    scenario = registry.scenario(request.scenario)
+    with closing(
+        requests.new_execution(registry, scenario, request_id, connection=conn)
+    ) as execution:
+        execution.plan(request)
+        checked = execution.generate()
         if not checked.verdict.accepted:
             raise checked.rejection()
-        plan.seed(work, request_id)
-    finally:
-        work.close()
+        execution.load()
 
 
 def _state(
     conn: psycopg.Connection[Any], registry: Registry, scenario: Scenario, request_id: str
 ) -> tuple[str, str, int]:
-    """The hash of a request's rows in the target, the recorded one, and how many rows there are."""
+    """The hash of a request's rows in the target, the recorded hash, and the number of rows."""
     record = catalog.get_request(conn, request_id)
     domain = registry.domains[scenario.domain]
     hashes = {}

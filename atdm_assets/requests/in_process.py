@@ -1,7 +1,6 @@
-"""Having a request made in this process, in the instance that Dagster's web page shows.
+"""Making a request in this process, in the instance that Dagster's web page shows.
 
-Importing this costs what Dagster and pandas cost: only ``atdm_services.requests.request`` does,
-when nothing is ready.
+Importing this loads Dagster and pandas: only what makes data does.
 """
 
 from __future__ import annotations
@@ -9,8 +8,6 @@ from __future__ import annotations
 import gc
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from atdm_assets.instance.environment import audit_pages, with_target
@@ -23,7 +20,7 @@ with server_part("making a test run"):
 
     from atdm_assets.definitions import build_defs
     from atdm_assets.instance.local_instance import instance
-    from atdm_assets.requests.job import RequestedData, materialise_request
+    from atdm_assets.requests.job import materialise_request
     from atdm_assets.requests.resource import RequestsResource
     from atdm_assets.resources import StoreResource, TargetResource
     from atdm_resources.store.bundle import load_registry
@@ -35,27 +32,63 @@ if TYPE_CHECKING:
     import psycopg
 
     from atdm_resources.settings import Settings
-    from atdm_services.progress import Reporter, Step
+    from atdm_services.progress import Reporter
     from atdm_services.requests.request import LeaseRequest, Outcome
 
 
 def materialise(
-    settings: Settings, reporter: Reporter, connection: psycopg.Connection[Any], wish: LeaseRequest
+    settings: Settings,
+    reporter: Reporter,
+    connection: psycopg.Connection[Any],
+    request: LeaseRequest,
 ) -> Outcome:
-    """Make the runs of a wish. The outcome's status is ready, or rejected as its scenario says.
+    """Make the runs of a request on the caller's connection to the target.
 
-    Raises AtdmError: what the request was refused or failed for.
+    The outcome's status is ready, or rejected as the scenario declares. An embedded server that is
+    empty is initialised first.
+
+    Raises:
+        AtdmError: what the request was refused or failed for.
     """
     resolved = with_target(settings, reporter)
-    log_level = "DEBUG" if reporter.debug else "CRITICAL"
-    runs = "a test run" if wish.runs == 1 else f"{wish.runs:,} test runs"
-    with reporter.working(f"making {runs} of {wish.scenario}") as step:
+    runs = "a test run" if request.runs == 1 else f"{request.runs:,} test runs"
+    with reporter.working(f"making {runs} of {request.scenario}") as step:
+
+        def make() -> Outcome:
+            os.environ.update(audit_pages(resolved.home))
+            registry = load_registry(resolved)
+            target = TargetResource(database_url=resolved.database_url)
+            store = StoreResource(
+                store_url=resolved.store_url, endpoint_url=resolved.s3_endpoint_url
+            )
+            requests = RequestsResource(target=target, store=store)
+            defs = build_defs(
+                scenarios=registry,
+                resource_overrides={"target": target, "store": store, "requests": requests},
+            )
+            with warnings.catch_warnings(), instance(resolved) as opened:
+                # What Dagster says about its own insides is not for the caller's test suite.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                return materialise_request(
+                    request,
+                    registry=registry,
+                    instance=opened,
+                    resolve_job=defs.resolve_job_def,
+                    requests=requests,
+                    log_level="DEBUG" if reporter.debug else "CRITICAL",
+                    connection=connection,
+                    progress=step,
+                )
+
         try:
-            outcome = _made(resolved, wish, step, log_level)
-        except AtdmError as error:
-            if not access.initialised_on_first_use(settings, reporter, connection, error):
-                raise
-            outcome = _made(resolved, wish, step, log_level)
+            try:
+                outcome = make()
+            except AtdmError as error:
+                if not access.initialised_on_first_use(settings, reporter, connection, error):
+                    raise
+                outcome = make()
+        except DagsterExecutionInterruptedError as error:
+            raise KeyboardInterrupt from error
     if outcome.error is not None:
         raise_failure(outcome.error)
     return outcome
@@ -66,48 +99,3 @@ def raise_failure(error: AtdmError) -> NoReturn:
     if DagsterExecutionInterruptedError.__name__ in error.message:
         raise KeyboardInterrupt from error
     raise error
-
-
-def _made(settings: Settings, wish: LeaseRequest, step: Step, log_level: str) -> Outcome:
-    os.environ.update(audit_pages(settings.home))
-    registry = load_registry(settings)
-    target = TargetResource(database_url=settings.database_url)
-    store = StoreResource(store_url=settings.store_url, endpoint_url=settings.s3_endpoint_url)
-    requests = RequestsResource(target=target, store=store)
-    defs = build_defs(
-        scenarios=registry,
-        resource_overrides={"target": target, "store": store, "requests": requests},
-    )
-    try:
-        with _without_deprecations(), instance(settings) as opened:
-            return materialise_request(
-                RequestedData(
-                    scenario=wish.scenario,
-                    constraints=wish.constraints,
-                    runs=wish.runs,
-                    seed=wish.seed,
-                    as_of=wish.as_of,
-                    label=wish.label,
-                    # Whoever asks for a run gets the run that was made for it.
-                    pooled=not wish.lease,
-                    invoker=settings.invoker,
-                    source=wish.source,
-                    reason=wish.reason,
-                ),
-                registry=registry,
-                instance=opened,
-                resolve_job=defs.resolve_job_def,
-                requests=requests,
-                progress=step,
-                log_level=log_level,
-            )
-    except DagsterExecutionInterruptedError as error:
-        raise KeyboardInterrupt from error
-
-
-@contextmanager
-def _without_deprecations() -> Iterator[None]:
-    """Keep what Dagster says of its own insides out of the test suite that asks for data."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield

@@ -8,37 +8,27 @@ from dataclasses import dataclass, field
 import dagster as dg
 
 from atdm_assets import names
-from atdm_assets.requests.job import RequestedData, request_tags, scenario_run_config
+from atdm_assets.requests.run_config import scenario_run_config
 from atdm_engine.bundle.registry import Registry
-from atdm_engine.generation.request import resolve
-from atdm_engine.model import Scenario
+from atdm_services.requests.request import DataRequest
 
 
 @dataclass
 class Launches:
-    """What a tick launches: runs and the partition keys that they need."""
+    """The runs that a tick launches, and the partition keys that they need."""
 
     runs: list[dg.RunRequest] = field(default_factory=list)
     keys: list[dg.AddDynamicPartitionsRequest] = field(default_factory=list)
 
-    def add(
-        self, registry: Registry, scenario: Scenario, asked: RequestedData, request_id: str
-    ) -> None:
-        """Launch the making of a request, once however often a tick is repeated.
+    def add(self, registry: Registry, request: DataRequest, request_id: str) -> None:
+        """Launch the making of a request: once, even when the tick is repeated.
 
         Raises:
-            AtdmError: CONSTRAINT_INVALID, CONSTRAINT_CONTRADICTION, REQUEST_INVALID: it could only
-                fail; nothing is launched.
+            AtdmError: SCENARIO_NOT_FOUND, CONSTRAINT_INVALID, CONSTRAINT_CONTRADICTION,
+                REQUEST_INVALID: its run could only fail; nothing is launched.
         """
-        resolve(
-            registry.domains[scenario.domain],
-            scenario,
-            asked.constraints,
-            runs=asked.runs or 1,
-            seed=asked.seed,
-            as_of=asked.as_of,
-            request_id=request_id,
-        )
+        spec = request.resolve(registry, request_id)
+        scenario = spec.scenario
         partitions = names.partitions(scenario.domain, scenario.name)
         self.keys.append(partitions.build_add_request([request_id]))
         self.runs.append(
@@ -46,9 +36,9 @@ class Launches:
                 run_key=request_id,
                 job_name=names.job_name(scenario.domain, scenario.name),
                 partition_key=request_id,
-                run_config=scenario_run_config(scenario, asked),
+                run_config=scenario_run_config(spec, request),
                 tags={
-                    **request_tags(asked),
+                    **names.caller_tags(request.invoker, request.source),
                     names.LAUNCH_TAG: request_id,
                     names.REQUEST_ID_TAG: request_id,
                 },
@@ -56,7 +46,7 @@ class Launches:
         )
 
     def result(self, *others: dg.RunRequest) -> dg.SensorResult:
-        """For Dagster: keys are registered before runs are launched."""
+        """The result of the tick: Dagster registers the keys before it launches the runs."""
         return dg.SensorResult(
             run_requests=[*self.runs, *others], dynamic_partitions_requests=self.keys
         )

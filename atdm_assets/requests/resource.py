@@ -1,7 +1,10 @@
-"""The Dagster resource that executes requests: one a run, shared by its steps."""
+"""The Dagster resource that executes requests: one request a run, shared by its steps."""
 
 # No postponed annotations here: Dagster reads those of a resource's fields.
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import dagster as dg
@@ -10,68 +13,73 @@ from pydantic import PrivateAttr
 from atdm_assets.resources import StoreResource, TargetResource
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.model import Scenario
-from atdm_resources.catalog import requests
-from atdm_resources.catalog.requests import RequestRecord
-from atdm_resources.postgres.target import ensure_disposable
 from atdm_resources.settings import Settings
-from atdm_services.requests import orphans
-from atdm_services.requests.execution import RequestWork
+from atdm_services.requests.execution import RequestExecution
+
+_begun: ContextVar[RequestExecution | None] = ContextVar("begun", default=None)
+"""The execution that the caller of a run in this process has begun; run config holds JSON only."""
 
 
 class RequestsResource(dg.ConfigurableResource[Any]):
     """Executes requests against a target and a store.
 
-    Nothing is opened before a step asks for it: an error then is that step's, with its code.
+    Nothing is opened before a step needs it: an error then is that step's, with its code.
     """
 
     target: dg.ResourceDependency[TargetResource]
     store: dg.ResourceDependency[StoreResource]
 
-    _work: RequestWork | None = PrivateAttr(default=None)
+    _execution: RequestExecution | None = PrivateAttr(default=None)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        self._work = None
+        self._execution = None
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
-        if self._work is not None:
-            self._work.close()
-            self._work = None
+        if self._execution is not None:
+            self._execution.close()
+            self._execution = None
 
-    def work(self, registry: Registry, scenario: Scenario) -> RequestWork:
-        """The work on this run's request; the same for every step of the run.
+    def execution(
+        self, registry: Registry, scenario: Scenario, context: dg.AssetExecutionContext
+    ) -> RequestExecution:
+        """The execution of this run's request; the same for every step of the run.
 
         Raises:
             AtdmError: the settings are wrong, the store cannot be opened.
         """
-        if self._work is None:
-            self._work = self.new_work(registry, scenario)
-        return self._work
+        begun = _begun.get()
+        if begun is not None and begun.makes(scenario, context.partition_key):
+            return begun
+        if self._execution is None:
+            self._execution = self.new_execution(
+                registry, scenario, context.partition_key, dagster_run_id=context.run.run_id
+            )
+        return self._execution
 
-    def new_work(self, registry: Registry, scenario: Scenario) -> RequestWork:
-        """Work that the caller closes, outside any run."""
-        settings = Settings.from_environment()
-        return RequestWork(
-            registry, scenario, self.target.url(), self.store.store(), settings.invoker
+    def new_execution(
+        self, registry: Registry, scenario: Scenario, partition_key: str, **options: Any
+    ) -> RequestExecution:
+        """An execution that the caller closes; ``options`` are those of ``RequestExecution``."""
+        invoker = Settings.from_environment().invoker
+        return RequestExecution(
+            registry,
+            scenario,
+            partition_key,
+            self.target.url(),
+            self.store.store(),
+            invoker=invoker,
+            **options,
         )
 
-    def recorded(
-        self, registry: Registry, scenario: Scenario, partition_key: str
-    ) -> RequestRecord | None:
-        """The request that a partition key names, as the catalog has it now."""
-        work = self.new_work(registry, scenario)
+    @contextmanager
+    def begun(
+        self, registry: Registry, scenario: Scenario, partition_key: str, **options: Any
+    ) -> Iterator[RequestExecution]:
+        """An execution that the steps of a run in the block use too, closed at its end."""
+        execution = self.new_execution(registry, scenario, partition_key, **options)
+        token = _begun.set(execution)
         try:
-            return work.recorded(partition_key)
+            yield execution
         finally:
-            work.close()
-
-    def require_published(self, scenario: Scenario) -> None:
-        """Raise TARGET_NOT_INITIALISED unless the target knows this version of the scenario."""
-        with self.target.connection() as connection:
-            ensure_disposable(connection)
-            requests.require_published(connection, scenario)
-
-    def reconcile(self) -> list[orphans.Reconciled]:
-        """Roll back the requests whose process is gone."""
-        with self.target.connection() as connection:
-            ensure_disposable(connection)
-            return orphans.reconcile(connection, self.store.store())
+            _begun.reset(token)
+            execution.close()

@@ -1,7 +1,7 @@
-"""The typed forms of Dagster's launchpad, built from constraints.
+"""Requests as Dagster's run config: the typed forms of the launchpad, writing and reading them.
 
-Raw schemas instead of ``dg.Config`` classes: those know neither an optional choice nor a mapping of
-constraints, and every scenario has fields of its own.
+The schemas are raw instead of ``dg.Config`` classes: those have neither an optional choice nor a
+mapping of constraints, and every scenario has fields of its own.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from typing import Any
 
 import dagster as dg
 
+from atdm_assets import names
 from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_engine.generation.request import RequestSpec
 from atdm_engine.model import Scenario
 from atdm_engine.spec.constraints import Constraint, parse_scalar
-from atdm_engine.values.scalars import scalar_text
+from atdm_engine.values.scalars import scalar_json, scalar_text
+from atdm_services.requests.request import DataRequest
 
 Schema = dict[str, dg.Field]
 
@@ -25,8 +28,8 @@ UNSET = "Left out: the recorded value when the partition exists already, else "
 def constraint_field(scenario: Scenario, constraint: Constraint) -> dg.Field:
     """The form field of one constraint: a choice where only some values are allowed.
 
-    It has no default value: a field left out must be told from one that was filled in, because a
-    replay refuses other values than the recorded ones.
+    It has no default value: a replay refuses values that differ from the recorded ones, so a field
+    left out must differ from one that is filled in.
     """
     default = scenario.defaults.get(constraint.name)
     otherwise = "made by the column's generator" if default is None else scalar_text(default)
@@ -44,7 +47,7 @@ def constraint_field(scenario: Scenario, constraint: Constraint) -> dg.Field:
 
 def _field_type(scenario: Scenario, constraint: Constraint) -> Any:
     if constraint.type in ("text", "date", "timestamptz", "decimal") and constraint.values:
-        # The name carries the scenario because Dagster holds enum names to be unique in a job.
+        # Names of enums must be unique in a job, so the name contains the scenario.
         return dg.Enum(
             f"{scenario.domain}__{scenario.name}__{constraint.name}",
             [dg.EnumValue(scalar_text(value)) for value in constraint.values],
@@ -118,13 +121,46 @@ def request_schema(scenario_names: list[str]) -> Schema:
     }
 
 
-def as_of(config: Mapping[str, Any]) -> datetime | None:
-    """The config's ``as_of``, aware and in UTC; None when left out.
+def scenario_run_config(
+    spec: RequestSpec, request: DataRequest, log_level: str = "INFO"
+) -> dict[str, Any]:
+    """The run config of a scenario's own job for a request; ``spec`` is what it resolves to."""
+    config = request.config()
+    config["constraints"] = {name: scalar_json(value) for name, value in spec.given.items()}
+    step = names.step_name(spec.domain.name, spec.scenario.name, names.REQUEST)
+    fields = {name: value for name, value in config.items() if name not in ("scenario", "label")}
+    return {
+        "ops": {step: {"config": fields}},
+        "loggers": {"console": {"config": {"log_level": log_level}}},
+    }
+
+
+def request_in(config: Mapping[str, Any], tags: Mapping[str, str], scenario: str) -> DataRequest:
+    """The request that a run's config and tags hold.
+
+    Raises:
+        AtdmError: REQUEST_INVALID, ``as_of`` is no timestamp.
+    """
+    return DataRequest(
+        scenario,
+        constraints=dict(config.get("constraints") or {}),
+        runs=config.get("runs"),
+        seed=config.get("seed"),
+        as_of=as_of(config.get("as_of")),
+        label=config.get("label"),
+        pooled=config.get("pooled"),
+        invoker=config.get("invoker") or tags.get(names.INVOKER_TAG),
+        source=tags.get(names.SOURCE_TAG, "dagster"),
+        reason=config.get("reason"),
+    )
+
+
+def as_of(text: str | None) -> datetime | None:
+    """A form's ``as_of``, aware and in UTC; None when left out.
 
     Raises:
         AtdmError: REQUEST_INVALID, it is no timestamp.
     """
-    text = config.get("as_of")
     if text is None:
         return None
     try:

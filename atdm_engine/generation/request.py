@@ -50,6 +50,11 @@ class RequestSpec:
         """The values of all constraints: the given ones and the defaults."""
         return self.plan.constraints
 
+    @property
+    def numbers_needed(self) -> int:
+        """How many unique numbers the request takes, from ``number_base`` on; 0: none."""
+        return self.runs * self.plan.stride
+
 
 def seed_of(request_id: str) -> int:
     """The seed of a request that names none: the same on every machine."""
@@ -90,11 +95,6 @@ def resolve(
     )
     _check_capacity(spec)
     return spec
-
-
-def numbers_needed(spec: RequestSpec) -> int:
-    """How many unique numbers the request takes, from ``number_base`` on (0: no unique column)."""
-    return spec.runs * spec.plan.stride
 
 
 def _check_request(
@@ -243,7 +243,7 @@ def _set_otherwise(
 
 
 def _check_capacity(spec: RequestSpec) -> None:
-    end = spec.number_base + spec.runs * spec.plan.stride
+    end = spec.number_base + spec.numbers_needed
     problems = [
         f"{table}.{column} has {unique.capacity} unique values; the request ends at number {end}"
         for (table, column), unique in spec.plan.uniques.items()

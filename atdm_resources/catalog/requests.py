@@ -1,8 +1,7 @@
-"""Requests and test runs in schema ``atdm``: recording what is asked, and how it ended.
+"""Requests in schema ``atdm``: recorded, started, checked, loaded, ended.
 
-Every function takes an open connection. Where the connection is in autocommit mode (the default of
-``target.connect``), a function is one transaction; inside a transaction of the caller's it is part
-of that.
+Each function is one transaction on a connection in autocommit mode (the default of ``connect``),
+and part of the caller's transaction inside of one.
 """
 
 from __future__ import annotations
@@ -68,8 +67,42 @@ class RequestRecord:
             if moment is not None:
                 object.__setattr__(self, name, moment.astimezone(UTC))
 
+    @property
+    def folder(self) -> str:
+        """The folder of its staged files in the store."""
+        return request_folder(self.domain, self.scenario_id, self.request_id)
+
+    def as_received(self) -> dict[str, Any]:
+        """The inputs of its request_received event."""
+        return {
+            "request_id": self.request_id,
+            "label": self.label,
+            "scenario": f"{self.domain}/{self.scenario_id}",
+            "constraints": self.given,
+            "effective_constraints": self.effective,
+            "runs": self.runs,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRequest:
+    """A request that a process makes, or made until it died. ``label`` is its partition key."""
+
+    request_id: str
+    label: str
+    domain: str
+    scenario_id: str
+    dagster_run_id: str | None
+
+    @property
+    def folder(self) -> str:
+        """The folder of its staged files in the store."""
+        return request_folder(self.domain, self.scenario_id, self.request_id)
+
 
 COLUMNS = ", ".join(RequestRecord.__slots__)
+RUNS_OF = "test_run_id > %(request)s AND test_run_id <= left(%(request)s, 20) || 'ZZZZZZ'"
+"""Condition: the test runs of request ``request``."""
 
 
 def request_folder(domain: str, scenario_id: str, request_id: str) -> str:
@@ -89,16 +122,14 @@ def create_request(
     invoker: str,
     source: str,
     reason: str = "",
-    planner: str = "rule",
-    delivery: Mapping[str, Any] | None = None,
     dagster_run_id: str | None = None,
 ) -> RequestRecord:
-    """Record a resolved request as pending, with request_received and plan_resolved.
+    """Record a resolved request as pending; events request_received and plan_resolved.
 
-    ``numbers`` is what ``planning.numbers_needed`` says; the record's ``number_base`` is the first
-    number of the range that the request now owns (put it into the spec before generating).
-    ``label`` defaults to the request id. ``pooled`` runs may be leased by anybody who asks for the
-    same scenario and constraints; pass False when seed or as_of were given.
+    ``numbers`` is the spec's ``numbers_needed``. The record's ``number_base`` is the first
+    number of the range that the request now owns: put it into the spec before generating.
+    ``label`` defaults to the request id. Any caller may lease ``pooled`` runs by scenario and
+    constraints; pass False when seed or as_of were given.
 
     Raises:
         AtdmError: REQUEST_INVALID for a bad label; REQUEST_CONFLICT when the label or the id is
@@ -134,7 +165,7 @@ def create_request(
             "invoker": invoker,
             "source": source,
             "reason": reason,
-            "delivery": Jsonb(dict(delivery or {})),
+            "delivery": Jsonb({}),
             "dagster_run_id": dagster_run_id,
         }
         with conn.cursor(row_factory=class_row(RequestRecord)) as cursor:
@@ -155,14 +186,9 @@ def create_request(
             "request_received",
             record,
             inputs={
-                "request_id": record.request_id,
-                "label": record.label,
-                "scenario": scenario.key,
-                "constraints": record.given,
-                "effective_constraints": record.effective,
-                "runs": record.runs,
+                **record.as_received(),
                 "delivery": record.delivery,
-                "planner_mode": planner,
+                "planner_mode": "rule",
                 "reason": reason,
             },
         )
@@ -220,14 +246,14 @@ def reopen_request(
     source: str,
     dagster_run_id: str | None = None,
 ) -> RequestRecord:
-    """Take up a recorded request once more, as when its partition is materialised again.
+    """Start a replay of a recorded request; event request_received.
 
-    One that was rejected or rolled back becomes pending. A ready one stays ready, so that nothing
-    is lost when the replay fails; ``seeding.seed`` replaces its rows. Adds request_received.
+    A rejected or rolled back request becomes pending. A ready one stays ready, so that a failed
+    replay loses nothing: loading replaces its rows.
 
     Raises:
-        AtdmError: RUN_NOT_FOUND; REQUEST_CONFLICT when a run of it was leased, cleaned or expired,
-            or when it is retired, naming what is in the way.
+        AtdmError: RUN_NOT_FOUND; REQUEST_CONFLICT for a retired request and for one with leased,
+            cleaned or expired runs, which are counted.
     """
     with conn.transaction():
         conn.execute("SELECT FROM atdm.request WHERE request_id = %s FOR UPDATE", (request_id,))
@@ -251,7 +277,7 @@ def reopen_request(
                 (dagster_run_id, request_id),
             )
         else:
-            # Started after it had finished: that is how a replay that is under way is known.
+            # A start after the finish marks a replay that is under way.
             conn.execute(
                 "UPDATE atdm.request SET dagster_run_id = %s, started_at = clock_timestamp()"
                 " WHERE request_id = %s",
@@ -275,7 +301,7 @@ def mark_started(
     step_count: int,
     dagster_run_id: str | None = None,
 ) -> None:
-    """Generation begins: started_at, the Dagster run, seed_started (requirement A-AUD-03)."""
+    """Generation begins: started_at, the Dagster run; event seed_started (A-AUD-03)."""
     with conn.transaction():
         conn.execute(
             "UPDATE atdm.request SET started_at = clock_timestamp(),"
@@ -289,7 +315,7 @@ def mark_started(
 def mark_validated(
     conn: psycopg.Connection[Any], request_id: str, *, validators: Sequence[str]
 ) -> None:
-    """Every blocking check has passed: validators_passed (requirement A-AUD-04)."""
+    """Every blocking check has passed: event validators_passed (A-AUD-04)."""
     add_event(
         conn,
         "validators_passed",
@@ -306,11 +332,11 @@ def mark_rejected(
     expected: bool = False,
     quarantine: str | None = None,
 ) -> None:
-    """The checks refused the data: status rejected, plan_rejected.
+    """The checks refused the data: status rejected, event plan_rejected.
 
-    ``failed`` has validator, message and details of each (requirement A-AUD-04). ``expected`` is
-    True for a scenario that breaks exactly the rules it says it does. ``quarantine`` is where the
-    rejected rows are.
+    ``failed`` has validator, message and details of each check (A-AUD-04). ``expected`` is True for
+    a scenario that breaks exactly the rules that it declares. ``quarantine`` is the folder of the
+    rejected rows.
     """
     problem = {
         "code": str(ErrorCode.VALIDATOR_REJECTED),
@@ -342,9 +368,9 @@ def rollback_request(
     code: ErrorCode = ErrorCode.SEED_FAILED,
     details: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Nothing of the request is in the target: status rolled_back, seed_failed (A-AUD-05).
+    """Nothing of the request is in the target: status rolled_back, event seed_failed (A-AUD-05).
 
-    Does nothing and returns False unless the request is pending: a ready one keeps its rows.
+    Returns False, and changes nothing, unless the request is pending: a ready one keeps its rows.
     """
     problem = {"code": str(code), "message": message, "details": {"step": step, **(details or {})}}
     with conn.transaction():
@@ -360,13 +386,160 @@ def rollback_request(
     return True
 
 
+def end_replay(
+    conn: psycopg.Connection[Any], request_id: str, *, message: str, step: str, code: ErrorCode
+) -> bool:
+    """A replay of a ready request has failed: event seed_failed; its rows and files stay.
+
+    Returns False, and changes nothing, unless the request is ready and a replay is under way.
+    """
+    with conn.transaction():
+        ended = conn.execute(
+            "UPDATE atdm.request SET finished_at = clock_timestamp()"
+            " WHERE request_id = %s AND status = 'ready' AND started_at > finished_at",
+            (request_id,),
+        )
+        if not ended.rowcount:
+            return False
+        record = get_request(conn, request_id)
+        add_event(
+            conn,
+            "seed_failed",
+            record,
+            status=record.status,
+            outputs={"step": step, "downstream_status": str(code), "message": message},
+        )
+    return True
+
+
+def pending_requests(
+    conn: psycopg.Connection[Any], dagster_run_ids: Sequence[str] | None = None
+) -> list[PendingRequest]:
+    """Requests that are being made, or were when their process died; the oldest first.
+
+    Pending ones, and ready ones with a replay under way. ``dagster_run_ids`` limits them.
+    """
+    with conn.cursor(row_factory=class_row(PendingRequest)) as cursor:
+        return cursor.execute(
+            "SELECT request_id, label, domain, scenario_id, dagster_run_id FROM atdm.request"
+            " WHERE (status = 'pending' OR status = 'ready' AND partition_removed_at IS NULL"
+            "  AND started_at > finished_at)"
+            " AND (%(runs)s::text[] IS NULL OR dagster_run_id = ANY (%(runs)s))"
+            " ORDER BY created_at",
+            {"runs": dagster_run_ids},
+        ).fetchall()
+
+
+def lock_if_free(conn: psycopg.Connection[Any], request_id: str) -> bool:
+    """Take the request's lock for the caller's transaction, unless a process holds it."""
+    row = conn.execute(
+        "SELECT pg_try_advisory_xact_lock(atdm.request_lock_key(%s))", (request_id,)
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def begin_load(conn: psycopg.Connection[Any], record: RequestRecord) -> list[str]:
+    """Join the domain and lock the request's row, in the caller's transaction.
+
+    Returns the test runs that an earlier execution of the same request has loaded.
+
+    Raises:
+        AtdmError: BUSY while the domain is reset or restored; REQUEST_CONFLICT when the request was
+            rolled back meanwhile, or runs of it are or were leased.
+    """
+    row = conn.execute(
+        "SELECT pg_try_advisory_xact_lock_shared(atdm.domain_lock_key(%s))", (record.domain,)
+    ).fetchone()
+    if row is None or not row[0]:
+        raise AtdmError(
+            ErrorCode.BUSY,
+            f"domain {record.domain} is being reset or restored",
+            {"domain": record.domain},
+        )
+    status = conn.execute(
+        "SELECT status FROM atdm.request WHERE request_id = %s FOR UPDATE", (record.request_id,)
+    ).fetchone()
+    if status is None or status[0] not in ("pending", "ready"):
+        raise AtdmError(
+            ErrorCode.REQUEST_CONFLICT,
+            f"request {record.label!r} is {status[0] if status else 'gone'}: it was given up "
+            "while its data was being made",
+            {"request_id": record.request_id},
+        )
+    earlier = conn.execute(
+        f"SELECT test_run_id, status FROM atdm.test_run WHERE {RUNS_OF} FOR UPDATE".encode(),
+        {"request": record.request_id},
+    ).fetchall()
+    used = [run for run, status in earlier if status != "ready"]
+    if used:
+        raise AtdmError(
+            ErrorCode.REQUEST_CONFLICT,
+            f"request {record.label!r} cannot be made again: {len(used)} of its runs are or were "
+            f"leased, {used[0]} for one",
+            {"request_id": record.request_id, "runs": used[:20]},
+        )
+    return [run for run, _ in earlier]
+
+
+def forget_runs(conn: psycopg.Connection[Any], request_id: str) -> None:
+    """Delete the test runs of a request from the catalog, not their rows."""
+    conn.execute(f"DELETE FROM atdm.test_run WHERE {RUNS_OF}".encode(), {"request": request_id})
+
+
+def pool_key(conn: psycopg.Connection[Any], record: RequestRecord) -> str | None:
+    """The key of the pool that the request's runs belong to, None for runs of no pool."""
+    if not record.pooled:
+        return None
+    row = conn.execute(
+        "SELECT atdm.pool_key(s.domain, s.scenario_id, s.version,"
+        " atdm.effective_constraints(s.parameters, s.defaults, %s))"
+        " FROM atdm.scenario AS s"
+        " WHERE s.domain = %s AND s.scenario_id = %s AND s.version = %s",
+        (Jsonb(record.given), record.domain, record.scenario_id, record.scenario_version),
+    ).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def mark_ready(
+    conn: psycopg.Connection[Any],
+    record: RequestRecord,
+    *,
+    tables: Mapping[str, Mapping[str, Any]],
+    content_hash: str,
+    records_created: Sequence[Mapping[str, Any]],
+    seconds: Mapping[str, float],
+) -> None:
+    """Its rows are loaded: status ready; events seed_completed and catalog_recorded.
+
+    ``tables`` has rows, bytes, content_hash and path of each table's file, ``records_created`` is
+    as in requirement A-AUD-05, ``seconds`` is how long each table took to load.
+    """
+    conn.execute(
+        "UPDATE atdm.request SET status = 'ready', finished_at = clock_timestamp(),"
+        " content_hash = %s, tables = %s, error = NULL WHERE request_id = %s",
+        (content_hash, Jsonb(tables), record.request_id),
+    )
+    add_event(
+        conn,
+        "seed_completed",
+        record,
+        outputs={"records_created": list(records_created), "seconds": dict(seconds)},
+    )
+    add_event(
+        conn,
+        "catalog_recorded",
+        record,
+        outputs={"status": "ready", "runs": record.runs, "content_hash": content_hash},
+    )
+
+
 def run_counts(conn: psycopg.Connection[Any], request_id: str) -> dict[str, int]:
     """How many runs the request has, by status."""
     rows = conn.execute(
-        "SELECT status, count(*) FROM atdm.test_run"
-        " WHERE test_run_id > %s AND test_run_id <= left(%s, 20) || 'ZZZZZZ'"
-        " GROUP BY status ORDER BY status",
-        (request_id, request_id),
+        f"SELECT status, count(*) FROM atdm.test_run WHERE {RUNS_OF}"
+        " GROUP BY status ORDER BY status".encode(),
+        {"request": request_id},
     ).fetchall()
     return dict(rows)
 
@@ -394,7 +567,7 @@ def add_event(
     tools_called: Sequence[Any] = (),
     outputs: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write one audit event about a request (names: requirements A-AUD-01..09).
+    """Write one audit event about a request (A-AUD-01 to A-AUD-09).
 
     ``invoker`` and ``source`` default to the request's own. Never pass a token.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -50,6 +50,25 @@ def shared_rows(
     """The rows that belong to no run: reference rows, and what the application wrote."""
     condition = sql.SQL("{} IS NULL").format(sql.Identifier(RUN_COLUMN))
     return _whole(conn, schema, table, spec, condition)
+
+
+def keys_of_request(
+    conn: psycopg.Connection[Any],
+    schema: str,
+    table: str,
+    key_columns: Sequence[str],
+    request_id: str,
+) -> list[str]:
+    """The primary keys of a request's rows, sorted; the columns of a key are joined by commas."""
+    query = sql.SQL(
+        "SELECT concat_ws(',', {}) FROM {} WHERE {run} > %(request)s"
+        " AND {run} <= left(%(request)s, 20) || 'ZZZZZZ' ORDER BY 1"
+    ).format(
+        sql.SQL(", ").join(map(sql.Identifier, key_columns)),
+        sql.Identifier(schema, table),
+        run=sql.Identifier(RUN_COLUMN),
+    )
+    return [key for (key,) in conn.execute(query, {"request": request_id})]
 
 
 def _whole(

@@ -13,7 +13,6 @@ from psycopg.types.json import Jsonb
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.batches import exposed_data
-from atdm_engine.generation.request import numbers_needed
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.random.run_ids import is_run_id, request_of, run_id
 from atdm_engine.replay.regeneration import RegeneratedRun
@@ -231,7 +230,7 @@ def _ensure_request(
         # Later requests must not take the unique numbers that the replayed rows have.
         conn.execute(
             "UPDATE atdm.domain SET next_number = greatest(next_number, %s) WHERE domain = %s",
-            (original.number_base + numbers_needed(made.spec), original.domain),
+            (original.number_base + made.spec.numbers_needed, original.domain),
         )
         record = requests.get_request(conn, original.request_id)
         requests.add_event(

@@ -1,8 +1,12 @@
-"""The Parquet files of a request, written batch by batch."""
+"""Generating the data of a request: rows in batches, checked and staged as Parquet files.
+
+Loads pandas and pandera.
+"""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,19 +17,83 @@ import numpy as np
 import pyarrow as pa
 
 from atdm_engine.checks.profile import ColumnProfile
-from atdm_engine.generation.batches import exposed_data
+from atdm_engine.checks.results import verdict
+from atdm_engine.checks.validator import Validator
+from atdm_engine.generation.batches import batches, exposed_data, runs_per_batch
 from atdm_engine.generation.request import RequestSpec
 from atdm_engine.hashing.content import ContentHash, combined
+from atdm_engine.progress import Progress
 from atdm_engine.random.run_ids import run_id_array
 from atdm_engine.values.scalars import json_value
 from atdm_resources.store.files import Store
-from atdm_resources.store.parquet import ParquetWriter, parquet_writer
-from atdm_services.requests.execution import TableResult
-from atdm_services.requests.load import EXPOSED_COLUMNS, StagedTable
+from atdm_resources.store.parquet import ParquetWriter, parquet_writer, write_table
+from atdm_resources.telemetry import tracing
+from atdm_services.requests.load import EXPOSED_COLUMNS
+from atdm_services.requests.results import Checked, StagedTable
 
 SAMPLE_ROWS: Final = 5
 EXPOSED_FILE: Final = "_exposed.parquet"
-"""With a leading underscore: no table can be called so."""
+"""No table's name begins with an underscore."""
+
+
+def generate_and_check(
+    spec: RequestSpec, store: Store, folder: str, progress: Progress | None = None
+) -> Checked:
+    """Generate the rows of a request, check them, and stage them below ``folder``.
+
+    The files appear only if the data is accepted. Otherwise the rejected rows alone are written, to
+    ``quarantine/<domain>/<scenario>/<request>``. ``progress`` counts test runs.
+
+    Raises:
+        AtdmError: STORE_FAILED; SPEC_INVALID, a column cannot be generated.
+    """
+    began = time.perf_counter()
+    validator = Validator(spec.domain, spec.scenario, spec.effective)
+    files = RequestFiles(store, folder, spec)
+    spans = tracing.Batches()
+    runs = runs_per_batch(spec)
+    tables: dict[str, StagedTable] = {}
+    try:
+        with files:
+            made = spans.around("atdm.generate", batches(spec, runs))
+            for number, batch in enumerate(made, start=1):
+                with spans.of("atdm.check"):
+                    validator.check(batch)
+                with spans.of("atdm.stage"):
+                    files.write(batch)
+                if progress is not None:
+                    progress("made and checked", min(number * runs, spec.runs), spec.runs)
+            outcomes = validator.outcomes()
+            judgement = verdict(spec.scenario, outcomes)
+            if not judgement.accepted:
+                # An exception is what keeps the files from appearing.
+                raise _NotAcceptedError
+        tables = files.results()
+    except _NotAcceptedError:
+        pass
+    return Checked(
+        spec=spec,
+        outcomes=outcomes,
+        verdict=judgement,
+        tables=tables,
+        content_hash=files.content_hash(),
+        quarantine=None if judgement.accepted else _quarantine(spec, store, validator),
+        exposed=files.exposed if judgement.accepted else None,
+        seconds=time.perf_counter() - began,
+    )
+
+
+class _NotAcceptedError(Exception):
+    """Ends the writing of files that must not appear."""
+
+
+def _quarantine(spec: RequestSpec, store: Store, validator: Validator) -> str | None:
+    """Write the rejected rows; the folder's address, None when no row is to blame."""
+    rejected = validator.rejected()
+    folder = f"quarantine/{spec.scenario.key}/{spec.request_id}"
+    for table, rows in rejected.items():
+        write_table(store, f"{folder}/{table}.parquet", rows)
+    return store.uri(folder) if rejected else None
 
 
 @dataclass
@@ -109,17 +177,14 @@ class RequestFiles:
             {name: file.content_hash.hexdigest() for name, file in self._tables.items()}
         )
 
-    def results(self) -> dict[str, TableResult]:
-        """What was written; complete once the block has ended."""
+    def results(self) -> dict[str, StagedTable]:
+        """What was written, by table; complete once the block has ended."""
         return {
-            table: TableResult(
-                table=table,
-                file=StagedTable(
-                    path=file.writer.path,
-                    rows=file.writer.rows,
-                    bytes=file.writer.bytes,
-                    content_hash=file.content_hash.hexdigest(),
-                ),
+            table: StagedTable(
+                path=file.writer.path,
+                rows=file.writer.rows,
+                bytes=file.writer.bytes,
+                content_hash=file.content_hash.hexdigest(),
                 uri=self._store.uri(file.writer.path),
                 profile=file.profile.result(),
                 sample=file.sample,

@@ -15,7 +15,7 @@ import psycopg
 
 from atdm_assets import metadata, names
 from atdm_assets.definitions import build_defs
-from atdm_assets.requests.job import Outcome, RequestedData, materialise_request
+from atdm_assets.requests.job import materialise_request
 from atdm_assets.requests.resource import RequestsResource
 from atdm_assets.resources import StoreResource, TargetResource
 from atdm_engine.bundle.registry import Registry
@@ -24,6 +24,7 @@ from atdm_resources.catalog import requests as catalog
 from atdm_resources.catalog.requests import RequestRecord
 from atdm_resources.catalog.trail import all_events
 from atdm_resources.postgres.connection import connect
+from atdm_services.requests.request import DataRequest, Outcome
 
 QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
@@ -89,7 +90,7 @@ class World:
 
     def ask(self, scenario: str, **asked: Any) -> Outcome:
         return materialise_request(
-            RequestedData(scenario, **asked),
+            DataRequest(scenario, **asked),
             registry=self.registry,
             instance=self.instance,
             resolve_job=self.defs.resolve_job_def,

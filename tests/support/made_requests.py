@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import secrets
 from collections.abc import Mapping
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import pyarrow as pa
 
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.generation import batches
-from atdm_engine.generation.request import RequestSpec, numbers_needed, resolve
+from atdm_engine.generation.request import RequestSpec, resolve
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.random import run_ids
 from atdm_engine.values.scalars import json_value
@@ -25,6 +23,8 @@ from atdm_resources.catalog.requests import RequestRecord
 from atdm_resources.store.files import Store
 from atdm_resources.store.parquet import ParquetWriter, parquet_writer, write_table
 from atdm_services.requests import load
+from atdm_services.requests.request import mint_request_id
+from atdm_services.requests.results import Seeded, StagedTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Made:
 
     spec: RequestSpec
     record: RequestRecord
-    result: load.SeedResult
+    result: Seeded
     content_hash: str
 
     @property
@@ -42,16 +42,6 @@ class Made:
 
     def run(self, number: int) -> str:
         return run_ids.run_id(self.request_id, number)
-
-
-def fresh_request_id() -> str:
-    """The id of a request that nobody has made yet."""
-    return run_ids.new_request_id(datetime.now(UTC), secrets.token_bytes(run_ids.ENTROPY_BYTES))
-
-
-def new_id() -> str:
-    """A request id of this moment."""
-    return run_ids.new_request_id(datetime.now(UTC), secrets.token_bytes(run_ids.ENTROPY_BYTES))
 
 
 def recorded(
@@ -68,12 +58,12 @@ def recorded(
 ) -> tuple[RequestSpec, RequestRecord]:
     """A pending request and its spec."""
     spec = resolve(
-        *registry.find(scenario), constraints or {}, runs=runs, request_id=fresh_request_id()
+        *registry.find(scenario), constraints or {}, runs=runs, request_id=mint_request_id()
     )
     record = requests.create_request(
         conn,
         spec,
-        numbers=numbers_needed(spec) if numbers is None else numbers,
+        numbers=spec.numbers_needed if numbers is None else numbers,
         pooled=pooled,
         label=label,
         invoker="human:tester",
@@ -85,7 +75,7 @@ def recorded(
 
 def staged(
     store: Store, spec: RequestSpec, batch_runs: int = 10_000
-) -> tuple[dict[str, load.StagedTable], str | None, str]:
+) -> tuple[dict[str, StagedTable], str | None, str]:
     """The request's rows in the store, the path of its exposed values, its content hash."""
     folder = requests.request_folder(spec.domain.name, spec.scenario.name, spec.request_id)
     writers: dict[str, ParquetWriter] = {}
@@ -113,7 +103,7 @@ def staged(
         write_table(store, path, pa.concat_tables(exposed))
     digests = {table: digest.hexdigest() for table, digest in hashes.items()}
     files = {
-        table: load.StagedTable(writer.path, writer.rows, writer.bytes, digests[table])
+        table: StagedTable(writer.path, writer.rows, writer.bytes, digests[table])
         for table, writer in writers.items()
     }
     return files, path, combined(digests)
@@ -134,8 +124,7 @@ def seeded(
         conn,
         store,
         record,
-        spec.domain,
-        spec.scenario,
+        spec,
         files,
         content_hash=content_hash,
         exposed=exposed,

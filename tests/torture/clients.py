@@ -106,11 +106,12 @@ def requester(notes: Notes, url: str, runs: int) -> None:
     """Has runs made, by the scenario's own job in this process."""
     from atdm_assets.definitions import build_defs
     from atdm_assets.instance.local_instance import instance
-    from atdm_assets.requests.job import RequestedData, materialise_request
+    from atdm_assets.requests.job import materialise_request
     from atdm_assets.requests.resource import RequestsResource
     from atdm_assets.resources import StoreResource, TargetResource
     from atdm_resources.settings import Settings
     from atdm_resources.store.bundle import load_registry
+    from atdm_services.requests.request import DataRequest
 
     settings = Settings.from_environment()
     registry = load_registry(settings)
@@ -124,7 +125,7 @@ def requester(notes: Notes, url: str, runs: int) -> None:
 
         def ask() -> str:
             made = materialise_request(
-                RequestedData(SCENARIO, runs=runs, pooled=True, source="torture"),
+                DataRequest(SCENARIO, runs=runs, pooled=True, source="torture"),
                 registry=registry,
                 instance=opened,
                 resolve_job=defs.resolve_job_def,

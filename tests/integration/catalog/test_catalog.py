@@ -134,7 +134,7 @@ def test_the_happy_path_has_the_events_of_the_trail_in_order(
     requests.mark_validated(conn, spec.request_id, validators=list(spec.scenario.rules))
     files, exposed, content_hash = staged(store, spec)
     load.seed(
-        conn, store, record, spec.domain, spec.scenario, files,
+        conn, store, record, spec, files,
         content_hash=content_hash, exposed=exposed,
     )  # fmt: skip
     lease = leases.lease(conn, None, "active_member_clean")

@@ -20,8 +20,9 @@ from atdm_resources.catalog import outcomes
 from atdm_resources.postgres.connection import connect
 from atdm_resources.store.files import Store
 from atdm_services import retention
+from atdm_services.requests.request import mint_request_id
 from atdm_services.retention import Retention
-from tests.support.made_requests import Made, fresh_request_id, seeded
+from tests.support.made_requests import Made, seeded
 
 AT = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 SCENARIO = "claim_denial_active_member"
@@ -102,7 +103,7 @@ def test_unknown_runs_are_named_and_the_others_recorded(
     conn: psycopg.Connection[Any], made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outcomes, "MOST", 2)
-    stranger = fresh_request_id()[:-1] + "1"
+    stranger = mint_request_id()[:-1] + "1"
     with pytest.raises(AtdmError) as caught:
         outcomes.record(
             conn,
@@ -118,7 +119,7 @@ def test_a_run_in_a_clone_counts_for_the_version_that_is_published(
     conn: psycopg.Connection[Any], made: Made, registry: Registry
 ) -> None:
     scenario = registry.scenario(SCENARIO)
-    elsewhere, other = fresh_request_id()[:-1] + "1", fresh_request_id()[:-1] + "2"
+    elsewhere, other = mint_request_id()[:-1] + "1", mint_request_id()[:-1] + "2"
     told = outcome(elsewhere, scenario=scenario.key, seed=2**63 - 1)
     with pytest.raises(AtdmError) as caught:
         outcomes.record(conn, [told, told, outcome(other, scenario="healthcare/no_such", seed=1)])

@@ -20,7 +20,7 @@ from atdm_resources.postgres import run_rows
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.locks import RequestLock
 from atdm_resources.store.bundle import read_bundle, shipped_root
-from atdm_services.requests import load, plan
+from atdm_services.requests import generation, load
 from atdm_services.target.init import initialise
 from tests.support.dagster_world import World, error_of, materialised
 
@@ -296,7 +296,7 @@ def test_an_exception_in_generation_leaves_nothing(
     def broken(*_: Any) -> Any:
         raise RuntimeError("a bug in a generator")
 
-    monkeypatch.setattr(plan, "batches", broken)
+    monkeypatch.setattr(generation, "batches", broken)
     result = world.run(CLEAN, "broken", {})
     assert not result.success
     record = world.recorded(CLEAN, "broken")

@@ -11,7 +11,7 @@ from atdm_assets import names
 from atdm_assets.requests.idempotence import CHECK, RUNS
 from atdm_resources.catalog import leases
 from atdm_resources.postgres.connection import connect
-from atdm_services.requests import plan
+from atdm_services.requests.execution import RequestExecution
 from tests.support.dagster_world import QUIET, World
 
 pytest_plugins = ["tests.support.dagster_fixtures"]
@@ -64,10 +64,10 @@ def test_rows_that_change_between_the_times_fail_the_check(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = world.ask(CLEAN)
-    seed = plan.seed
+    load = RequestExecution.load
 
-    def seed_and_spoil(*arguments: Any) -> Any:
-        done = seed(*arguments)
+    def load_and_spoil(execution: RequestExecution) -> Any:
+        done = load(execution)
         with connect(world.target_url) as conn:
             conn.execute(
                 "UPDATE healthcare.member SET address_zip = '00000' WHERE test_run_id > %s",
@@ -75,7 +75,7 @@ def test_rows_that_change_between_the_times_fail_the_check(
             )
         return done
 
-    monkeypatch.setattr(plan, "seed", seed_and_spoil)
+    monkeypatch.setattr(RequestExecution, "load", load_and_spoil)
     passed, shown = judged(world, request_id=made.request_id)
     assert not passed
     assert shown["first"] != shown["second"]

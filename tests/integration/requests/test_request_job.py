@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from atdm_assets.requests.job import report_dead_requests
+from atdm_assets.requests.failures import report_dead_requests
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.random import run_ids
 from atdm_resources.postgres.connection import connect
@@ -151,11 +151,12 @@ def test_a_target_that_does_not_answer_is_reported(world: World) -> None:
 
 
 def test_progress_is_reported_run_by_run_and_row_by_row(world: World) -> None:
-    from atdm_assets.requests.job import RequestedData, materialise_request
+    from atdm_assets.requests.job import materialise_request
+    from atdm_services.requests.request import DataRequest
 
     said: list[tuple[str, int, int]] = []
     materialise_request(
-        RequestedData(CLEAN, runs=3),
+        DataRequest(CLEAN, runs=3),
         registry=world.registry,
         instance=world.instance,
         resolve_job=world.defs.resolve_job_def,
@@ -213,7 +214,8 @@ def test_a_killed_request_is_rolled_back_and_its_run_reported_by_the_next(
     assert sum(world.rows(left.request_id).values()) == 0
     assert world.files() != []
 
-    reported = report_dead_requests(world.instance, world.resources["requests"])
+    with connect(world.target_url) as conn:
+        reported = report_dead_requests(world.instance, conn, world.resources["store"].store())
     runs = [world.instance.get_run_by_id(run_id) for run_id in reported]
     assert [(run.job_name, run.status) for run in runs if run is not None] == [
         ("healthcare__active_member_clean", dg.DagsterRunStatus.FAILURE),

@@ -26,7 +26,9 @@ from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.locks import RequestLock
 from atdm_resources.store.files import Store
 from atdm_resources.store.parquet import read_batches, write_table
-from atdm_services.requests import load, orphans
+from atdm_services.requests import load
+from atdm_services.requests.results import Seeded, StagedTable
+from atdm_services.requests.rollback import ORPHANED, roll_back_orphans
 from tests.support.made_requests import recorded, rows_left, seeded, staged
 
 
@@ -58,7 +60,7 @@ def test_what_is_in_the_target_hashes_like_what_was_made(
     files, exposed, content_hash = staged(store, spec, batch_runs)
     seen: list[tuple[str, int, int]] = []
     result = load.seed(
-        conn, store, record, spec.domain, spec.scenario, files,
+        conn, store, record, spec, files,
         content_hash=content_hash, exposed=exposed, progress=lambda *step: seen.append(step),
     )  # fmt: skip
     assert list(result.tables) == [*spec.scenario.tables, "test_run"]
@@ -89,7 +91,7 @@ def test_a_row_that_the_database_refuses_leaves_nothing(
     )
     write_table(store, files["claim"].path, broken)
     with pytest.raises(AtdmError) as caught:
-        load.seed(conn, store, record, spec.domain, spec.scenario, files, content_hash=content_hash)
+        load.seed(conn, store, record, spec, files, content_hash=content_hash)
     assert caught.value.code is ErrorCode.SEED_FAILED
     assert caught.value.details["table"] == "claim"
     assert caught.value.details["constraint"] == "ck_claim_status_values"
@@ -107,10 +109,10 @@ def test_staged_files_that_are_gone_or_short_leave_nothing(
     spec, record = recorded(conn, registry, runs=5)
     files, _, content_hash = staged(store, spec)
 
-    def attempt(changed: dict[str, load.StagedTable]) -> AtdmError:
+    def attempt(changed: dict[str, StagedTable]) -> AtdmError:
         with pytest.raises(AtdmError) as caught:
             load.seed(
-                conn, store, record, spec.domain, spec.scenario, changed,
+                conn, store, record, spec, changed,
                 content_hash=content_hash,
             )  # fmt: skip
         assert total_rows(conn) == 0
@@ -131,7 +133,7 @@ def test_a_request_that_was_given_up_meanwhile_is_not_seeded(
     files, _, content_hash = staged(store, spec)
     requests.rollback_request(conn, record.request_id, message="given up", step="test")
     with pytest.raises(AtdmError) as caught:
-        load.seed(conn, store, record, spec.domain, spec.scenario, files, content_hash=content_hash)
+        load.seed(conn, store, record, spec, files, content_hash=content_hash)
     assert caught.value.code is ErrorCode.REQUEST_CONFLICT
     assert total_rows(conn) == 0
 
@@ -143,7 +145,7 @@ def test_a_target_that_is_not_marked_is_not_seeded(
     files, _, content_hash = staged(store, spec)
     conn.execute("DELETE FROM atdm.target")
     with pytest.raises(AtdmError) as caught:
-        load.seed(conn, store, record, spec.domain, spec.scenario, files, content_hash=content_hash)
+        load.seed(conn, store, record, spec, files, content_hash=content_hash)
     assert caught.value.code is ErrorCode.TARGET_NOT_DISPOSABLE
     assert total_rows(conn) == 0
 
@@ -157,9 +159,9 @@ def test_seeding_again_replaces_rows_and_keeps_used_ones(
     conn.execute("UPDATE healthcare.plan SET coverage_type = 'hmo'")
     files, _, content_hash = staged(store, made.spec)
 
-    def again() -> load.SeedResult:
+    def again() -> Seeded:
         return load.seed(
-            conn, store, made.record, made.spec.domain, made.spec.scenario, files,
+            conn, store, made.record, made.spec, files,
             content_hash=content_hash,
         )  # fmt: skip
 
@@ -186,7 +188,7 @@ def test_rows_beside_a_request_stay_when_it_is_made_again(
     store = Store(tmp_path.as_uri())
     files, _, content_hash = staged(store, made.spec)
     load.seed(
-        conn, store, made.record, made.spec.domain, made.spec.scenario, files,
+        conn, store, made.record, made.spec, files,
         content_hash=content_hash,
     )  # fmt: skip
     assert sum(rows_left(conn, other.run(1)).values()) == 5
@@ -204,7 +206,7 @@ def test_a_lock_on_a_request_is_held_once_and_ends_with_its_block(
         ):
             pass
         assert caught.value.code is ErrorCode.BUSY
-        assert orphans.reconcile(conn, store) == []
+        assert roll_back_orphans(conn, store) == []
         # It holds back neither vacuum nor the sealing of the audit trail.
         held = conn.execute(
             "SELECT backend_xid, backend_xmin, state FROM pg_stat_activity"
@@ -223,13 +225,13 @@ def test_a_request_without_a_holder_is_rolled_back_with_its_files(
     staged(store, spec)
     staged(store, alive_spec)
     with RequestLock(target, "healthcare", alive.request_id):
-        (dead,) = orphans.reconcile(conn, store)
+        (dead,) = roll_back_orphans(conn, store)
     assert dead.request_id == record.request_id
     assert dead.dagster_run_id == "dagster-1"
     found = requests.get_request(conn, record.request_id)
     assert found.status == "rolled_back"
     assert found.error is not None
-    assert found.error["message"] == orphans.REASON
+    assert found.error["message"] == ORPHANED
     assert store.files("requests/healthcare/active_member_clean/" + record.request_id) == []
     assert store.files("requests/healthcare/active_member_clean/" + alive.request_id) != []
     assert requests.get_request(conn, alive.request_id).status == "pending"
@@ -255,7 +257,7 @@ def test_a_process_that_is_killed_while_it_loads_leaves_nothing(
             spec, record = recorded(conn, registry, runs=20_000)
             with RequestLock(sys.argv[1], "healthcare", record.request_id):
                 files, _, content_hash = staged(store, spec)
-                load.seed(conn, store, record, spec.domain, spec.scenario, files,
+                load.seed(conn, store, record, spec, files,
                     content_hash=content_hash, progress=lambda *step: print(*step, flush=True))
     """
     process = subprocess.Popen(
@@ -272,9 +274,9 @@ def test_a_process_that_is_killed_while_it_loads_leaves_nothing(
     process.wait()
     store = Store(tmp_path.as_uri())
     deadline = time.monotonic() + 20
-    swept: list[orphans.Reconciled] = []
+    swept: list[requests.PendingRequest] = []
     while not swept and time.monotonic() < deadline:
-        swept = orphans.reconcile(conn, store)
+        swept = roll_back_orphans(conn, store)
         time.sleep(0.05)
     assert len(swept) == 1
     assert total_rows(conn) == 0

@@ -16,8 +16,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from atdm_resources.catalog import queue as queueing
 from atdm_resources.postgres.connection import connect
 from atdm_resources.telemetry import tracing
+from atdm_services.requests.request import mint_request_id
 from tests.support.dagster_world import World
-from tests.support.made_requests import fresh_request_id
 
 pytest_plugins = ["tests.support.dagster_fixtures"]
 
@@ -120,7 +120,7 @@ def test_a_request_is_one_trace(world: World, receiver: Receiver) -> None:
 
 
 def test_a_rejected_request_and_its_wait_in_the_queue(world: World, receiver: Receiver) -> None:
-    key = fresh_request_id()
+    key = mint_request_id()
     with connect(world.target_url) as conn:
         queueing.submit(conn, {"idempotency_key": "k", "scenario": "contradictory_eligibility"})
         (group,) = queueing.groups(conn, 5)

@@ -139,11 +139,11 @@ def test_runs_are_made_by_the_webserver_and_left_ready(
     webserver: Webserver, settings: Settings
 ) -> None:
     webserver.events["child"] = request_events(schema=False)
-    wish = LeaseRequest(
-        scenario="d/s", constraints={"born": date(2000, 1, 31), "n": 2}, runs=3, lease=False,
-        seed=2**62 + 1, reason="because",
+    wanted = LeaseRequest(
+        "d/s", invoker="human:me", constraints={"born": date(2000, 1, 31), "n": 2}, runs=3,
+        pooled=True, seed=2**62 + 1, reason="because",
     )  # fmt: skip
-    answer = remote(webserver).request(settings, never, wish)
+    answer = remote(webserver).request(settings, never, wanted)
     assert (answer["status"], answer["leased"], answer["ready_runs"]) == ("ready", False, 3)
     assert answer["last_test_run_id"] == "01K7ZQ0000ABCDEFGHJK000003"
     assert config(webserver, "request") == {
@@ -178,14 +178,16 @@ def test_what_is_ready_is_leased_else_made_and_leased_by_its_request(
             raise AtdmError(ErrorCode.NONE_READY, "none")
         return {"test_run_id": pool[0]}
 
-    def of_request(_settings: Any, _conn: Any, request_id: str, _wish: Any) -> dict[str, Any]:
+    def of_request(_conn: Any, request_id: str, _request: Any) -> dict[str, Any]:
         assert request_id == REQUEST_ID
         calls.append("lease_request")
         return {"test_run_id": "made"}
 
     monkeypatch.setattr(requesting, "from_pool", from_pool)
     monkeypatch.setattr(requesting, "of_request", of_request)
-    answer = remote(webserver).request(settings, lambda: None, LeaseRequest(scenario="s"))  # type: ignore[arg-type, return-value]
+    answer = remote(webserver).request(
+        settings, lambda: None, LeaseRequest("s", invoker="human:me")
+    )  # type: ignore[arg-type, return-value]
     assert calls == launched
     assert len(webserver.launched) == len(launched)
     assert answer["test_run_id"] == (pool or ["made"])[0]
@@ -203,7 +205,9 @@ def test_another_target_than_the_webservers_is_named(
 
     monkeypatch.setattr(requesting, "of_request", of_request)
     with pytest.raises(AtdmError) as caught:
-        remote(webserver).request(settings, lambda: None, LeaseRequest(scenario="s", seed=1))  # type: ignore[arg-type, return-value]
+        remote(webserver).request(
+            settings, lambda: None, LeaseRequest("s", invoker="human:me", seed=1)
+        )  # type: ignore[arg-type, return-value]
     assert "is database_url the same database" in caught.value.details["hint"]
 
 
@@ -211,7 +215,9 @@ def test_a_scenario_that_breaks_its_rules_is_rejected_as_expected(
     webserver: Webserver, settings: Settings
 ) -> None:
     webserver.events["child"] = request_events(schema=False, domain__rule=True)
-    answer = remote(webserver).request(settings, never, LeaseRequest(scenario="s", lease=False))
+    answer = remote(webserver).request(
+        settings, never, LeaseRequest("s", invoker="human:me", pooled=True)
+    )
     assert (answer["status"], answer["expected"]) == ("rejected", True)
     assert answer["violates"] == ["domain.rule"]
 
@@ -269,7 +275,9 @@ def test_a_failed_run_raises_what_dagster_recorded(
 ) -> None:  # fmt: skip
     webserver.fails(*events, status=status)
     with pytest.raises(AtdmError) as caught:
-        remote(webserver).request(settings, never, LeaseRequest(scenario="s", lease=False))
+        remote(webserver).request(
+            settings, never, LeaseRequest("s", invoker="human:me", pooled=True)
+        )
     assert caught.value.code is code
     assert words in caught.value.message
     assert caught.value.details["dagster_run_id"] == "parent"
@@ -299,14 +307,14 @@ def test_a_webserver_that_restarts_while_a_run_is_waited_for_is_forgiven(
             raise away.pop()
         return webserver(request)
 
-    assert remote(answers).request(settings, never, LeaseRequest(scenario="s", lease=False))[
-        "ready_runs"
-    ]
+    assert remote(answers).request(
+        settings, never, LeaseRequest("s", invoker="human:me", pooled=True)
+    )["ready_runs"]
     assert not away
     monkeypatch.setattr(graphql, "_GRACE_SECONDS", 0.0)
     away += [httpx.ConnectError("refused")] * 50
     with pytest.raises(AtdmError, match="cannot reach"):
-        remote(answers).request(settings, never, LeaseRequest(scenario="s", lease=False))
+        remote(answers).request(settings, never, LeaseRequest("s", invoker="human:me", pooled=True))
 
 
 def broken(name: str, message: str) -> dict[str, Any]:
@@ -380,7 +388,7 @@ def test_what_is_no_webserver_is_told_from_one(
 ) -> None:
     asked = remote(lambda request: answer, headers={"Authorization": "Bearer hidden"})
     with pytest.raises(AtdmError, match=words) as caught:
-        asked.request(settings, never, LeaseRequest(scenario="s", lease=False))
+        asked.request(settings, never, LeaseRequest("s", invoker="human:me", pooled=True))
     error = AtdmClientError.of(caught.value)
     assert error.code is ErrorCode.DAGSTER_UNREACHABLE
     assert error.status_code == status_code

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.batches import batches, exposed_data, generate
-from atdm_engine.generation.request import RequestSpec, numbers_needed
+from atdm_engine.generation.request import RequestSpec
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.model import Exposure
 from atdm_engine.random.run_ids import key_text, run_id
@@ -157,7 +157,7 @@ def test_sql_reads_the_row_its_parents_and_its_children(made: dict[str, pa.Table
 
 def test_unique_columns_do_not_repeat_within_and_across_requests() -> None:
     first = request(runs=300)
-    taken = numbers_needed(first)
+    taken = first.numbers_needed
     assert taken == 300 * 3
     second = request(runs=300, request_id=OTHER_REQUEST, seed=8, number_base=taken)
     for column in ("login", "number", "card", "token"):

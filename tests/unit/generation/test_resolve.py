@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.generation.request import numbers_needed, resolve, seed_of
+from atdm_engine.generation.request import resolve, seed_of
 from atdm_engine.random.run_ids import MAX_RUNS, time_of
 from tests.support.shop import REQUEST, ROWS, TABLES, request, shop
 
@@ -107,9 +107,9 @@ def test_several_faults_of_a_request_come_at_once() -> None:
 
 
 def test_unique_numbers_are_counted_by_the_largest_table_that_needs_them() -> None:
-    assert numbers_needed(request(runs=10)) == 30
+    assert request(runs=10).numbers_needed == 30
     plain = shop({"category": 2})
-    assert numbers_needed(request(plain, runs=10)) == 0
+    assert request(plain, runs=10).numbers_needed == 0
 
 
 def test_a_unique_column_that_is_used_up_is_refused() -> None:

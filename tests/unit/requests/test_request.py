@@ -72,29 +72,31 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[LeaseRequest]:
     """Requests that were made instead of leased."""
-    wishes: list[LeaseRequest] = []
+    requests: list[LeaseRequest] = []
     module = ModuleType("atdm_assets.requests.in_process")
 
-    def materialise(settings: Settings, reporter: Any, connection: Any, wish: LeaseRequest) -> Any:
-        wishes.append(wish)
+    def materialise(
+        settings: Settings, reporter: Any, connection: Any, request: LeaseRequest
+    ) -> Any:
+        requests.append(request)
         spec = SimpleNamespace(violates=["x.y"])
-        scenario = SimpleNamespace(name=wish.scenario, domain="d", spec=spec)
-        status = "rejected" if wish.scenario == "negative" else "ready"
+        scenario = SimpleNamespace(name=request.scenario, domain="d", spec=spec)
+        status = "rejected" if request.scenario == "negative" else "ready"
         return SimpleNamespace(request_id=REQUEST_ID, scenario=scenario, status=status)
 
     module.materialise = materialise  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "atdm_assets.requests.in_process", module)
     monkeypatch.setattr("atdm_assets.requests.in_process", module, raising=False)
-    return wishes
+    return requests
 
 
 def asked(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, leasing: Leasing, **wish: Any
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, leasing: Leasing, **wanted: Any
 ) -> dict[str, Any]:
-    monkeypatch.setattr(request, "leasing", leasing)
+    monkeypatch.setattr(request, "leases", leasing)
     connection: Any = Connection()
-    wish.setdefault("scenario", "s")
-    return request.request(settings, Silent(), connection, LeaseRequest(**wish), make)
+    wanted = {"scenario": "s", "invoker": settings.invoker, **wanted}
+    return request.request_data(settings, Silent(), connection, LeaseRequest(**wanted), make)
 
 
 def test_a_ready_run_is_leased(
@@ -113,7 +115,7 @@ def test_nothing_ready_is_made_and_that_request_leased(
     leasing = Leasing()
     answer = asked(monkeypatch, settings, leasing, owner="ci")
     assert answer["test_run_id"].startswith(REQUEST_ID[:20])
-    assert [wish.owner for wish in made] == ["ci"]
+    assert [request.owner for request in made] == ["ci"]
     assert leasing.calls == [("lease", None, "s", {}, "ci"), ("lease_request", REQUEST_ID, 1)]
 
 
@@ -139,14 +141,14 @@ def test_several_runs_come_from_the_pool_all_or_none(
     answer = asked(monkeypatch, settings, leasing, runs=3)
     assert leasing.calls[-1] == ("lease_request", REQUEST_ID, 3)
     assert len(answer["runs"]) == 3
-    assert [wish.runs for wish in made] == [3]
+    assert [request.runs for request in made] == [3]
 
 
 def test_runs_may_be_left_for_others(
     monkeypatch: pytest.MonkeyPatch, settings: Settings, made: list[LeaseRequest]
 ) -> None:
     leasing = Leasing(ready=1)
-    answer = asked(monkeypatch, settings, leasing, lease=False, runs=40)
+    answer = asked(monkeypatch, settings, leasing, pooled=True, runs=40)
     assert leasing.calls == []
     assert answer["ready_runs"] == 40
     assert answer["last_test_run_id"].endswith("000018")  # 40 in base 32
@@ -234,5 +236,5 @@ def test_the_client_refuses_times_that_are_none() -> None:
             assert caught.value.code is ErrorCode.REQUEST_INVALID
 
 
-def test_a_wish_does_not_show_its_secret() -> None:
-    assert "s3cret" not in repr(LeaseRequest(scenario="s", owner_secret="s3cret"))
+def test_a_request_does_not_show_its_secret() -> None:
+    assert "s3cret" not in repr(LeaseRequest("s", invoker="human:me", owner_secret="s3cret"))
