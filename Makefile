@@ -14,10 +14,10 @@ unexport PYTHONDONTWRITEBYTECODE
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format coverage examples docs bench up down status lock clean
+.PHONY: help setup demo test test-long lint format coverage examples docs bench up down status lock clean
 
 help: ## Show all targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Make .venv and install the pinned dependencies into it
 
@@ -35,8 +35,11 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup ## Run the main job on a real PostgreSQL, end to end
 	@$(BIN)/atdm demo
 
-test: setup ## Run all tests
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+test: setup ## Run all tests but the long proofs
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not long" $(PYTEST_ARGS)
+
+test-long: setup ## Run the long proofs: a day with a daemon, kills, deployment, wheel, browsers
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m long $(PYTEST_ARGS)
 
 coverage: setup ## Run all tests; fail below 90 % coverage of engine, resources, services and assets
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report= $(PYTEST_ARGS)

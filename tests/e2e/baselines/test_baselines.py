@@ -9,8 +9,9 @@ import pytest
 from atdm_engine.bundle.registry import Registry
 from tests.e2e.conftest import Shell
 
+pytestmark = pytest.mark.long
 
-@pytest.mark.slow
+
 def test_a_baseline_from_capture_to_deletion(fresh_shell: Shell, registry: Registry) -> None:
     shell = fresh_shell
     assert shell.refused("baseline-restore")["code"] in ("TARGET_NOT_INITIALISED", "NO_BASELINE")

@@ -9,7 +9,6 @@ from tests.e2e.conftest import Answer, Shell
 CLOSING = ("result", "1 passed", "cleaned", "rows left  0", "trail ", "all steps held")
 
 
-@pytest.mark.slow
 @pytest.mark.xdist_group("demo")
 def test_the_demonstration_holds_on_a_fresh_home_and_again(
     demonstrated: tuple[Shell, Answer],

@@ -22,6 +22,8 @@ from atdm_resources.settings import Settings
 from tests.e2e.conftest import Shell
 from tests.support.source import ROOT
 
+pytestmark = pytest.mark.long
+
 SCENARIO = "claim_denial_active_member"
 ANSWER_SECONDS = 90.0
 
@@ -68,7 +70,6 @@ def _wait_for(url: str, deadline: float) -> None:
             time.sleep(0.3)
 
 
-@pytest.mark.slow
 def test_made_by_the_webserver_leased_by_the_database(
     webserver: str, team: dict[str, str], target: str
 ) -> None:

@@ -23,7 +23,7 @@ from tests.support.made_requests import seeded
 from tests.support.source import ROOT
 
 # Both install into the same folder: one worker does both.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("node")]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("node")]
 
 TOKEN = re.compile(rb"atdm_[A-Za-z0-9_-]{43}")
 

@@ -29,6 +29,8 @@ validators: []
 CLIENT_ONLY = """
 import importlib.util, sys
 import atdm
+
+pytestmark = pytest.mark.long
 assert importlib.util.find_spec("dagster") is None
 assert "site-packages" in atdm.__file__, atdm.__file__
 print(atdm.AtdmClient.__name__, atdm.AtdmClientError.__name__)
@@ -96,7 +98,6 @@ def test_the_client(install: Callable[..., Path], tmp_path: Path) -> None:
     assert "lease" in run(python.with_name("atdm"), "--help", cwd=tmp_path, env=plain)
 
 
-@pytest.mark.slow
 def test_everything_from_another_folder(install: Callable[..., Path], tmp_path: Path) -> None:
     python = install("[server,embedded]")
     own = tmp_path / "own"

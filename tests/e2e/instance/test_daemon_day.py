@@ -25,7 +25,7 @@ GOOD = ("active_member_clean", "claim_denial_active_member", "expired_subscripti
 
 
 # One worker runs all of them, so that the services are started once.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("team")]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("team")]
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,8 @@ from tests.conftest import new_database
 from tests.e2e.conftest import MINUTELY
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[3]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SCENARIO = "active_member_clean"
@@ -157,7 +159,6 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait(20)
 
 
-@pytest.mark.slow
 def test_three_processes_serve_a_launch_a_submission_and_a_refresh(deployment: Deployment) -> None:
     repository = {
         "repositoryName": "__repository__",

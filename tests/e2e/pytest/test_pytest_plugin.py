@@ -133,7 +133,6 @@ def test_from_a_baseline(atdm_data):
 """
 
 
-@pytest.mark.slow
 def test_a_database_of_the_tests_own(shell: Shell) -> None:
     before = shell.total_rows()
     with shell.connect() as connection:
@@ -183,7 +182,6 @@ def test_on_top(atdm_data, golden, n):
 """
 
 
-@pytest.mark.slow
 def test_one_worker_restores_the_baseline_of_all(shell: Shell, registry: Registry) -> None:
     shell.make_ready(registry, "active_member_clean", 8)
     shell.json("baseline-snapshot", "-b", "golden-suite")
@@ -214,7 +212,6 @@ def test_an_example_suite_reads_a_fixture_file(shell: Shell, registry: Registry)
     shell.json("reset", answer["test_run_id"], "-t", answer["cleanup"]["cleanup_token"])
 
 
-@pytest.mark.slow
 def test_parallel_workers_get_runs_of_their_own(
     shell: Shell, registry: Registry, tmp_path: Path
 ) -> None:

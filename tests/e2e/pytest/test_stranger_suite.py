@@ -20,7 +20,7 @@ import pytest
 from atdm_engine.bundle.registry import Registry
 from tests.e2e.conftest import Shell, take_interrupts
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stranger")]
+pytestmark = pytest.mark.xdist_group("stranger")
 
 ROWS_A_RUN = 5
 

@@ -49,7 +49,6 @@ def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-@pytest.mark.slow
 @pytest.mark.xdist_group("demo")
 def test_no_token_is_kept_anywhere(demonstrated: tuple[Shell, Answer]) -> None:
     shell, demo = demonstrated

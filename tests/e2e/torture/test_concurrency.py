@@ -19,6 +19,8 @@ from tests.torture import concurrency
 from tests.torture.operations import OTHER, SCENARIO, World
 from tests.torture.places import world_on
 
+pytestmark = pytest.mark.long
+
 SECONDS = float(os.environ.get("ATDM_STRESS_SECONDS", "5"))
 PROCESSES = 8
 
@@ -29,7 +31,6 @@ def world(target: str, empty_database: str, tmp_path: Path) -> Iterator[World]:
         yield made
 
 
-@pytest.mark.slow
 def test_eight_processes_lease_reset_request_capture_and_restore(world: World) -> None:
     result = concurrency.run(world, SECONDS, PROCESSES, runs=500)
     assert result.violations == []

@@ -15,6 +15,8 @@ from tests.torture.kill_phases import Torture
 from tests.torture.operations import OPERATIONS, World
 from tests.torture.places import world_on
 
+pytestmark = pytest.mark.long
+
 WORST = {
     "load": "copy rows",
     "replay": "stage the files",
@@ -35,7 +37,6 @@ def world(target: str, empty_database: str, tmp_path: Path) -> Iterator[World]:
         yield made
 
 
-@pytest.mark.slow
 def test_whatever_is_killed_in_the_middle_leaves_nothing_half_done(world: World) -> None:
     seed = random.SystemRandom().randrange(10**6)
     torture = Torture(world, random.Random(seed))

@@ -239,7 +239,7 @@ def judges(empty_database: str) -> Iterator[Judges]:
         yield Judges(registry.domains["odd"], connection)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_single_values(judges: Judges) -> None:
     seen: dict[str, set[bool]] = {}
 
@@ -281,7 +281,7 @@ def test_odd_texts(judges: Judges) -> None:
         assert verdicts == {True, False}, f"{name} was only ever {verdicts}"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rows(judges: Judges) -> None:
     """Row checks: three-valued logic, integer division, errors while judging."""
     seen: set[bool] = set()

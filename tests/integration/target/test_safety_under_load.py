@@ -9,7 +9,6 @@ from collections import Counter
 from pathlib import Path
 
 import psycopg
-import pytest
 
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
@@ -21,7 +20,6 @@ CLIENTS = 4
 SECONDS = 4.0
 
 
-@pytest.mark.slow
 def test_clients_that_lease_and_reset_while_the_application_writes(
     target: str, registry: Registry, tmp_path: Path
 ) -> None:
