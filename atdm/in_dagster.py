@@ -22,10 +22,10 @@ def make(
     connection: psycopg.Connection[Any],
     request: LeaseRequest,
 ) -> Outcome:
-    """Make the runs of a request in this process (``atdm_assets.requests.in_process``)."""
-    from atdm_assets.requests import in_process
+    """Make the runs of a request in this process (``atdm_assets.in_process.requests``)."""
+    from atdm_assets.in_process import requests
 
-    return in_process.materialise(settings, reporter, connection, request)
+    return requests.materialise(settings, reporter, connection, request)
 
 
 def read_run(settings: Settings, run_id: str) -> dict[str, Any]:

@@ -31,8 +31,8 @@ def dataset_build(
     """
     clock = None if as_of is None else parse_time(as_of)
     with server_part("building a dataset"):
-        from atdm_assets.datasets.in_process import build
         from atdm_assets.datasets.job import AskedVersion
+        from atdm_assets.in_process.datasets import build
 
     settings = Settings.from_environment()
     version = AskedVersion(

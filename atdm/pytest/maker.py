@@ -96,9 +96,9 @@ def _template(
 
 
 def _materialised(settings: Settings, conn: Any, request: LeaseRequest) -> Any:
-    from atdm_assets.requests import in_process
+    from atdm_assets.in_process import requests
 
-    return in_process.materialise(settings, Silent(), conn, request)
+    return requests.materialise(settings, Silent(), conn, request)
 
 
 def _answer(outcome: Any) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def settings(tmp_path: Path) -> Settings:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[LeaseRequest]:
     """Requests that were made instead of leased."""
     requests: list[LeaseRequest] = []
-    module = ModuleType("atdm_assets.requests.in_process")
+    module = ModuleType("atdm_assets.in_process.requests")
 
     def materialise(
         settings: Settings, reporter: Any, connection: Any, request: LeaseRequest
@@ -85,8 +85,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[LeaseRequest]:
         return SimpleNamespace(request_id=REQUEST_ID, scenario=scenario, status=status)
 
     module.materialise = materialise  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "atdm_assets.requests.in_process", module)
-    monkeypatch.setattr("atdm_assets.requests.in_process", module, raising=False)
+    monkeypatch.setitem(sys.modules, "atdm_assets.in_process.requests", module)
+    monkeypatch.setattr("atdm_assets.in_process.requests", module, raising=False)
     return requests
 
 
@@ -189,8 +189,8 @@ def test_a_client_installation_says_what_making_would_need(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     monkeypatch.setitem(sys.modules, "dagster", None)
-    monkeypatch.delitem(sys.modules, "atdm_assets.requests.in_process", raising=False)
-    monkeypatch.delattr("atdm_assets.requests.in_process", raising=False)
+    monkeypatch.delitem(sys.modules, "atdm_assets.in_process.requests", raising=False)
+    monkeypatch.delattr("atdm_assets.in_process.requests", raising=False)
     with pytest.raises(AtdmError) as caught:
         asked(monkeypatch, settings, Leasing())
     assert caught.value.code is ErrorCode.NONE_READY

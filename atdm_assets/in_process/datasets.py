@@ -12,9 +12,9 @@ with server_part("building a dataset"):
 
     from atdm_assets.datasets.job import AskedVersion, VersionOutcome, materialise_version
     from atdm_assets.definitions import build_defs
+    from atdm_assets.in_process.requests import raise_failure
     from atdm_assets.instance import run_liveness
     from atdm_assets.instance.local_instance import instance
-    from atdm_assets.requests.in_process import raise_failure
     from atdm_assets.resources import StoreResource, TargetResource
     from atdm_resources.store.bundle import load_registry
     from atdm_services.baselines.manifest import read_manifest
