@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -67,9 +68,9 @@ def _serve(output: Output, settings: Settings, url: TargetUrl, host: str, port: 
     from atdm_resources.telemetry import logs
 
     logs.configure(service=True)
-    log = logs.logger().bind(invoker=settings.invoker, method="metrics")
+    log = partial(logs.record, invoker=settings.invoker, method="metrics")
     collector = metrics_server.TargetCollector(
-        url, lambda message: log.error("target_unreadable", error=message)
+        url, lambda message: log("target_unreadable", level="error", error=message)
     )
     server = metrics_server.server(collector, host, port)
     stopped = threading.Event()
@@ -82,9 +83,9 @@ def _serve(output: Output, settings: Settings, url: TargetUrl, host: str, port: 
         {"url": f"{address}/metrics", "healthz": f"{address}/healthz"},
         lambda: f"serving {address}/metrics",
     )
-    log.info("metrics_serving", url=f"{address}/metrics", status="ok")
+    log("metrics_serving", url=f"{address}/metrics", status="ok")
     stopped.wait()
     server.shutdown()
     server.server_close()
     collector.close()
-    log.info("metrics_stopped", status="ok")
+    log("metrics_stopped", status="ok")

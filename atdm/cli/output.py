@@ -132,9 +132,9 @@ class Output:
 
 def _without_secrets(text: str) -> str:
     """Text of unexpected errors, without passwords and tokens."""
-    from atdm_resources.telemetry.redaction import known_secrets, masked_text
+    from atdm_resources.telemetry.redaction import known_secrets, redact_text
 
-    return masked_text(text, known_secrets())
+    return redact_text(text, known_secrets())
 
 
 def write_json(payload: Any) -> None:

@@ -1,9 +1,8 @@
 """Traces of requests for OpenTelemetry (OTLP over HTTP), off unless the environment asks for them.
 
-Off, nothing is imported and a span is an object that does nothing (ADR 0075). On:
-OTEL_EXPORTER_OTLP_ENDPOINT or ATDM_OTEL=1, and the extra ``otel``.
-
-A trace's id is the id of the Dagster run, without its dashes: whoever has one has the other.
+OTEL_EXPORTER_OTLP_ENDPOINT or ATDM_OTEL=1 switches them on; the extra ``otel`` must be installed.
+When they are off, nothing is imported and a span is an object that does nothing (ADR 0075). A
+trace's id is the id of the Dagster run, without its dashes.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from atdm_engine.errors import AtdmError
 T = TypeVar("T")
 
 MOST_BATCHES: Final = 50
-"""Batches of a request that have spans of their own; the rest would say the same again."""
+"""Batches of a request that have spans of their own; more would repeat the same."""
 
 EXPORT_SECONDS: Final = 3
-"""What a collector that does not answer may cost; OTEL_EXPORTER_OTLP_TIMEOUT changes it."""
+"""Longest wait for a collector that does not answer; OTEL_EXPORTER_OTLP_TIMEOUT changes it."""
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
@@ -35,7 +34,7 @@ _run_id: ContextVar[str | None] = ContextVar("run_id", default=None)
 
 
 class Span:
-    """A span; this one does nothing, because nobody wants traces."""
+    """A span that records nothing: traces are off."""
 
     def set(self, **attributes: Any) -> None:
         """Add attributes; those that are None are left out."""
@@ -44,11 +43,10 @@ class Span:
         """Mark the span as failed."""
 
     def end(self) -> None:
-        """The span is over, and what is recorded goes out."""
+        """End the first span of a trace and send what is recorded."""
 
 
 NONE: Final = Span()
-_NOTHING: Final = nullcontext(NONE)
 
 
 def wanted() -> bool:
@@ -64,40 +62,64 @@ def wanted() -> bool:
 def begin(
     name: str, dagster_run_id: str | None, *, start: datetime | None = None, **attributes: Any
 ) -> Span:
-    """Start the first span of a trace, to be given to ``span`` and ended by its owner.
+    """Start the first span of a trace. The caller passes it to ``span`` and ends it.
 
     ``start`` is when it began, if that is earlier than now.
     """
     if not wanted() or (provider := _provider()) is None:
         return NONE
+    from opentelemetry.context import Context
+
     token = _run_id.set(dagster_run_id)
     try:
-        from opentelemetry.context import Context
-
-        started = provider.get_tracer("atdm").start_span(
-            name, context=Context(), start_time=_nanoseconds(start)
+        first = _Recording(
+            provider.get_tracer("atdm").start_span(
+                name, context=Context(), start_time=_nanoseconds(start)
+            )
         )
     finally:
         _run_id.reset(token)
-    span = _Recording(started, provider)
-    span.set(**attributes, **{"dagster.run_id": dagster_run_id})
-    return span
+    first.set(**attributes, **{"dagster.run_id": dagster_run_id})
+    return first
 
 
+@contextmanager
 def span(
     name: str, parent: Span | None = None, *, start: datetime | None = None, **attributes: Any
-) -> AbstractContextManager[Span]:
-    """A span around a block: below ``parent``, else below the one that is open in this thread.
+) -> Iterator[Span]:
+    """A span around a block, below ``parent``, by default below the open span of this thread.
 
-    Without any it does nothing: a trace begins with a request.
+    Without a span above it does nothing: a trace begins with a request.
     """
-    if not wanted():
-        return _NOTHING
-    return _open(name, parent, start, attributes)
+    provider = _provider() if wanted() else None
+    if provider is None:
+        yield NONE
+        return
+    from opentelemetry import trace
+
+    above = parent.span if isinstance(parent, _Recording) else trace.get_current_span()
+    if not above.get_span_context().is_valid:
+        yield NONE
+        return
+    with provider.get_tracer("atdm").start_as_current_span(
+        name,
+        context=trace.set_span_in_context(above),
+        start_time=_nanoseconds(start),
+        # fail() records the error, with its code and without its secrets.
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as opened:
+        recording = _Recording(opened)
+        recording.set(**attributes)
+        try:
+            yield recording
+        except BaseException as error:
+            recording.fail(error)
+            raise
 
 
 class Batches:
-    """Spans of what is done batch by batch; the first ``MOST_BATCHES`` have some."""
+    """Spans of work that is done batch by batch: one for each of the first ``MOST_BATCHES``."""
 
     def __init__(self) -> None:
         self._number = 0
@@ -108,72 +130,46 @@ class Batches:
         for item in items:
             self._number += 1
             with self.of(name, began):
-                pass  # it is over: that there is none after the last shows only in the asking
+                pass  # the span ends here: only now is it known that there was another item
             yield item
             began = datetime.now(UTC)
 
     def of(self, name: str, start: datetime | None = None) -> AbstractContextManager[Span]:
-        """A span of the batch in hand."""
+        """A span of the current batch."""
         if self._number > MOST_BATCHES:
-            return _NOTHING
+            return nullcontext(NONE)
         return span(name, start=start, batch=self._number)
 
 
-@contextmanager
-def _open(
-    name: str, parent: Span | None, start: datetime | None, attributes: dict[str, Any]
-) -> Iterator[Span]:
-    from opentelemetry import trace
-
-    above = parent.span if isinstance(parent, _Recording) else trace.get_current_span()
-    provider = _provider() if above.get_span_context().is_valid else None
-    if provider is None:
-        yield NONE
-        return
-    made = provider.get_tracer("atdm").start_span(
-        name, context=trace.set_span_in_context(above), start_time=_nanoseconds(start)
-    )
-    # fail() puts the error down, with its code and without its secrets.
-    with trace.use_span(
-        made, end_on_exit=True, record_exception=False, set_status_on_exception=False
-    ):
-        recording = _Recording(made, None)
-        recording.set(**attributes)
-        try:
-            yield recording
-        except BaseException as error:
-            recording.fail(error)
-            raise
-
-
 class _Recording(Span):
-    """A span of the SDK. ``provider`` is set for the first span of a trace."""
+    """A span of OpenTelemetry's SDK."""
 
-    def __init__(self, started: Any, provider: Any) -> None:
+    def __init__(self, started: Any) -> None:
         self.span = started
-        self._provider = provider
 
     def set(self, **attributes: Any) -> None:
-        for name, value in attributes.items():
-            if value is not None:
-                key = name if "." in name else f"atdm.{name}"
-                self.span.set_attribute(key, value)
+        self.span.set_attributes(
+            {
+                name if "." in name else f"atdm.{name}": value
+                for name, value in attributes.items()
+                if value is not None
+            }
+        )
 
     def fail(self, error: BaseException) -> None:
         from opentelemetry.trace import Status, StatusCode
 
-        from atdm_resources.telemetry.redaction import known_secrets, masked_text
+        from atdm_resources.telemetry.redaction import known_secrets, redact_text
 
         code = str(error.code) if isinstance(error, AtdmError) else type(error).__name__
-        message = masked_text(str(error), known_secrets()).split("\n", 1)[0]
+        message = redact_text(str(error), known_secrets()).split("\n", 1)[0]
         self.span.set_attribute("error.type", code)
         self.span.set_status(Status(StatusCode.ERROR, message))
 
     def end(self) -> None:
         self.span.end()
-        if self._provider is not None:
-            # A run's process ends without the interpreter's exit handlers.
-            self._provider.force_flush()
+        # A run's process ends without the interpreter's exit handlers.
+        _provider().force_flush()
 
 
 def _nanoseconds(moment: datetime | None) -> int | None:
@@ -182,7 +178,7 @@ def _nanoseconds(moment: datetime | None) -> int | None:
 
 @functools.cache
 def _provider() -> Any:
-    """The provider that sends spans, None where the extra is not installed (said once)."""
+    """The provider that sends spans; None without the extra ``otel``, with one warning."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -196,7 +192,7 @@ def _provider() -> Any:
         return None
 
     class RunIds(RandomIdGenerator):
-        """The id of the Dagster run as the trace's."""
+        """Takes the id of the Dagster run for the trace."""
 
         def generate_trace_id(self) -> int:
             try:
@@ -205,7 +201,7 @@ def _provider() -> Any:
                 return super().generate_trace_id()
 
     timeout = None if "OTEL_EXPORTER_OTLP_TIMEOUT" in os.environ else EXPORT_SECONDS
-    # The environment's own name for the service goes before ours.
+    # A name of the service in the environment takes precedence.
     named = {} if "OTEL_SERVICE_NAME" in os.environ else {SERVICE_NAME: "atdm"}
     provider = TracerProvider(resource=Resource.create(named), id_generator=RunIds())
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=timeout)))

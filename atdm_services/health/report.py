@@ -17,7 +17,7 @@ from atdm_resources.local import dagster_http as web
 from atdm_resources.local import postgres_server, processes
 from atdm_resources.local.processes import AUDIT, DAEMON, HOST, WEBSERVER
 from atdm_resources.postgres.connection import connect, masked
-from atdm_resources.telemetry.redaction import known_secrets, masked_text
+from atdm_resources.telemetry.redaction import known_secrets, redact_text
 
 if TYPE_CHECKING:
     import psycopg
@@ -76,7 +76,7 @@ def report(settings: Settings) -> dict[str, Any]:
         missing = [name for name, running in expected.items() if not running]
         problems += [f"the {name} does not run: `atdm up`" for name in missing]
     problems += _late(found)
-    found["problems"] = [masked_text(problem, secrets) for problem in problems]
+    found["problems"] = [redact_text(problem, secrets) for problem in problems]
     found["ok"] = not problems
     return found
 

@@ -1,4 +1,4 @@
-"""Secrets are found wherever somebody puts them."""
+"""Secrets are found in texts and values of any shape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atdm_resources.telemetry.redaction import MASK, known_secrets, masked_text, masked_value
+from atdm_resources.telemetry.redaction import REDACTED, known_secrets, redact_text, redact_value
 
 TOKENS = st.text("ABCDEFGHabcdefgh0123456789_-", min_size=43, max_size=43).map("atdm_".__add__)
 PASSWORDS = st.text(
@@ -55,14 +55,14 @@ ODD_PLACES = st.lists(st.sampled_from(WRAPPINGS), max_size=5)
 
 @given(token=TOKENS, odd=ODD_PLACES, before=AROUND, after=AROUND)
 def test_a_token_is_found_in_any_value(token: str, odd: Any, before: str, after: str) -> None:
-    shown = masked_value(wrapped(f"{before}{token}{after}", odd))
+    shown = redact_value(wrapped(f"{before}{token}{after}", odd))
     assert token not in json.dumps(shown)
     assert token not in repr(shown)
 
 
 @given(token=TOKENS)
 def test_a_token_is_found_among_the_keys(token: str) -> None:
-    assert token not in json.dumps(masked_value({"runs": {token: {"ok": True}}}))
+    assert token not in json.dumps(redact_value({"runs": {token: {"ok": True}}}))
 
 
 @given(password=PASSWORDS, odd=ODD_PLACES)
@@ -70,8 +70,8 @@ def test_a_password_in_a_url_is_found_in_any_value(password: str, odd: Any) -> N
     plain = f"postgresql://user:{password}@db.example:5432/atdm"
     encoded = f"postgresql+psycopg2://user:{quote(password, safe='')}@db.example/atdm"
     for url in (plain, encoded):
-        assert masked_text(url).startswith(f"{url.partition(':')[0]}://user:{MASK}@db.example")
-        shown = repr(masked_value(wrapped(f"cannot connect to {url} now", odd)))
+        assert redact_text(url).startswith(f"{url.partition(':')[0]}://user:{REDACTED}@db.example")
+        shown = repr(redact_value(wrapped(f"cannot connect to {url} now", odd)))
         assert f":{password}@" not in shown
         assert f":{quote(password, safe='')}@" not in shown
 
@@ -83,7 +83,7 @@ def test_what_the_environment_names_is_found_anywhere(
     url = f"postgresql://u:{quote(password, safe='')}@h/d"
     secrets = known_secrets({"ATDM_DATABASE_URL": url, "ATDM_OWNER_SECRET": f"owner-{password}"})
     text = f"{before}{password} {quote(password, safe='')} owner-{password}{after}"
-    assert password not in masked_text(text, secrets).replace(before, "").replace(after, "")
+    assert password not in redact_text(text, secrets).replace(before, "").replace(after, "")
 
 
 @pytest.mark.parametrize(
@@ -102,15 +102,15 @@ def test_what_the_environment_names_is_found_anywhere(
     ],
 )
 def test_ways_to_write_a_secret(text: str) -> None:
-    assert "hunter22" not in masked_text(text)
-    assert MASK in masked_text(text)
+    assert "hunter22" not in redact_text(text)
+    assert REDACTED in redact_text(text)
 
 
 @pytest.mark.parametrize("name", ["password", "Token", "owner_secret", "AWS_ACCESS_KEY", "api-key"])
 def test_what_is_called_a_secret_is_one(name: str) -> None:
-    assert masked_value({name: "hunter22", "deeper": [{name: ["hunter22"]}]}) == {
-        name: MASK,
-        "deeper": [{name: MASK}],
+    assert redact_value({name: "hunter22", "deeper": [{name: ["hunter22"]}]}) == {
+        name: REDACTED,
+        "deeper": [{name: REDACTED}],
     }
 
 
@@ -126,15 +126,15 @@ def test_what_is_called_a_secret_is_one(name: str) -> None:
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
-    assert masked_text(text) == text
+    assert redact_text(text) == text
 
 
 def test_values_keep_their_shape() -> None:
     value = {"a": 1, "b": [True, None, 2.5, "x"], "token": None, "c": {"d": "e"}}
-    assert masked_value(value) == value
+    assert redact_value(value) == value
 
 
 def test_a_value_that_holds_itself_ends() -> None:
     value: list[Any] = []
     value.append(value)
-    assert "..." in repr(masked_value(value))
+    assert "..." in repr(redact_value(value))
