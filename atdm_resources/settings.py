@@ -1,24 +1,44 @@
-"""What the environment says: where things are and who is asking."""
+"""The settings in the environment: where things are, and who asks."""
 
 from __future__ import annotations
 
 import getpass
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.store.s3 import ENCRYPTIONS, Encryption, S3Options
 
 Output = Literal["human", "json"]
+Encryption = Literal["AES256", "aws:kms"]
 
 _INVOKER = re.compile(r"[a-z][a-z0-9_-]{0,31}:[!-~]{1,96}\Z")
 _PLANNERS = ("rule", "llm")
 _OUTPUTS: tuple[Output, ...] = ("human", "json")
+_ENCRYPTIONS: tuple[Encryption, ...] = ("AES256", "aws:kms")
 _STORES = ("file://", "s3://")
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    """How an object store is reached. Credentials come from where the AWS tools look for them.
+
+    ``path_style``: the bucket is in the path and not in the host name; None: where an endpoint is
+    named. ``encryption`` is done by the server; ``kms_key_id`` belongs to ``aws:kms``.
+    ``read_seconds`` is the longest silence of a server. botocore makes ``attempts`` of each call,
+    and s3fs makes up to five such calls when a connection breaks.
+    """
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    path_style: bool | None = None
+    encryption: Encryption | None = None
+    kms_key_id: str | None = None
+    read_seconds: float = 60
+    attempts: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,37 +46,22 @@ class Settings:
     """Everything the environment decides.
 
     ``home`` holds the embedded server, Dagster's files and (by default) the store. ``database_url``
-    None means: the embedded server in ``home``. ``scenario_path`` are further folders of
-    specification files. ``invoker`` is ``human:<name>`` or ``agent:<id>`` (requirement A-AUD-13).
-    ``user_header`` is the HTTP header in which a proxy before the webserver names its user.
+    None: the embedded server in ``home``. ``scenario_path`` lists further folders of specification
+    files. ``invoker`` is ``human:<name>`` or ``agent:<id>`` (requirement A-AUD-13).
+    ``user_header`` is the HTTP header in which a proxy in front of the webserver names its user.
     """
 
     home: Path
     database_url: str | None
     dagster_database_url: str | None
     store_url: str
-    s3_endpoint_url: str | None
     fixture_dir: Path
     scenario_path: tuple[Path, ...]
     invoker: str
     planner: str
     output: Output
-    s3_region: str | None = None
-    s3_path_style: bool | None = None
-    s3_encryption: Encryption | None = None
-    s3_kms_key_id: str | None = None
+    s3: S3Settings = field(default_factory=S3Settings)
     user_header: str | None = None
-
-    @property
-    def s3(self) -> S3Options:
-        """How an object store is reached."""
-        return S3Options(
-            endpoint_url=self.s3_endpoint_url,
-            region=self.s3_region,
-            path_style=self.s3_path_style,
-            encryption=self.s3_encryption,
-            kms_key_id=self.s3_kms_key_id,
-        )
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -83,15 +88,6 @@ class Settings:
         output = read("ATDM_CLI_OUTPUT") or "human"
         if output not in _OUTPUTS:
             raise _refused("ATDM_CLI_OUTPUT", output, " or ".join(_OUTPUTS))
-        encryption = read("ATDM_S3_ENCRYPTION")
-        if encryption is not None and encryption not in ENCRYPTIONS:
-            raise _refused("ATDM_S3_ENCRYPTION", encryption, " or ".join(ENCRYPTIONS))
-        kms_key = read("ATDM_S3_KMS_KEY_ID")
-        if kms_key and encryption != "aws:kms":
-            raise _refused("ATDM_S3_KMS_KEY_ID", kms_key, "only with ATDM_S3_ENCRYPTION=aws:kms")
-        path_style = read("ATDM_S3_PATH_STYLE")
-        if path_style not in (None, "true", "false"):
-            raise _refused("ATDM_S3_PATH_STYLE", path_style, "true or false")
         fixtures = read("ATDM_FIXTURE_DIR") or "automation/fixtures"
         folders = (read("ATDM_SCENARIO_PATH") or "").split(os.pathsep)
         return cls(
@@ -99,23 +95,38 @@ class Settings:
             database_url=read("ATDM_DATABASE_URL"),
             dagster_database_url=read("ATDM_DAGSTER_DATABASE_URL"),
             store_url=store_url.rstrip("/"),
-            s3_endpoint_url=read("ATDM_S3_ENDPOINT_URL"),
             fixture_dir=Path(fixtures).expanduser().absolute(),
             scenario_path=tuple(Path(part).expanduser().absolute() for part in folders if part),
             invoker=invoker,
             planner=planner,
             output=output,
-            s3_region=read("ATDM_S3_REGION"),
-            s3_path_style=None if path_style is None else path_style == "true",
-            s3_encryption=encryption,
-            s3_kms_key_id=kms_key,
+            s3=_s3_settings(read),
             user_header=read("ATDM_USER_HEADER"),
         )
 
 
 def is_invoker(text: str) -> bool:
-    """Whether ``text`` says who is asking: ``human:<name>`` or ``agent:<id>``."""
+    """Whether ``text`` names an invoker: ``human:<name>`` or ``agent:<id>``."""
     return bool(_INVOKER.match(text))
+
+
+def _s3_settings(read: Callable[[str], str | None]) -> S3Settings:
+    encryption = read("ATDM_S3_ENCRYPTION")
+    if encryption is not None and encryption not in _ENCRYPTIONS:
+        raise _refused("ATDM_S3_ENCRYPTION", encryption, " or ".join(_ENCRYPTIONS))
+    kms_key = read("ATDM_S3_KMS_KEY_ID")
+    if kms_key and encryption != "aws:kms":
+        raise _refused("ATDM_S3_KMS_KEY_ID", kms_key, "only with ATDM_S3_ENCRYPTION=aws:kms")
+    path_style = read("ATDM_S3_PATH_STYLE")
+    if path_style not in (None, "true", "false"):
+        raise _refused("ATDM_S3_PATH_STYLE", path_style, "true or false")
+    return S3Settings(
+        endpoint_url=read("ATDM_S3_ENDPOINT_URL"),
+        region=read("ATDM_S3_REGION"),
+        path_style=None if path_style is None else path_style == "true",
+        encryption=encryption,
+        kms_key_id=kms_key,
+    )
 
 
 def _user_name() -> str:

@@ -35,7 +35,7 @@ def build(
     resolved = with_target(settings, reporter)
     registry = load_registry(resolved)
     registry.dataset(version.dataset)  # a wrong name is refused before anything is started
-    store = StoreResource(store_url=resolved.store_url, endpoint_url=resolved.s3_endpoint_url)
+    store = StoreResource(store_url=resolved.store_url, endpoint_url=resolved.s3.endpoint_url)
     target = TargetResource(database_url=resolved.database_url)
     defs = build_defs(scenarios=registry, resource_overrides={"store": store, "target": target})
     try:

@@ -59,7 +59,7 @@ def materialise(
             registry = load_registry(resolved)
             target = TargetResource(database_url=resolved.database_url)
             store = StoreResource(
-                store_url=resolved.store_url, endpoint_url=resolved.s3_endpoint_url
+                store_url=resolved.store_url, endpoint_url=resolved.s3.endpoint_url
             )
             requests = RequestsResource(target=target, store=store)
             defs = build_defs(

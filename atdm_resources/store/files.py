@@ -14,7 +14,8 @@ from pathlib import PurePosixPath
 from typing import IO, Any, cast
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.store.s3 import S3Options, raised_by_store
+from atdm_resources.settings import S3Settings
+from atdm_resources.store.s3 import raised_by_store, s3fs_options
 from atdm_resources.store.staging import is_abandoned, is_staged, staged_name
 
 
@@ -27,12 +28,12 @@ class Store:
     naming the file and the reason, when the store refuses.
     """
 
-    def __init__(self, url: str, *, s3: S3Options | None = None) -> None:
+    def __init__(self, url: str, *, s3: S3Settings | None = None) -> None:
         import fsspec
 
         self.url = url.rstrip("/")
-        self.s3 = s3 or S3Options()
-        options = self.s3.for_s3fs() if url.startswith("s3://") else {}
+        self.s3 = s3 or S3Settings()
+        options = s3fs_options(self.s3) if url.startswith("s3://") else {}
         with store_errors(self.url):
             self._files, self._root = fsspec.core.url_to_fs(self.url, **options)
         self._local = url.startswith("file://")

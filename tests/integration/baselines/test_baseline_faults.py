@@ -24,8 +24,8 @@ from psycopg import sql
 from atdm.cli.output import ADVICE
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.postgres.connection import connect
+from atdm_resources.settings import S3Settings
 from atdm_resources.store.files import Store
-from atdm_resources.store.s3 import S3Options
 from atdm_services.baselines import listing
 from atdm_services.baselines.capture import capture
 from atdm_services.baselines.records import Actor
@@ -75,7 +75,7 @@ def attempts() -> int:
 def s3_store(faults: Faults, monkeypatch: pytest.MonkeyPatch, attempts: int) -> Store:
     """In an object store."""
     monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
-    options = S3Options(endpoint_url=faults.url, read_seconds=2, attempts=attempts)
+    options = S3Settings(endpoint_url=faults.url, read_seconds=2, attempts=attempts)
     return Store(f"s3://{BUCKET}/{uuid.uuid4().hex}", s3=options)
 
 

@@ -14,9 +14,9 @@ from atdm_engine.bundle.registry import Registry
 from atdm_engine.bundle.spec_file import SpecFile
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.postgres.connection import connect
+from atdm_resources.settings import S3Settings
 from atdm_resources.store.bundle import read_bundle, shipped_root
 from atdm_resources.store.files import Store
-from atdm_resources.store.s3 import S3Options
 from atdm_services.baselines import removal
 from atdm_services.baselines.listing import latest, verify
 from atdm_services.baselines.manifest import Manifest
@@ -71,7 +71,7 @@ def s3_store(faults: Faults) -> Store:
 def store_behind(faults: Faults, prefix: str) -> Store:
     """Every test has a way of its own to the object store: the store is opened anew."""
     url = f"s3://{BUCKET}/{prefix}"
-    return Store(url, s3=S3Options(endpoint_url=faults.url, read_seconds=5))
+    return Store(url, s3=S3Settings(endpoint_url=faults.url, read_seconds=5))
 
 
 @pytest.fixture(scope="module")

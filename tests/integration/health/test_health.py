@@ -36,7 +36,7 @@ from atdm_resources.catalog import health, leases
 from atdm_resources.catalog import queue as queueing
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.locks import RequestLock
-from atdm_resources.settings import Settings
+from atdm_resources.settings import S3Settings, Settings
 from atdm_resources.store.files import Store
 from atdm_services.health import report as judging
 from tests.support.made_requests import recorded, seeded
@@ -135,7 +135,9 @@ def test_an_object_store_and_one_that_stalls(
     settings: Settings, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judging, "PART_SECONDS", 8)
-    there = replace(settings, store_url=f"s3://{BUCKET}/probed", s3_endpoint_url=faults.url)
+    there = replace(
+        settings, store_url=f"s3://{BUCKET}/probed", s3=S3Settings(endpoint_url=faults.url)
+    )
     report = judging.report(there)
     assert report["problems"] == []
     assert report["store"]["usable"]
@@ -235,7 +237,7 @@ def beat(instance: dg.DagsterInstance, kind: str, age: float) -> None:
 
 
 def test_what_is_read_of_dagster_is_what_dagster_wrote(
-    settings: Settings, dagster_instance: dg.DagsterInstance, database: str
+    settings: Settings, dagster_instance: dg.DagsterInstance, empty_database: str
 ) -> None:
     """Pins Dagster's tables and their contents, which ``health.dagster_state`` reads itself."""
     running, stopped = InstigatorStatus.DECLARED_IN_CODE, InstigatorStatus.STOPPED
@@ -244,7 +246,7 @@ def test_what_is_read_of_dagster_is_what_dagster_wrote(
     sensor(dagster_instance, "well", running, TickStatus.SKIPPED, 4)
     sensor(dagster_instance, "broken", running, TickStatus.SKIPPED, 100)
     sensor(dagster_instance, "halted", stopped, TickStatus.FAILURE, 30)
-    watched = replace(settings, dagster_database_url=database)
+    watched = replace(settings, dagster_database_url=empty_database)
 
     report = judging.report(watched)
     assert report["problems"] == []

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pytest
 
 from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources.settings import S3Settings
 from atdm_resources.store.files import Store
 from atdm_resources.store.parquet import read_batches, write_table
-from atdm_resources.store.s3 import S3Options
+from atdm_resources.store.s3 import s3fs_options
 from tests.support.s3_server import BUCKET, Fault, Faults
 
 pytest_plugins = ["tests.support.s3_server"]
@@ -36,7 +37,7 @@ def client(s3_server: str) -> Any:
 
 @pytest.fixture
 def store(faults: Faults, prefix: str) -> Store:
-    options = S3Options(endpoint_url=faults.url, read_seconds=2)
+    options = S3Settings(endpoint_url=faults.url, read_seconds=2)
     return Store(f"s3://{BUCKET}/{prefix}", s3=options)
 
 
@@ -259,7 +260,7 @@ def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    closed = Store(f"s3://{BUCKET}/x", s3=S3Options(endpoint_url="http://127.0.0.1:1"))
+    closed = Store(f"s3://{BUCKET}/x", s3=S3Settings(endpoint_url="http://127.0.0.1:1"))
     with pytest.raises(AtdmError) as caught:
         closed.exists("f.bin")
     assert caught.value.code == ErrorCode.STORE_FAILED
@@ -271,7 +272,7 @@ def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
 def test_encryption_is_asked_for(
     faults: Faults, client: Any, prefix: str, encryption: Any, key: str | None, content: bytes
 ) -> None:
-    options = S3Options(
+    options = S3Settings(
         endpoint_url=faults.url, region="eu-central-1", encryption=encryption, kms_key_id=key
     )
     store = Store(f"s3://{BUCKET}/{prefix}", s3=options)
@@ -287,7 +288,7 @@ def test_the_bucket_is_in_the_path_where_the_endpoint_is_ones_own(
 ) -> None:
     store.write_bytes("f.bin", b"x")
     assert all(asked.split()[1].startswith(f"/{BUCKET}") for asked in faults.asked)
-    other = S3Options(endpoint_url="http://localhost:1", path_style=False).for_s3fs()
+    other = s3fs_options(S3Settings(endpoint_url="http://localhost:1", path_style=False))
     assert "s3" not in other["config_kwargs"]
 
 

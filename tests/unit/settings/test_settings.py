@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.settings import Settings
-from atdm_resources.store.s3 import S3Options
+from atdm_resources.settings import S3Settings, Settings
 
 
 def test_everything_has_a_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -48,23 +47,18 @@ def test_everything_can_be_set() -> None:
         database_url="postgresql://x/y",
         dagster_database_url="postgresql://x/z",
         store_url="s3://bucket/prefix",
-        s3_endpoint_url="http://localhost:9000",
         fixture_dir=Path("/f"),
         scenario_path=(Path("/a"), Path("/b")),
         invoker="agent:ci-7",
         planner="llm",
         output="json",
-        s3_region="eu-central-1",
-        s3_path_style=False,
-        s3_encryption="aws:kms",
-        s3_kms_key_id="alias/k",
-    )
-    assert settings.s3 == S3Options(
-        endpoint_url="http://localhost:9000",
-        region="eu-central-1",
-        path_style=False,
-        encryption="aws:kms",
-        kms_key_id="alias/k",
+        s3=S3Settings(
+            endpoint_url="http://localhost:9000",
+            region="eu-central-1",
+            path_style=False,
+            encryption="aws:kms",
+            kms_key_id="alias/k",
+        ),
     )
 
 
