@@ -10,7 +10,11 @@ from pathlib import Path
 
 import dagster as dg
 
-from atdm_assets.instance.storage import psycopg2_url
+from atdm_assets.instance.storage import (
+    close_connections,
+    keep_connections,
+    psycopg2_url,
+)
 from atdm_resources.local import postgres_server
 from atdm_resources.settings import Settings
 
@@ -29,7 +33,8 @@ def shipped_config() -> str:
 def prepare_home(settings: Settings) -> Path:
     """Make ``$ATDM_HOME/dagster`` hold the current ``dagster.yaml``; returns the folder.
 
-    The file is written only when absent or different, and as a whole: others may be reading it.
+    The file is written when it is absent or different (of an earlier version of ATDM), and as a
+    whole: other processes may be reading it.
     """
     folder = (settings.home / "dagster").absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,9 +48,9 @@ def prepare_home(settings: Settings) -> Path:
 
 
 def environment(settings: Settings) -> Mapping[str, str]:
-    """What plain ``dagster`` and ``dg`` commands need in their environment to join this instance.
+    """The variables that plain ``dagster`` and ``dg`` commands need to use this instance.
 
-    Without ATDM_DAGSTER_DATABASE_URL, Dagster's database is on the embedded server, which is then
+    Without ATDM_DAGSTER_DATABASE_URL, Dagster's database is on the embedded server, which is
     started.
 
     Raises:
@@ -56,18 +61,22 @@ def environment(settings: Settings) -> Mapping[str, str]:
     )
     return {
         "DAGSTER_HOME": str(prepare_home(settings)),
-        DATABASE_VARIABLE: psycopg2_url(url).render_as_string(hide_password=False),
+        DATABASE_VARIABLE: psycopg2_url(url),
     }
 
 
 @contextmanager
 def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    """The Dagster instance of these settings, closed again at the end.
+    """The Dagster instance of these settings, closed at the end.
 
     ``dagster.yaml`` takes its database from the environment, as child processes of a run do, so the
-    variable is set for this process where it is not.
+    variable is set for this process.
     """
     variables = environment(settings)
     os.environ[DATABASE_VARIABLE] = variables[DATABASE_VARIABLE]
     with dg.DagsterInstance.from_config(variables["DAGSTER_HOME"]) as opened:
-        yield opened
+        keep_connections(opened)
+        try:
+            yield opened
+        finally:
+            close_connections(opened)

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 from pydantic import PrivateAttr
 
+from atdm_assets.instance.storage import keep_connections
 from atdm_assets.resources import StoreResource, TargetResource
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.model import Scenario
@@ -33,6 +34,8 @@ class RequestsResource(dg.ConfigurableResource[Any]):
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         self._execution = None
+        if context.run is not None and context.instance is not None:
+            keep_connections(context.instance)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         if self._execution is not None:

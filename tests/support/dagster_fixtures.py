@@ -16,7 +16,7 @@ import pytest
 from psycopg import sql
 
 from atdm_assets.instance.local_instance import shipped_config
-from atdm_assets.instance.storage import close_pools
+from atdm_assets.instance.storage import close_connections, keep_connections, psycopg2_url
 from atdm_engine.bundle.registry import Registry
 from atdm_resources.postgres.connection import connect
 from tests.conftest import new_database, with_database
@@ -29,23 +29,18 @@ def opened_instance(url: str, home: Path) -> Iterator[dg.DagsterInstance]:
     home.mkdir()
     (home / "dagster.yaml").write_text(shipped_config(), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATDM_DAGSTER_DATABASE_URL", url)
+        patch.setenv("ATDM_DAGSTER_DATABASE_URL", psycopg2_url(url))
         patch.setenv("DAGSTER_HOME", os.fspath(home))
         with dg.DagsterInstance.from_config(os.fspath(home)) as instance:
+            keep_connections(instance)
             yield instance
+            close_connections(instance)
 
 
 @pytest.fixture
-def database(empty_database: str) -> Iterator[str]:
-    """The URL of a new, empty database for Dagster, without connections left at the end."""
-    yield empty_database
-    close_pools()
-
-
-@pytest.fixture
-def dagster_instance(database: str, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+def dagster_instance(empty_database: str, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     """An instance of the test's own."""
-    with opened_instance(database, tmp_path / "dagster") as instance:
+    with opened_instance(empty_database, tmp_path / "dagster") as instance:
         yield instance
 
 
@@ -60,7 +55,6 @@ def dagster_template(
     home = tmp_path_factory.mktemp("instance") / "dagster"
     with opened_instance(with_database(postgres_server_url, name), home):
         pass
-    close_pools()
     yield name
     with connect(postgres_server_url) as admin:
         admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
@@ -77,7 +71,6 @@ def shared_instance(
         opened_instance(url, home) as instance,
     ):
         yield instance
-        close_pools()
 
 
 @pytest.fixture

@@ -1,20 +1,23 @@
-"""Dagster's storage over a pool: connections, forks, errors."""
+"""Dagster's own storage: which connections it opens, and which of them stay open."""
 
 from __future__ import annotations
 
-import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psycopg2
 import pytest
-from dagster_postgres.event_log import PostgresEventLogStorage
+from sqlalchemy.exc import OperationalError
 
-from atdm_assets.instance import storage
-from atdm_assets.instance.local_instance import shipped_config
+from atdm_assets.instance.storage import close_connections, keep_connections, psycopg2_url
+from atdm_engine.bundle.registry import Registry
+from atdm_resources.postgres.connection import connect
+from tests.support.dagster_world import World
 
 pytest_plugins = ["tests.support.dagster_fixtures"]
 
@@ -60,113 +63,126 @@ def counted_connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         yield opened
 
 
-def upstream_instance(database: str, folder: Path) -> dg.DagsterInstance:
+def user_instance(folder: Path) -> dg.DagsterInstance:
+    """An instance over a file that a user wrote: Dagster's storage and nothing of ATDM."""
     folder.mkdir()
     (folder / "dagster.yaml").write_text(
-        "storage:\n  postgres:\n    postgres_url:\n      env: ATDM_DAGSTER_DATABASE_URL\n"
+        "storage:\n  postgres:\n    postgres_url:\n      env: USERS_DATABASE_URL\n"
         "telemetry:\n  enabled: false\n",
         encoding="utf-8",
     )
     return dg.DagsterInstance.from_config(str(folder))
 
 
-def test_a_run_opens_no_connection_where_upstream_opens_one_an_operation(
-    database: str,
-    dagster_instance: dg.DagsterInstance,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.fixture
+def plain_instance(
+    empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dg.DagsterInstance]:
+    monkeypatch.setenv("USERS_DATABASE_URL", psycopg2_url(empty_database))
+    with user_instance(tmp_path / "users") as instance:
+        yield instance
+        close_connections(instance)
+
+
+def test_kept_connections_are_used_where_dagster_opens_one_an_operation(
+    plain_instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert JOB.execute_in_process(instance=dagster_instance, run_config=QUIET).success
-    with counted_connections(monkeypatch) as pooled:
-        assert JOB.execute_in_process(instance=dagster_instance, run_config=QUIET).success
-    monkeypatch.setenv("ATDM_DAGSTER_DATABASE_URL", str(storage.psycopg2_url(database)))
-    with (
-        upstream_instance(database, tmp_path / "upstream") as instance,
-        counted_connections(monkeypatch) as upstream,
-    ):
+    with counted_connections(monkeypatch) as upstream:
+        assert JOB.execute_in_process(instance=plain_instance, run_config=QUIET).success
+    assert len(upstream) >= 50, "upstream pools by itself now: keep_connections can go"
+    keep_connections(plain_instance)
+    with counted_connections(monkeypatch) as first:
+        assert JOB.execute_in_process(instance=plain_instance, run_config=QUIET).success
+    with counted_connections(monkeypatch) as second:
+        assert JOB.execute_in_process(instance=plain_instance, run_config=QUIET).success
+    assert len(second) <= len(first) <= 10
+
+
+def test_connections_are_kept_once_and_without_a_statement_timeout(
+    plain_instance: dg.DagsterInstance,
+) -> None:
+    storage: Any = plain_instance.event_log_storage
+    keep_connections(plain_instance)
+    engine = storage._engine
+    keep_connections(plain_instance)
+    assert storage._engine is engine
+    with storage._connect() as connection:
+        assert connection.exec_driver_sql("SHOW statement_timeout").scalar() == "0"
+
+
+def test_the_webserver_s_statement_timeout_stays(plain_instance: dg.DagsterInstance) -> None:
+    plain_instance.optimize_for_webserver(statement_timeout=4321, pool_recycle=60, max_overflow=5)
+    keep_connections(plain_instance)
+    storage: Any = plain_instance.event_log_storage
+    with storage._connect() as connection:
+        assert connection.exec_driver_sql("SHOW statement_timeout").scalar() == "4321ms"
+
+
+def test_closed_connections_are_gone_from_the_server(
+    plain_instance: dg.DagsterInstance, empty_database: str
+) -> None:
+    keep_connections(plain_instance)
+    plain_instance.add_dynamic_partitions("closed", ["k"])
+    others = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    with connect(empty_database) as conn:
+        assert conn.execute(others).fetchone() != (0,)
+        close_connections(plain_instance)
+        deadline = time.monotonic() + 20
+        while conn.execute(others).fetchone() != (0,):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    assert plain_instance.get_dynamic_partitions("closed") == ["k"]
+
+
+def test_an_instance_in_memory_has_no_connections_to_keep() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        keep_connections(instance)
         assert JOB.execute_in_process(instance=instance, run_config=QUIET).success
-    assert len(pooled) == 0
-    assert len(upstream) >= 50, "upstream pools by itself now: atdm_assets.instance.storage can go"
+        close_connections(instance)
 
 
-def test_the_pooled_classes_are_the_ones_that_dagster_yaml_yields(
-    dagster_instance: dg.DagsterInstance,
+def test_after_a_server_restart_one_operation_fails_and_the_next_succeeds(
+    plain_instance: dg.DagsterInstance, empty_database: str
 ) -> None:
-    assert type(dagster_instance.run_storage) is storage.PooledRunStorage
-    events = dagster_instance.event_log_storage
-    assert type(events) is storage.PooledEventLogStorage
-
-
-def test_every_storage_of_a_process_shares_one_engine(database: str) -> None:
-    one = storage.PooledPostgresStorage(database)
-    two = storage.PooledPostgresStorage(database)
-    engines = {
-        id(part._engine)  # type: ignore[attr-defined]
-        for whole in (one, two)
-        for part in (whole.run_storage, whole.event_log_storage, whole.schedule_storage)
-    }
-    assert len(engines) == 1
-
-
-def test_tables_are_made_on_first_use_and_kept_on_the_second(
-    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ATDM_DAGSTER_DATABASE_URL", database)
-    (tmp_path / "dagster.yaml").write_text(shipped_config(), encoding="utf-8")
-    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
-        instance.add_dynamic_partitions("kept", ["k"])
-    storage.close_pools()
-    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
-        assert instance.get_dynamic_partitions("kept") == ["k"]
-
-
-def test_a_forked_child_uses_no_connection_of_its_parent(
-    dagster_instance: dg.DagsterInstance,
-) -> None:
-    dagster_instance.add_dynamic_partitions("forked", ["parent"])
-    child = os.fork()
-    if child == 0:
-        try:
-            dagster_instance.add_dynamic_partitions("forked", ["child"])
-        finally:
-            os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    assert set(dagster_instance.get_dynamic_partitions("forked")) == {"parent", "child"}
-
-
-def test_a_server_restart_between_operations_goes_unnoticed(
-    database: str, dagster_instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(storage, "IDLE_SECONDS", 0.0)
-    dagster_instance.add_dynamic_partitions("restarted", ["before"])
-    with psycopg2.connect(database) as connection, connection.cursor() as cursor:
-        cursor.execute(
+    """Protects nothing of ours: it says what a webserver that outlives its server does."""
+    keep_connections(plain_instance)
+    plain_instance.add_dynamic_partitions("restarted", ["before"])
+    with connect(empty_database) as conn:
+        conn.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-    dagster_instance.add_dynamic_partitions("restarted", ["after"])
-    assert set(dagster_instance.get_dynamic_partitions("restarted")) == {"before", "after"}
+    with pytest.raises(OperationalError):
+        plain_instance.add_dynamic_partitions("restarted", ["lost"])
+    plain_instance.add_dynamic_partitions("restarted", ["after"])
+    assert set(plain_instance.get_dynamic_partitions("restarted")) == {"before", "after"}
 
 
-def test_the_webserver_gets_a_statement_timeout_and_still_the_pool(database: str) -> None:
-    events = storage.PooledEventLogStorage(database)
-    events.optimize_for_webserver(statement_timeout=4321, pool_recycle=60, max_overflow=5)
-    with events._connect() as connection:
-        assert connection.exec_driver_sql("SHOW statement_timeout").scalar() == "4321ms"
-    assert storage.engine_for(events._url, 4321) is events._engine
+def test_a_request_runs_on_a_users_own_storage(
+    target: str,
+    plain_instance: dg.DagsterInstance,
+    registry: Registry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its job keeps the connections of the process that executes it, also a launched one."""
+    (tmp_path / "store").mkdir()
+    world = World(target, tmp_path / "store", plain_instance, registry)
+    world.defs.get_repository_def()
+    with counted_connections(monkeypatch) as opened:
+        outcome = world.ask("active_member_clean", runs=2)
+    assert outcome.error is None
+    assert world.request(outcome.request_id).status == "ready"
+    assert len(opened) < 100
+    recorded = plain_instance.get_run_by_id(outcome.dagster_run_id)
+    assert recorded is not None
+    assert recorded.status is dg.DagsterRunStatus.SUCCESS
 
 
 def test_another_driver_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=re.escape("not postgresql+psycopg://")):
-        storage.psycopg2_url("postgresql+psycopg://localhost/dagster")
-    assert storage.psycopg2_url("postgresql://localhost/d").drivername == "postgresql+psycopg2"
-
-
-def test_upstream_names_its_own_class_when_it_is_configured(database: str) -> None:
-    """Protects: ``from_config_value`` is overridden, else the subclasses would never be used."""
-
-    class Subclass(PostgresEventLogStorage):
-        """What a subclass without the override would be."""
-
-    made = Subclass.from_config_value(None, {"postgres_url": str(storage.psycopg2_url(database))})
-    assert type(made) is PostgresEventLogStorage
+        psycopg2_url("postgresql+psycopg://localhost/dagster")
+    assert psycopg2_url("postgresql://u:p%40ss@h/d") == "postgresql+psycopg2://u:p%40ss@h/d"

@@ -17,6 +17,7 @@ import dagster as dg
 import pytest
 
 from atdm_assets.definitions import build_defs
+from atdm_assets.instance.storage import psycopg2_url
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.bundle.spec_file import SpecFile
 from atdm_engine.errors import AtdmError, ErrorCode
@@ -209,7 +210,7 @@ def test_loading_leaves_what_only_steps_need_alone() -> None:
     assert loaded.stdout.strip() == "[]"
 
 
-def test_plain_dagster_validates_the_workspace(database: str, tmp_path: Path) -> None:
+def test_plain_dagster_validates_the_workspace(empty_database: str, tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
     validated = subprocess.run(
         [
@@ -225,7 +226,7 @@ def test_plain_dagster_validates_the_workspace(database: str, tmp_path: Path) ->
         env={
             **os.environ,
             "DAGSTER_HOME": str(tmp_path),
-            "ATDM_DAGSTER_DATABASE_URL": database,
+            "ATDM_DAGSTER_DATABASE_URL": psycopg2_url(empty_database),
         },
         check=False,
     )

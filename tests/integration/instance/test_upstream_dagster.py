@@ -225,5 +225,5 @@ def test_a_killed_process_leaves_its_run_started(
 
 
 def test_a_bare_postgresql_url_means_psycopg_3() -> None:
-    """Protects ``storage.psycopg2_url``: with psycopg 3 the event log's NOTIFY fails."""
+    """Protects ``psycopg2_url``: with psycopg 3 the event log's NOTIFY fails."""
     assert db.create_engine("postgresql://localhost/d").driver == "psycopg"

@@ -32,9 +32,7 @@ def test_the_home_gets_the_shipped_file_and_keeps_it_current(tmp_path: Path) -> 
 def test_the_shipped_file_sends_nothing_home_and_keeps_secrets_out() -> None:
     config = yaml.safe_load(local_instance.shipped_config())
     assert config["telemetry"] == {"enabled": False}
-    assert config["storage"]["custom"]["config"] == {
-        "postgres_url": {"env": "ATDM_DAGSTER_DATABASE_URL"}
-    }
+    assert config["storage"] == {"postgres": {"postgres_url": {"env": "ATDM_DAGSTER_DATABASE_URL"}}}
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg2"])
