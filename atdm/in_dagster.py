@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from atdm_resources.settings import Settings
     from atdm_services.baselines.manifest import Manifest
     from atdm_services.baselines.restore import Restored
+    from atdm_services.baselines.service import Baselines
     from atdm_services.progress import Reporter
     from atdm_services.requests.request import LeaseRequest, Outcome
 
@@ -34,6 +35,14 @@ def read_run(settings: Settings, run_id: str) -> dict[str, Any]:
         from atdm_assets.instance import run_record
 
     return run_record.read_run(settings, run_id)
+
+
+def baselines(settings: Settings, reporter: Reporter, source: str, domain: str | None) -> Baselines:
+    """The baselines of a domain (None: the default one). Raises AtdmError MISSING_EXTRA."""
+    from atdm_services.baselines.service import Baselines
+    from atdm_services.clones import teardown
+
+    return Baselines(settings, reporter, BaselineRecord(), teardown.drop_made_from, source, domain)
 
 
 class BaselineRecord:

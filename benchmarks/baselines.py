@@ -31,9 +31,9 @@ from load import psql_path
 from psycopg import sql
 
 from atdm_engine.bundle.registry import Registry
+from atdm_resources.catalog.events import Actor
 from atdm_resources.postgres.connection import connect
 from atdm_resources.store.files import Store
-from atdm_services.baselines.records import Actor
 from atdm_services.baselines.restore import restore
 from atdm_services.datasets.build import build_dataset
 from atdm_services.datasets.runners import Processes
@@ -49,7 +49,7 @@ MEMORY_MIB = 512
 _OURS = """
 import json, sys
 from atdm_services.baselines.capture import capture
-from atdm_services.baselines.records import Actor
+from atdm_resources.catalog.events import Actor
 from atdm_services.baselines.restore import restore
 from atdm_resources.store.files import Store
 what, url, store, domain, name = sys.argv[1:]

@@ -23,11 +23,11 @@ from _loading import seed_runs
 from psycopg import sql
 
 from atdm_engine.spec.domain import ClonePool
+from atdm_resources.catalog.events import Actor
 from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
 from atdm_resources.store.files import Store
 from atdm_services.baselines.capture import capture
-from atdm_services.baselines.records import Actor
 from atdm_services.clones import pool, teardown
 from atdm_services.clones.lease import CloneLease, lease_clone
 

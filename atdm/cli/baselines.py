@@ -10,7 +10,6 @@ import typer
 
 from atdm.cli.arguments import SOURCE, Domain, LatestBaseline, Reason
 from atdm.cli.output import Output, table
-from atdm.in_dagster import BaselineRecord
 from atdm_engine.errors import ErrorCode, UsageError
 from atdm_resources.settings import Settings
 
@@ -125,7 +124,7 @@ def baseline_delete(
 def _baselines(output: Output, domain: str | None) -> Baselines:
     from atdm_services.baselines.service import Baselines
 
-    return Baselines(Settings.from_environment(), output, BaselineRecord(), SOURCE, domain)
+    return in_dagster.baselines(Settings.from_environment(), output, SOURCE, domain)
 
 
 def _restore_text(done: Mapping[str, Any]) -> str:

@@ -48,7 +48,7 @@ def baseline_clone(
 
     Example: atdm baseline-clone -b golden-7 --ttl 30m
     """
-    from atdm_services.clones.lease import EMPTY
+    from atdm_resources.catalog.clones import EMPTY
 
     makes_one = baseline_id is not None or empty or database is not None or ttl is not None
     if (listed or drop is not None) and (makes_one or (listed and drop is not None)):

@@ -342,11 +342,10 @@ class AtdmClient:
         return self._baselines(domain).listed()
 
     def _baselines(self, domain: str | None) -> Baselines:
-        from atdm.in_dagster import BaselineRecord
-        from atdm_services.baselines.service import Baselines
+        from atdm import in_dagster
 
-        return Baselines(
-            self._settings, self._caller.reporter, BaselineRecord(), self._caller.source, domain
+        return in_dagster.baselines(
+            self._settings, self._caller.reporter, self._caller.source, domain
         )
 
     @_raising

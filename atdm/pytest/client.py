@@ -18,8 +18,8 @@ from atdm_engine.errors import AtdmError
 from atdm_resources.catalog import leases, suites
 from atdm_resources.postgres.connection import connect
 from atdm_services.advice import ADVICE
-from atdm_services.clones import lease as clones
-from atdm_services.clones import scenario_copies
+from atdm_services.clones import lease, scenario_copies
+from atdm_services.clones.creation import CloneLease
 from atdm_services.requests.request import from_pool, of_request, refuse_language_model
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class SessionClient(AtdmClient):
         """Reset the ready runs of the requests with these labels."""
         return suites.reclaim_unused(self._connection, labels, **self._caller.who)
 
-    def copy_of(self, template: str, domain: str, wanted: Wanted) -> scenario_copies.CloneLease:
+    def copy_of(self, template: str, domain: str, wanted: Wanted) -> CloneLease:
         """A database for one test, copied from ``template``. Raises AtdmError CLONE_FAILED."""
         return scenario_copies.copy_of(
             self._connection, self.url, template, domain=domain, owner=str(self._caller.owner),
@@ -135,9 +135,7 @@ class SessionClient(AtdmClient):
 
     def drop_copy(self, database: str, token: str | None) -> None:
         """Drop a database that ``copy_of`` made."""
-        clones.drop_clone(
-            self._connection, self.url, database=database, token=token, **self._caller.who
-        )
+        lease.drop_clone(self._connection, database=database, token=token, **self._caller.who)
 
     def records(self, domain: str, run: str, url: str | None = None) -> Callable[[], Records]:
         """A call that reads the rows of a run; ``url`` names another database than the target."""

@@ -15,9 +15,11 @@ from typing import Any
 
 from atdm_engine.errors import AtdmError
 from atdm_resources.catalog import leases
+from atdm_resources.catalog.clones import EMPTY
+from atdm_resources.postgres import databases
 from atdm_resources.settings import Settings
 from atdm_services.arguments import parse_time
-from atdm_services.clones import lease, scenario_copies
+from atdm_services.clones.lease import lease_clone
 from atdm_services.extras import load_registry
 from atdm_services.progress import Silent
 from atdm_services.requests.request import LeaseRequest
@@ -77,8 +79,8 @@ def _template(
     """A template database with one leased run, closed to connections so that it can be copied."""
     url = access.database_url(settings, Silent())
     with access.connected(settings, Silent()) as conn:
-        clone = lease.lease_clone(
-            conn, url, domain=domain, baseline=order["baseline"] or lease.EMPTY,
+        clone = lease_clone(
+            conn, url, domain=domain, baseline=order["baseline"] or EMPTY,
             database=order["database"], owner=order["owner"], ttl=TEMPLATE_TTL, source="pytest",
             settings=settings,
         )  # fmt: skip
@@ -91,7 +93,7 @@ def _template(
                     inside, outcome.request_id, owner=order["owner"], ttl=TEMPLATE_TTL, count=1
                 )
                 answer["lease"] = leased[0]
-        scenario_copies.close_to_others(conn, clone.database)
+        databases.close(conn, clone.database)
     return answer
 
 

@@ -87,7 +87,7 @@ def _quoted(url: str | None, database: str | None = None) -> str:
     if url is None:
         return '"$ATDM_DATABASE_URL"'
     if database is not None:
-        from atdm_services.clones.lease import sibling
+        from atdm_services.clones.creation import sibling
 
         url = sibling(url, database)
     return shlex.quote(url)

@@ -16,12 +16,12 @@ from atdm_assets.resources import StoreResource, TargetResource
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
 from atdm_engine.model import Domain
+from atdm_resources.catalog.events import Actor
 from atdm_resources.settings import Settings, is_invoker
 from atdm_resources.store.files import Store
 from atdm_services.baselines import diff, listing, manifest
 from atdm_services.baselines.capture import capture
 from atdm_services.baselines.manifest import Manifest
-from atdm_services.baselines.records import Actor
 from atdm_services.baselines.restore import Restored, restore
 from atdm_services.clones import templates
 

@@ -18,8 +18,8 @@ from atdm_assets.instance import ticks
 from atdm_assets.resources import StoreResource, TargetResource
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources.catalog.events import Actor
 from atdm_resources.store.files import Store
-from atdm_services.baselines.records import Actor
 from atdm_services.clones import pool
 
 INVOKER = "agent:atdm-pool"

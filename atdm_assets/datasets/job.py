@@ -23,11 +23,11 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.datasets import version_id
 from atdm_engine.model import Dataset
 from atdm_engine.progress import Progress
+from atdm_resources.catalog import baselines
+from atdm_resources.catalog.events import Actor
 from atdm_resources.settings import Settings
 from atdm_resources.store.files import Store
-from atdm_services.baselines import records
 from atdm_services.baselines.manifest import read_manifest
-from atdm_services.baselines.records import Actor
 from atdm_services.baselines.restore import restore
 from atdm_services.clones import teardown
 from atdm_services.datasets import versions
@@ -130,13 +130,12 @@ def _record(
         if conn is None:
             return
         made = read_manifest(store, dataset.domain, version)
-        if not records.is_known(conn, made):
-            records.published(conn, store, made, actor, "dataset_published")
+        if not baselines.is_complete(conn, made.domain, version, made.content_hash):
+            row = made.catalog_row(store.url)
+            baselines.publish(conn, row, actor, made.summary(), "dataset_published")
         for gone in expired:
-            records.deleted(conn, dataset.domain, gone, actor)
-            teardown.drop_made_from(
-                conn, dataset.domain, gone, invoker=actor.invoker, source=actor.source
-            )
+            baselines.set_deleted(conn, dataset.domain, gone, actor)
+            teardown.drop_made_from(conn, dataset.domain, gone, actor)
 
 
 def expire(

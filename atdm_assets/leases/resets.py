@@ -15,9 +15,8 @@ from atdm_assets import metadata, names
 from atdm_assets.resources import TargetResource
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
-from atdm_resources.catalog import reclaim, requests, runs
-from atdm_resources.postgres import residue
-from atdm_resources.postgres.residue import Residue
+from atdm_resources.catalog import reclaim, requests, residue, runs
+from atdm_resources.catalog.residue import Residue
 from atdm_resources.postgres.target import ensure_disposable
 from atdm_resources.settings import Settings
 

@@ -11,6 +11,7 @@ import psycopg
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.postgres.errors import guarded
+from atdm_resources.postgres.locks import try_domain_lock
 
 Result = TypeVar("Result")
 
@@ -20,17 +21,16 @@ _DRAINING_SECONDS = 5
 def alone_in_domain(
     conn: psycopg.Connection[Any],
     domain: str,
-    attempt: Callable[[], Result | None],
+    work: Callable[[], Result],
     timeout: timedelta,
 ) -> Result:
-    """Call ``attempt`` until it returns a value; new work does not start in ``domain`` meanwhile.
+    """Call ``work`` once, in a transaction that holds the exclusive lock on ``domain``.
 
-    ``attempt`` tries the exclusive lock in a separate transaction: a wait for it inside PostgreSQL
-    would block every lease. The mark that blocks new work expires by itself, so a dead process
-    blocks no other.
+    The lock is polled: a wait for it inside PostgreSQL would block every lease. New work does not
+    start meanwhile; the mark that blocks it expires by itself, so a dead process blocks no other.
 
     Raises:
-        AtdmError: BUSY when ``timeout`` has passed; whatever ``attempt`` raises.
+        AtdmError: BUSY when ``timeout`` has passed; whatever ``work`` raises.
     """
     deadline = time.monotonic() + timeout.total_seconds()
     try:
@@ -42,9 +42,9 @@ def alone_in_domain(
                     (timedelta(seconds=_DRAINING_SECONDS), domain),
                 )
             )
-            result = attempt()
-            if result is not None:
-                return result
+            with conn.transaction():
+                if try_domain_lock(conn, domain):
+                    return work()
             if time.monotonic() > deadline:
                 raise AtdmError(
                     ErrorCode.BUSY,

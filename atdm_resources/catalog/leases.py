@@ -108,18 +108,10 @@ def reset_all(
         )
     values = (domain, revoke_leases, invoker, source)
 
-    def attempt() -> dict[str, Any] | None:
-        with conn.transaction():
-            row = conn.execute(
-                "SELECT pg_try_advisory_xact_lock(atdm.domain_lock_key(%s))", (domain,)
-            ).fetchone()
-            if row is None or not row[0]:
-                return None
-            return dict(
-                _called(conn, b"SELECT atdm.reset_all(%s, %s, %s, %s)", values),
-            )
+    def reset() -> dict[str, Any]:
+        return dict(_called(conn, b"SELECT atdm.reset_all(%s, %s, %s, %s)", values))
 
-    return alone_in_domain(conn, domain, attempt, timeout)
+    return alone_in_domain(conn, domain, reset, timeout)
 
 
 def _called(conn: psycopg.Connection[Any], query: bytes, values: tuple[Any, ...]) -> Any:

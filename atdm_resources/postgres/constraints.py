@@ -1,8 +1,8 @@
-"""Taking keys, indexes, references and triggers off tables, and putting them back as they were.
+"""Keys, indexes, foreign keys and triggers: taken off tables and made again as they were.
 
-What cannot be put back exactly stays where it is: an index that something depends on (a view that
-groups by a primary key), that bears a comment, clusters its table or is its replica identity, that
-belongs to a partitioned table, or has storage settings. It costs time, never the result.
+What cannot be made again exactly stays: an index that something depends on (a view that groups by a
+primary key), that has a comment, clusters its table or is its replica identity, that belongs to a
+partitioned table, or has storage settings. It costs time, never the result.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources.postgres.introspect import ForeignKey
 
 _ENABLED = {
     "O": sql.SQL("ENABLE TRIGGER"),
@@ -23,108 +24,64 @@ _ENABLED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A foreign key from ``schema.table``; ``outside`` when that is no table of the domain."""
-
-    schema: str
-    table: str
-    name: str
-    definition: str
-    comment: str | None
-    outside: bool
-
-    @property
-    def relation(self) -> sql.Identifier:
-        return sql.Identifier(self.schema, self.table)
-
-    def __str__(self) -> str:
-        return f"{self.schema}.{self.table} ({self.name})"
-
-
 @dataclass(slots=True)
-class Dismantled:
-    """What was taken off, in the order in which it comes back."""
+class Removed:
+    """What was taken off, in the order in which it is made again."""
 
     keys: list[tuple[sql.Identifier, str, str]] = field(default_factory=list)
     indexes: list[tuple[str, str]] = field(default_factory=list)
-    references: list[Reference] = field(default_factory=list)
+    references: list[ForeignKey] = field(default_factory=list)
     triggers: list[tuple[sql.Identifier, str, str]] = field(default_factory=list)
 
 
-def references(
-    conn: psycopg.Connection[Any], schema: str, oids: Collection[int]
-) -> list[Reference]:
-    """Every foreign key that leaves or enters these tables or what they are partitions of."""
-    rows = conn.execute(_REFERENCES, {"schema": schema, "oids": list(oids)}).fetchall()
-    return [Reference(*row) for row in rows]
-
-
-def dismantle(
+def remove(
     conn: psycopg.Connection[Any],
-    found: Iterable[Reference],
+    references: Iterable[ForeignKey],
     oids: Collection[int],
     large: Collection[int],
-) -> Dismantled:
-    """Drop the references, switch the tables' own triggers off, and drop the keys and indexes of
-    the ``large`` tables. All tables must be locked exclusively.
+) -> Removed:
+    """Drop ``references``, switch the tables' own triggers off, and drop keys and indexes of the
+    ``large`` tables. All tables must be locked exclusively.
     """
-    taken = Dismantled(references=list(found))
-    for reference in taken.references:
-        conn.execute(
-            sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(
-                reference.relation, sql.Identifier(reference.name)
-            )
-        )
+    removed = Removed(references=list(references))
+    for reference in removed.references:
+        _drop_constraint(conn, reference.relation, reference.name)
     for schema, table, name, enabled in conn.execute(_TRIGGERS, (list(oids),)).fetchall():
         relation = sql.Identifier(schema, table)
         conn.execute(
             sql.SQL("ALTER TABLE {} DISABLE TRIGGER {}").format(relation, sql.Identifier(name))
         )
-        taken.triggers.append((relation, name, enabled))
+        removed.triggers.append((relation, name, enabled))
     for schema, table, constraint, index, definition in conn.execute(
         _INDEXES, (list(large),)
     ).fetchall():
-        relation = sql.Identifier(schema, table)
         if constraint is None:
             conn.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier(schema, index)))
-            taken.indexes.append((index, definition))
+            removed.indexes.append((index, definition))
         else:
-            conn.execute(
-                sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(
-                    relation, sql.Identifier(constraint)
-                )
-            )
-            taken.keys.append((relation, constraint, definition))
-    return taken
+            relation = sql.Identifier(schema, table)
+            _drop_constraint(conn, relation, constraint)
+            removed.keys.append((relation, constraint, definition))
+    return removed
 
 
-def put_back_indexes(conn: psycopg.Connection[Any], taken: Dismantled) -> None:
+def make_indexes(conn: psycopg.Connection[Any], removed: Removed) -> None:
     """Make the keys and indexes again. The texts are PostgreSQL's own, quoted by it."""
-    for relation, name, definition in taken.keys:
-        conn.execute(
-            sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(
-                relation, sql.Identifier(name), sql.SQL(definition)
-            )
-        )
-    for _, definition in taken.indexes:
+    for relation, name, definition in removed.keys:
+        _add_constraint(conn, relation, name, definition)
+    for _, definition in removed.indexes:
         conn.execute(definition.encode())
 
 
-def put_back_references(conn: psycopg.Connection[Any], taken: Dismantled) -> None:
+def make_references(conn: psycopg.Connection[Any], removed: Removed) -> None:
     """Make the foreign keys again, which validates those that were valid, and switch triggers on.
 
     Raises:
-        AtdmError: RESTORE_FAILED naming the reference that the rows do not fulfil.
+        AtdmError: RESTORE_FAILED naming the foreign key that the rows violate.
     """
-    for reference in taken.references:
-        name = sql.Identifier(reference.name)
+    for reference in removed.references:
         try:
-            conn.execute(
-                sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(
-                    reference.relation, name, sql.SQL(reference.definition)
-                )
-            )
+            _add_constraint(conn, reference.relation, reference.name, reference.definition)
         except psycopg.errors.ForeignKeyViolation as error:
             whose = "rows from outside refer" if reference.outside else "rows refer"
             raise AtdmError(
@@ -140,10 +97,12 @@ def put_back_references(conn: psycopg.Connection[Any], taken: Dismantled) -> Non
         if reference.comment is not None:
             conn.execute(
                 sql.SQL("COMMENT ON CONSTRAINT {} ON {} IS {}").format(
-                    name, reference.relation, sql.Literal(reference.comment)
+                    sql.Identifier(reference.name),
+                    reference.relation,
+                    sql.Literal(reference.comment),
                 )
             )
-    for relation, trigger, enabled in taken.triggers:
+    for relation, trigger, enabled in removed.triggers:
         conn.execute(
             sql.SQL("ALTER TABLE {} {} {}").format(
                 relation, _ENABLED[enabled], sql.Identifier(trigger)
@@ -151,22 +110,23 @@ def put_back_references(conn: psycopg.Connection[Any], taken: Dismantled) -> Non
         )
 
 
-_REFERENCES = """
-WITH RECURSIVE ours AS (
-    SELECT o.oid FROM pg_catalog.unnest(%(oids)s::bigint[]::oid[]) AS o (oid)
-    UNION
-    SELECT i.inhparent FROM ours JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = ours.oid
-    JOIN pg_catalog.pg_class AS p ON p.oid = i.inhparent AND p.relkind = 'p')
-SELECT n.nspname::text, c.relname::text, k.conname::text, pg_catalog.pg_get_constraintdef(k.oid),
-       pg_catalog.obj_description(k.oid, 'pg_constraint'),
-       n.nspname <> %(schema)s OR NOT k.conrelid = ANY (ARRAY(SELECT oid FROM ours))
-FROM pg_catalog.pg_constraint AS k
-JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE k.contype = 'f' AND k.conparentid = 0
-  AND (k.conrelid IN (SELECT oid FROM ours) OR k.confrelid IN (SELECT oid FROM ours))
-ORDER BY 1, 2, 3
-"""
+def _drop_constraint(conn: psycopg.Connection[Any], relation: sql.Identifier, name: str) -> None:
+    conn.execute(
+        sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(relation, sql.Identifier(name))
+    )
+
+
+def _add_constraint(
+    conn: psycopg.Connection[Any], relation: sql.Identifier, name: str, definition: str
+) -> None:
+    # ``definition`` is PostgreSQL's own text, quoted by it.
+    conn.execute(
+        sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(
+            relation, sql.Identifier(name), sql.SQL(definition)
+        )
+    )
+
+
 _TRIGGERS = """
 SELECT n.nspname::text, c.relname::text, t.tgname::text, t.tgenabled::text
 FROM pg_catalog.pg_trigger AS t

@@ -9,10 +9,13 @@ from typing import Any
 
 import psycopg
 
+from atdm_resources.postgres import introspect
+from atdm_resources.postgres.columns import TableColumn
+
 
 @dataclass
 class TableShape:
-    """One table as PostgreSQL tells it: columns, constraints and indexes by name."""
+    """A table to compare: columns, constraints and other indexes by name, each as a text."""
 
     columns: dict[str, str] = field(default_factory=dict)
     constraints: dict[str, str] = field(default_factory=dict)
@@ -21,24 +24,23 @@ class TableShape:
 
 def shapes(conn: psycopg.Connection[Any], schema: str) -> dict[str, TableShape]:
     """Every table of ``schema`` by name. Definitions do not mention the schema itself."""
-    found: dict[str, TableShape] = {}
-    for (table,) in conn.execute(_TABLES, (schema,)):
-        found[table] = TableShape()
-    for query, part in (
-        (_COLUMNS, "columns"),
-        (_CONSTRAINTS, "constraints"),
-        (_INDEXES, "indexes"),
-    ):
-        for table, name, definition in conn.execute(query, (schema,)):
-            getattr(found[table], part)[name] = _without_schema(definition, schema)
+    found = {
+        name: TableShape({column.name: _described(column) for column in table.columns})
+        for name, table in introspect.all_tables(conn, schema).items()
+    }
+    for one in introspect.definitions(conn, schema):
+        if one.table in found:
+            shape = found[one.table]
+            part = shape.indexes if one.kind == "i" else shape.constraints
+            part[one.name] = _without_schema(one.definition, schema)
     return found
 
 
 def differences(expected: dict[str, TableShape], actual: dict[str, TableShape]) -> Iterator[str]:
     """Every way in which a table of ``actual`` is not what ``expected`` says, in words.
 
-    Tables that are missing as a whole are not drift: they are made. What the application has added
-    beside (constraints, indexes, tables) is its own business, except for columns.
+    Tables that are missing as a whole are not drift: they are made. Constraints, indexes and tables
+    that the application has added are no drift either; columns are.
     """
     for table, wanted in expected.items():
         found = actual.get(table)
@@ -62,46 +64,15 @@ def differences(expected: dict[str, TableShape], actual: dict[str, TableShape]) 
                     yield f"{table}: {noun} {name} is {found_part[name]}, expected {definition}"
 
 
+def _described(column: TableColumn) -> str:
+    return (
+        column.type
+        + (f' COLLATE "{column.collation}"' if column.collation else "")
+        + ("" if column.nullable else " NOT NULL")
+        + (" GENERATED" if column.generated else "")
+    )
+
+
 def _without_schema(definition: str, schema: str) -> str:
     quoted = '"' + schema.replace('"', '""') + '"'
     return re.sub(rf"(?<![\w\"])(?:{re.escape(schema)}|{re.escape(quoted)})\.", "", definition)
-
-
-_TABLES = """
-SELECT c.relname::text FROM pg_catalog.pg_class AS c
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = %s AND c.relkind IN ('r', 'p') ORDER BY 1
-"""
-_COLUMNS = """
-SELECT c.relname::text, a.attname::text,
-       pg_catalog.format_type(a.atttypid, a.atttypmod)
-       || CASE WHEN l.collname IS NOT NULL AND a.attcollation <> t.typcollation
-               THEN ' COLLATE "' || l.collname || '"' ELSE '' END
-       || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END
-       || CASE WHEN a.attgenerated <> '' THEN ' GENERATED' ELSE '' END
-FROM pg_catalog.pg_attribute AS a
-JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
-LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
-WHERE n.nspname = %s AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
-ORDER BY c.relname, a.attnum
-"""
-_CONSTRAINTS = """
-SELECT c.relname::text, k.conname::text,
-       pg_catalog.pg_get_constraintdef(k.oid)
-FROM pg_catalog.pg_constraint AS k
-JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = %s AND c.relkind IN ('r', 'p') AND k.contype IN ('p', 'u', 'c', 'f')
-ORDER BY c.relname, k.conname
-"""
-_INDEXES = """
-SELECT c.relname::text, i.relname::text, pg_catalog.pg_get_indexdef(x.indexrelid)
-FROM pg_catalog.pg_index AS x
-JOIN pg_catalog.pg_class AS c ON c.oid = x.indrelid
-JOIN pg_catalog.pg_class AS i ON i.oid = x.indexrelid
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = %s AND c.relkind IN ('r', 'p')
-ORDER BY c.relname, i.relname
-"""

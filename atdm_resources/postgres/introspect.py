@@ -1,11 +1,11 @@
-"""The tables of a domain's schema as PostgreSQL describes them: what a baseline copies.
+"""What PostgreSQL says of a schema: tables, columns, keys, references, definitions.
 
 Everything is discovered; nothing is assumed from the specification files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,16 +13,20 @@ import psycopg
 from psycopg import sql
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.postgres.columns import Definition, SequenceState, TableColumn
+from atdm_resources.postgres.columns import Definition, TableColumn
 
 
 @dataclass(slots=True)
 class LiveTable:
-    """A table that holds rows itself. ``bytes`` and ``about_rows`` are estimates."""
+    """A table of the database. ``bytes`` and ``about_rows`` are estimates.
+
+    ``partitioned``: its rows are in its partitions. ``key``: the columns of the primary key.
+    """
 
     schema: str
     name: str
     oid: int
+    partitioned: bool
     bytes: int
     about_rows: int
     partition_of: str | None
@@ -33,15 +37,57 @@ class LiveTable:
     def relation(self) -> sql.Identifier:
         return sql.Identifier(self.schema, self.name)
 
+
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    """A foreign key from ``schema.table`` to ``parent_schema.parent_table``.
+
+    ``types`` are those of ``columns``. ``outside``: the referring table is none of those asked for.
+    ``inherited``: a partition has it from its parent, or it leads to a partition.
+    """
+
+    name: str
+    schema: str
+    table: str
+    oid: int
+    columns: list[str]
+    types: list[str]
+    parent_schema: str
+    parent_table: str
+    parent_oid: int
+    parent_columns: list[str]
+    definition: str
+    comment: str | None
+    outside: bool
+    inherited: bool
+
     @property
-    def stored_columns(self) -> tuple[TableColumn, ...]:
-        return tuple(column for column in self.columns if not column.generated)
+    def relation(self) -> sql.Identifier:
+        return sql.Identifier(self.schema, self.table)
+
+    @property
+    def parent(self) -> sql.Identifier:
+        return sql.Identifier(self.parent_schema, self.parent_table)
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.table} ({self.name})"
+
+
+def all_tables(conn: psycopg.Connection[Any], schema: str) -> dict[str, LiveTable]:
+    """Every table of ``schema`` by name, without those of extensions."""
+    found = {row[0]: LiveTable(schema, *row) for row in conn.execute(_TABLES, (schema,)).fetchall()}
+    for table, *column in conn.execute(_COLUMNS, (schema,)).fetchall():
+        if table in found:
+            values = dict(zip(_COLUMN_FIELDS, column, strict=True))
+            found[table].columns.append(TableColumn.model_validate(values))
+    for table, columns in conn.execute(_KEYS, (schema,)).fetchall():
+        if table in found:
+            found[table].key = tuple(columns)
+    return found
 
 
 def live_tables(conn: psycopg.Connection[Any], schema: str) -> dict[str, LiveTable]:
-    """Every table of ``schema`` that holds rows, by name, in foreign-key order.
-
-    Partitioned tables are there as their partitions. Tables of extensions are left out.
+    """Every table of ``schema`` that holds rows itself, by name: partitions, not their parents.
 
     Raises:
         AtdmError: SNAPSHOT_FAILED when a partition of a table lies in another schema.
@@ -54,71 +100,42 @@ def live_tables(conn: psycopg.Connection[Any], schema: str) -> dict[str, LiveTab
             f"partitions of tables in schema {schema} lie in another schema: {named}",
             {"schema": schema, "partitions": [list(row) for row in astray]},
         )
-    found = {row[0]: LiveTable(schema, *row) for row in conn.execute(_TABLES, (schema,)).fetchall()}
-    for row in conn.execute(_COLUMNS, (schema,)).fetchall():
-        table = found.get(row[0])
-        if table is not None:
-            table.columns.append(
-                TableColumn(
-                    name=row[1],
-                    type=row[2],
-                    nullable=row[3],
-                    collation=row[4],
-                    identity=row[5],
-                    generated=row[6],
-                    expression=row[7],
-                )
-            )
-    for name, columns in conn.execute(_KEYS, (schema,)).fetchall():
-        if name in found:
-            found[name].key = tuple(columns)
-    return {name: found[name] for name in _ordered(conn, schema, list(found))}
+    tables = all_tables(conn, schema)
+    return {name: table for name, table in tables.items() if not table.partitioned}
 
 
-def definitions(conn: psycopg.Connection[Any], schema: str) -> tuple[Definition, ...]:
-    """Every constraint and index of the schema's tables, as text."""
-    return tuple(
-        Definition(table=row[0], name=row[1], kind=row[2], definition=row[3])
-        for row in conn.execute(_DEFINITIONS, (schema, schema)).fetchall()
-    )
+def foreign_keys(conn: psycopg.Connection[Any], oids: Collection[int]) -> list[ForeignKey]:
+    """Every foreign key from or to these tables or the tables that they are partitions of."""
+    rows = conn.execute(_FOREIGN_KEYS, {"oids": list(oids)}).fetchall()
+    return [ForeignKey(*row) for row in rows]
 
 
-def sequences(conn: psycopg.Connection[Any], schema: str) -> tuple[SequenceState, ...]:
-    """Where the sequences stand that are in the schema, or that a column's default there uses."""
-    states = []
-    for sequence_schema, name, oid in conn.execute(_SEQUENCES, (schema, schema)).fetchall():
-        query = sql.SQL("SELECT last_value, is_called FROM {}").format(
-            sql.Identifier(sequence_schema, name)
-        )
-        row = conn.execute(query).fetchone()
-        assert row is not None, oid
-        states.append(
-            SequenceState(
-                schema_name=sequence_schema,
-                name=name,
-                last_value=row[0],
-                is_called=row[1],
-                shared=sequence_schema != schema,
-            )
-        )
-    return tuple(states)
-
-
-def _ordered(conn: psycopg.Connection[Any], schema: str, names: Sequence[str]) -> list[str]:
+def in_load_order(
+    tables: Mapping[str, LiveTable], keys: Iterable[ForeignKey]
+) -> dict[str, LiveTable]:
     """Referred-to tables before those that refer to them; what is in a cycle goes by name."""
-    waits: dict[str, set[str]] = {name: set() for name in names}
-    for table, other in conn.execute(_REFERENCES_INSIDE, (schema, schema)).fetchall():
-        if table in waits and other in waits and table != other:
-            waits[table].add(other)
-    ordered: list[str] = []
+    names = {table.oid: name for name, table in tables.items()}
+    waits: dict[str, set[str]] = {name: set() for name in tables}
+    for key in keys:
+        if key.oid in names and key.parent_oid in names and key.oid != key.parent_oid:
+            waits[names[key.oid]].add(names[key.parent_oid])
+    ordered: dict[str, LiveTable] = {}
     while waits:
         free = sorted(name for name, needed in waits.items() if not needed)
         for name in free or [min(waits)]:
-            ordered.append(name)
+            ordered[name] = tables[name]
             del waits[name]
         for needed in waits.values():
             needed.difference_update(ordered)
     return ordered
+
+
+def definitions(conn: psycopg.Connection[Any], schema: str) -> tuple[Definition, ...]:
+    """Every constraint of the schema's tables, and every index that belongs to none, as text."""
+    return tuple(
+        Definition(table=row[0], name=row[1], kind=row[2], definition=row[3])
+        for row in conn.execute(_DEFINITIONS, (schema, schema)).fetchall()
+    )
 
 
 _PARTITIONS_ELSEWHERE = """
@@ -130,18 +147,28 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = p.relnamespace
 WHERE n.nspname = %s AND c.relnamespace <> p.relnamespace ORDER BY 1
 """
 _TABLES = """
-SELECT c.relname::text, c.oid::bigint, pg_catalog.pg_table_size(c.oid)::bigint,
+SELECT c.relname::text, c.oid::bigint, c.relkind = 'p', pg_catalog.pg_table_size(c.oid)::bigint,
        greatest(c.reltuples, 0)::bigint,
        (SELECT p.relname::text FROM pg_catalog.pg_inherits AS i
         JOIN pg_catalog.pg_class AS p ON p.oid = i.inhparent
         WHERE i.inhrelid = c.oid AND c.relispartition)
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = %s AND c.relkind = 'r'
+WHERE n.nspname = %s AND c.relkind IN ('r', 'p')
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                   WHERE d.classid = 'pg_catalog.pg_class'::regclass
                     AND d.objid = c.oid AND d.deptype = 'e')
+ORDER BY 1
 """
+_COLUMN_FIELDS = (
+    "name",
+    "type",
+    "nullable",
+    "collation",
+    "identity",
+    "generated",
+    "expression",
+)
 _COLUMNS = """
 SELECT c.relname::text, a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod),
        NOT a.attnotnull OR EXISTS (
@@ -159,7 +186,7 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
 LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
 LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-WHERE n.nspname = %s AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
+WHERE n.nspname = %s AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY c.relname, a.attnum
 """
 _KEYS = """
@@ -172,14 +199,34 @@ JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND k.contype = 'p'
 """
-_REFERENCES_INSIDE = """
-SELECT c.relname::text, p.relname::text
+# Partitions bring the foreign keys of their parents, which are dropped and made as one.
+_FOREIGN_KEYS = """
+WITH RECURSIVE ours AS (
+    SELECT o.oid FROM pg_catalog.unnest(%(oids)s::bigint[]::oid[]) AS o (oid)
+    UNION
+    SELECT i.inhparent FROM ours JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = ours.oid
+    JOIN pg_catalog.pg_class AS p ON p.oid = i.inhparent AND p.relkind = 'p')
+SELECT k.conname::text, n.nspname::text, c.relname::text, c.oid::bigint, a.names, a.types,
+       pn.nspname::text, p.relname::text, p.oid::bigint, b.names,
+       pg_catalog.pg_get_constraintdef(k.oid), pg_catalog.obj_description(k.oid, 'pg_constraint'),
+       NOT k.conrelid = ANY (ARRAY(SELECT oid FROM ours)), k.conparentid <> 0
 FROM pg_catalog.pg_constraint AS k
 JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid
-JOIN pg_catalog.pg_namespace AS cn ON cn.oid = c.relnamespace
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_class AS p ON p.oid = k.confrelid
 JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.relnamespace
-WHERE k.contype = 'f' AND cn.nspname = %s AND pn.nspname = %s
+CROSS JOIN LATERAL (
+    SELECT array_agg(a.attname::text ORDER BY u.place) AS names,
+           array_agg(a.atttypid::regtype::text ORDER BY u.place) AS types
+    FROM pg_catalog.unnest(k.conkey) WITH ORDINALITY AS u (number, place)
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.number) AS a
+CROSS JOIN LATERAL (
+    SELECT array_agg(a.attname::text ORDER BY u.place) AS names
+    FROM pg_catalog.unnest(k.confkey) WITH ORDINALITY AS u (number, place)
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = u.number) AS b
+WHERE k.contype = 'f'
+  AND (k.conrelid IN (SELECT oid FROM ours) OR k.confrelid IN (SELECT oid FROM ours))
+ORDER BY 2, 3, 1
 """
 _DEFINITIONS = """
 SELECT c.relname::text, k.conname::text, k.contype::text, pg_catalog.pg_get_constraintdef(k.oid)
@@ -197,18 +244,4 @@ WHERE n.nspname = %s AND c.relkind IN ('r', 'p')
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint AS k WHERE k.conindid = x.indexrelid
                   AND k.contype IN ('p', 'u', 'x'))
 ORDER BY 1, 3, 2
-"""
-_SEQUENCES = """
-SELECT n.nspname::text, s.relname::text, s.oid::bigint
-FROM pg_catalog.pg_class AS s
-JOIN pg_catalog.pg_namespace AS n ON n.oid = s.relnamespace
-WHERE s.relkind = 'S' AND (n.nspname = %s OR EXISTS (
-    SELECT FROM pg_catalog.pg_depend AS d
-    JOIN pg_catalog.pg_attrdef AS e ON e.oid = d.objid
-    JOIN pg_catalog.pg_class AS c ON c.oid = e.adrelid
-    JOIN pg_catalog.pg_namespace AS cn ON cn.oid = c.relnamespace
-    WHERE d.classid = 'pg_catalog.pg_attrdef'::regclass
-      AND d.refclassid = 'pg_catalog.pg_class'::regclass
-      AND d.refobjid = s.oid AND cn.nspname = %s))
-ORDER BY 1, 2
 """

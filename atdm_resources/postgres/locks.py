@@ -1,4 +1,7 @@
-"""The lock on a request that whoever executes it holds."""
+"""Advisory locks: on a name (a request, a baseline, a clone) and on a domain.
+
+All of them end with their transaction, so that a dead process holds none.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +23,46 @@ _NEVER_CUT_OFF = (
 _TRANSACTION_TIMEOUT_SINCE = 170000
 
 
-class RequestLock:
-    """Holds the lock of one request and the domain's shared lock while its block runs.
+def try_lock(conn: psycopg.Connection[Any], name: str) -> bool:
+    """Take the lock ``name`` until the transaction of ``conn`` ends; False when another has it."""
+    row = conn.execute(
+        "SELECT pg_try_advisory_xact_lock(atdm.request_lock_key(%s))", (name,)
+    ).fetchone()
+    return bool(row and row[0])
 
-    ``domain`` None: only the first, for what is alone in the domain anyway.
+
+def wait_for_lock(conn: psycopg.Connection[Any], name: str) -> None:
+    """Take the lock ``name`` until the transaction of ``conn`` ends."""
+    conn.execute("SELECT pg_advisory_xact_lock(atdm.request_lock_key(%s))", (name,))
+
+
+def try_domain_lock(conn: psycopg.Connection[Any], domain: str) -> bool:
+    """Take a domain's exclusive lock until the transaction ends; False when others work in it."""
+    row = conn.execute(
+        "SELECT pg_try_advisory_xact_lock(atdm.domain_lock_key(%s))", (domain,)
+    ).fetchone()
+    return bool(row and row[0])
+
+
+class RequestLock:
+    """Holds the lock on one name and the domain's shared lock while its block runs.
+
+    ``domain`` None: only the first, for work that is alone in the domain anyway.
 
     Both are transaction-level advisory locks in a transaction that stays open on a connection of
     its own: that works behind PgBouncer in transaction mode, keeps no snapshot and no transaction
     id, and ends with the process, however it ends.
 
     Raises (on entering):
-        AtdmError: BUSY when another process is at the request, or the domain is being reset or
-            restored; TARGET_UNREACHABLE; TARGET_NOT_INITIALISED.
+        AtdmError: ``busy``, or a general BUSY, when another process holds the lock; BUSY when the
+            domain is being reset or restored; TARGET_UNREACHABLE; TARGET_NOT_INITIALISED.
     """
 
-    def __init__(self, url: str, domain: str | None, request_id: str) -> None:
+    def __init__(
+        self, url: str, domain: str | None, request_id: str, *, busy: AtdmError | None = None
+    ) -> None:
         self.request_id = request_id
+        self._busy = busy
         self._url = url
         self._domain = domain
         self._conn: psycopg.Connection[Any] | None = None
@@ -45,11 +72,8 @@ class RequestLock:
         try:
             if self._domain is not None:
                 conn.execute("SELECT atdm.enter_domain(%s)", (self._domain,))
-            row = conn.execute(
-                "SELECT pg_try_advisory_xact_lock(atdm.request_lock_key(%s))", (self.request_id,)
-            ).fetchone()
-            if row is None or not row[0]:
-                raise AtdmError(
+            if not try_lock(conn, self.request_id):
+                raise self._busy or AtdmError(
                     ErrorCode.BUSY,
                     f"another process is working on request {self.request_id}",
                     {"request_id": self.request_id},

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from atdm_resources.postgres.locks import RequestLock
+from atdm_resources.postgres.locks import RequestLock, try_lock
 
 
 def run_lock(url: str, dagster_run_id: str) -> RequestLock:
@@ -17,10 +17,7 @@ def run_lock(url: str, dagster_run_id: str) -> RequestLock:
 def is_held(conn: psycopg.Connection[Any], dagster_run_id: str) -> bool:
     """Whether a living process holds the lock of a run. ``conn`` is in autocommit mode."""
     with conn.transaction():
-        row = conn.execute(
-            "SELECT pg_try_advisory_xact_lock(atdm.request_lock_key(%s))", (_name(dagster_run_id),)
-        ).fetchone()
-    return not (row and row[0])
+        return not try_lock(conn, _name(dagster_run_id))
 
 
 def place(conn: psycopg.Connection[Any]) -> str:

@@ -76,6 +76,12 @@ def fix_text_form(conn: psycopg.Connection[Any]) -> None:
     conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
 
 
+def allow_bulk_load(conn: psycopg.Connection[Any]) -> None:
+    """Let this transaction make large indexes in memory; compiling queries does not pay for it."""
+    conn.execute("SET LOCAL maintenance_work_mem = '256MB'")
+    conn.execute("SET LOCAL jit = off")
+
+
 def typed(column: TableColumn) -> TableColumn:
     """``column`` as a captured baseline holds it: dates and instants are no texts."""
     match = _MOMENTS.fullmatch(column.type)
@@ -166,6 +172,27 @@ def send_rows(
         if binary:
             copy.write(END)
     return rows
+
+
+def truncate(conn: psycopg.Connection[Any], relations: Sequence[sql.Composable]) -> None:
+    """Empty tables, and no others that refer to them."""
+    conn.execute(sql.SQL("TRUNCATE ONLY {}").format(sql.SQL(", ONLY ").join(relations)))
+
+
+def add_empty_rows(conn: psycopg.Connection[Any], relation: sql.Composable, rows: int) -> None:
+    """Insert rows into a table without columns that could be sent."""
+    conn.execute(
+        sql.SQL("INSERT INTO {} SELECT FROM generate_series(1, {})").format(
+            relation, sql.Literal(rows)
+        )
+    )
+
+
+def count_rows(conn: psycopg.Connection[Any], relation: sql.Composable) -> int:
+    """How many rows a table holds, without those of tables that inherit from it."""
+    row = conn.execute(sql.SQL("SELECT count(*) FROM ONLY {}").format(relation)).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def as_columns(

@@ -19,6 +19,7 @@ ROW_GROUP_ROWS: Final = 100_000
 _COMPRESSION = "zstd"
 _COMPRESSION_LEVEL = 1
 _DICTIONARY_SAMPLE = 10_000
+_BLOCK = 1024 * 1024
 
 
 class ParquetWriter:
@@ -151,6 +152,102 @@ def read_batches(store: Store, path: str, rows: int = 65_536) -> Iterator[pa.Rec
     """The rows of a Parquet file, in batches of at most ``rows``."""
     with store.open(path) as handle, pq.ParquetFile(handle) as parquet:
         yield from parquet.iter_batches(batch_size=rows)
+
+
+class DamagedFileError(Exception):
+    """The content of a file is not what was written."""
+
+
+def read_checked(
+    store: Store, path: str, sha256: str, rows: int = 65_536
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a Parquet file, whose bytes are read once and compared with their checksum.
+
+    Rows come before the last byte is read, so only a caller that takes all of them may rely on
+    them. Memory is bounded by a row group.
+
+    Raises:
+        DamagedFileError: the checksum differs, or Arrow cannot read the file.
+    """
+    digest = hashlib.sha256()
+    with store.open(path) as handle:
+        metadata = _metadata(handle)
+        start = handle.seek(0)
+        for number in range(metadata.num_row_groups):
+            content = handle.read(max(0, _end(metadata.row_group(number)) - start))
+            digest.update(content)
+            yield from _decoded(_Part(content, start), metadata, number, rows)
+            start += len(content)
+        while content := handle.read(_BLOCK):
+            digest.update(content)
+    if digest.hexdigest() != sha256:
+        raise DamagedFileError("the checksum does not match")
+
+
+def _metadata(handle: IO[bytes]) -> pq.FileMetaData:
+    """What the end of a Parquet file says: its length stands in the last eight bytes."""
+    size = handle.seek(0, io.SEEK_END)
+    handle.seek(max(0, size - 8))
+    length = 8 + int.from_bytes(handle.read(4), "little")
+    handle.seek(max(0, size - length))
+    footer = handle.read()
+    with _damage():
+        return pq.read_metadata(pa.BufferReader(footer))
+
+
+def _end(group: pq.RowGroupMetaData) -> int:
+    """Where the columns of a row group end in the file."""
+    columns = [group.column(place) for place in range(group.num_columns)]
+    ends = [
+        (column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size
+        for column in columns
+    ]
+    return int(max(ends))
+
+
+def _decoded(
+    part: _Part, metadata: pq.FileMetaData, group: int, rows: int
+) -> Iterator[pa.RecordBatch]:
+    with _damage(), pq.ParquetFile(part, metadata=metadata) as parquet:
+        yield from parquet.iter_batches(rows, row_groups=[group])
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Around code that reads from memory only: whatever it raises, the content is damaged."""
+    try:
+        yield
+    except Exception as error:
+        raise DamagedFileError(str(error)) from error
+
+
+class _Part(io.RawIOBase):
+    """A part of a file in memory, read by the places that it has in the file."""
+
+    def __init__(self, content: bytes, start: int) -> None:
+        self._content = memoryview(content)
+        self._start = start
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        end = self._start + len(self._content)
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: end}[whence]
+        return self._place
+
+    def read(self, size: int = -1) -> Any:
+        first = self._place - self._start
+        found = self._content[first : first + size]
+        self._place += len(found)
+        return found
 
 
 class _HashedFile(io.RawIOBase):

@@ -1,9 +1,8 @@
-"""Capturing a baseline: one consistent state of a domain's schema, into the store.
+"""Capturing a baseline: one consistent state of a domain's schema, written to the store.
 
-The order of locks is what makes it consistent: the domain's shared lock is
-taken on another connection, because taking it here would fix the snapshot before the tables are
-locked; the tables are locked before the snapshot is exported, because a snapshot sees a table empty
-that is truncated after it.
+The order of locks makes it consistent. The domain's shared lock is taken on another connection,
+because taking it here would fix the snapshot before the tables are locked. The tables are locked
+before the snapshot is exported, because a snapshot sees a table empty that is truncated after it.
 """
 
 from __future__ import annotations
@@ -11,28 +10,44 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import psycopg
 import pyarrow as pa
-from psycopg import sql
 
 from atdm_engine import ENGINE_VERSION
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.content import RowHash
 from atdm_engine.progress import Progress
+from atdm_resources.catalog import baselines
+from atdm_resources.catalog.events import Actor
+from atdm_resources.postgres import snapshot
 from atdm_resources.postgres.columns import TableColumn
 from atdm_resources.postgres.connection import connect
-from atdm_resources.postgres.introspect import LiveTable, definitions, live_tables, sequences
+from atdm_resources.postgres.introspect import (
+    LiveTable,
+    definitions,
+    foreign_keys,
+    in_load_order,
+    live_tables,
+)
 from atdm_resources.postgres.locks import RequestLock
-from atdm_resources.postgres.table_rows import arrow_schema, fix_text_form, read_rows, typed
+from atdm_resources.postgres.sequences import sequences
+from atdm_resources.postgres.table_locks import lock_for_reading
+from atdm_resources.postgres.table_rows import (
+    arrow_schema,
+    count_rows,
+    fix_text_form,
+    read_rows,
+    typed,
+)
 from atdm_resources.postgres.target import ensure_disposable
 from atdm_resources.store.files import Store
 from atdm_resources.store.parquet import parquet_writer
-from atdm_services.baselines import contained_runs, records
+from atdm_services.baselines import contained_runs
 from atdm_services.baselines.manifest import (
     BaselineFiles,
     BaselineTable,
@@ -44,10 +59,11 @@ from atdm_services.baselines.manifest import (
     publish_manifest,
 )
 from atdm_services.baselines.part_files import GROUP_BYTES, part_file
-from atdm_services.baselines.records import Actor
+from atdm_services.baselines.sweep import sweep
 
 CONNECTIONS: Final = 2
 _ATTEMPTS = 5
+_APPLICATION = "atdm baseline capture"
 
 
 def capture(
@@ -69,15 +85,21 @@ def capture(
             restored, or the same id is being captured; SNAPSHOT_FAILED naming the table;
             STORE_FAILED; TARGET_NOT_INITIALISED. Nothing of the baseline is left then.
     """
-    name = new_id() if baseline_id is None else check_id(baseline_id)
+    files = BaselineFiles(domain, new_id() if baseline_id is None else check_id(baseline_id))
+    name = files.baseline_id
+    busy = AtdmError(
+        ErrorCode.BUSY,
+        f"baseline {name} of {domain} is being captured by another process",
+        {"domain": domain, "baseline_id": name},
+    )
     with connect(url) as conn:
         ensure_disposable(conn)
-        records.sweep_captures(conn, store, domain)
-        with _held(url, domain, name):
-            if store.exists(BaselineFiles(domain, name).manifest):
+        sweep(conn, store, domain)
+        with RequestLock(url, domain, baselines.capture_lock(domain, name), busy=busy):
+            if store.exists(files.manifest):
                 raise exists(domain, name)
-            records.snapshot_started(conn, store, domain, name, actor)
-            work = _Capture(url, store, BaselineFiles(domain, name), actor, progress)
+            baselines.begin_capture(conn, domain, name, store.url, actor)
+            work = _Capture(url, store, files, actor, progress)
             try:
                 manifest = work.run(max(1, connections))
                 publish_manifest(store, manifest)
@@ -86,47 +108,29 @@ def capture(
                 with suppress(AtdmError):
                     work.clear()
                 if not conn.closed:
-                    records.snapshot_failed(conn, domain, name, actor, known)
+                    baselines.fail_capture(conn, domain, name, actor, known)
                 # ValueError: a text that is not what the server's encoding promises.
                 if isinstance(error, psycopg.Error | ValueError):
                     raise known from error
                 raise
-            # Files of attempts that died under this id, or lost the race for it.
+            # Files of attempts under this id that died or were slower.
             with suppress(AtdmError):
                 work.clear(keep=manifest)
-            records.published(conn, store, manifest, actor)
+            row = manifest.catalog_row(store.url)
+            baselines.publish(conn, row, actor, manifest.summary())
     return manifest
-
-
-@contextmanager
-def _held(url: str, domain: str, baseline_id: str) -> Iterator[None]:
-    lock = RequestLock(url, domain, records.lock_name(domain, baseline_id))
-    try:
-        lock.__enter__()
-    except AtdmError as error:
-        if "request_id" in error.details:
-            raise AtdmError(
-                ErrorCode.BUSY,
-                f"baseline {baseline_id} of {domain} is being captured by somebody else",
-                {"domain": domain, "baseline_id": baseline_id},
-            ) from error
-        raise
-    try:
-        yield
-    finally:
-        lock.__exit__(None, None, None)
 
 
 def _as_atdm_error(error: BaseException, domain: str, baseline_id: str) -> AtdmError:
     if isinstance(error, AtdmError):
         return error
-    said = str(error) or type(error).__name__
+    reason = str(error) or type(error).__name__
     details: dict[str, Any] = {"domain": domain, "baseline_id": baseline_id}
     if isinstance(error, psycopg.Error):
-        said = error.diag.message_primary or said
+        reason = error.diag.message_primary or reason
         details |= {"sqlstate": error.sqlstate, "table": error.diag.table_name}
     return AtdmError(
-        ErrorCode.SNAPSHOT_FAILED, f"capturing baseline {baseline_id} failed: {said}", details
+        ErrorCode.SNAPSHOT_FAILED, f"capturing baseline {baseline_id} failed: {reason}", details
     )
 
 
@@ -157,18 +161,15 @@ class _Capture:
         self._total = 0
 
     def run(self, connections: int) -> Manifest:
-        domain = self._files.domain
-        with ExitStack() as stack:
-            main = stack.enter_context(self._connection())
-            tables = self._locked(main, domain)
-            row = main.execute("SELECT pg_export_snapshot()").fetchone()
-            assert row is not None
+        with snapshot.reading(self._url, _APPLICATION) as main:
+            tables = self._locked(main)
+            seen = snapshot.export(main)
             self._total = sum(table.about_rows for table in tables.values())
             self._waiting.extend(
                 sorted(tables.values(), key=lambda table: table.bytes, reverse=True)
             )
             workers = [
-                threading.Thread(target=self._worker, args=(row[0],), daemon=True)
+                threading.Thread(target=self._worker, args=(seen,), daemon=True)
                 for _ in range(min(connections, len(tables)) - 1)
             ]
             for worker in workers:
@@ -182,7 +183,7 @@ class _Capture:
                     worker.join()
             if not self._errors:
                 try:
-                    # Locked by this connection already, so nobody who waits stands in the way.
+                    # This connection has their locks already, so it waits for no other session.
                     self._take_tables(main, self._refused)
                     return self._manifest(main, tables)
                 except BaseException as error:
@@ -197,18 +198,9 @@ class _Capture:
             if path not in kept and (keep is not None or self._attempt in path):
                 self._store.delete_prefix(path)
 
-    @contextmanager
-    def _connection(self) -> Iterator[psycopg.Connection[Any]]:
-        conn = connect(self._url, autocommit=False, application_name="atdm baseline capture")
-        try:
-            conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            conn.read_only = True
-            yield conn
-        finally:
-            conn.close()
-
-    def _locked(self, conn: psycopg.Connection[Any], domain: str) -> dict[str, LiveTable]:
-        """The tables, locked before the transaction has a snapshot."""
+    def _locked(self, conn: psycopg.Connection[Any]) -> dict[str, LiveTable]:
+        """The tables in load order, locked before the transaction has a snapshot."""
+        domain = self._files.domain
         for _ in range(_ATTEMPTS):
             with connect(self._url) as looking:
                 expected = live_tables(looking, domain)
@@ -219,18 +211,15 @@ class _Capture:
                     {"domain": domain},
                 )
             try:
-                conn.execute(
-                    sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(
-                        sql.SQL(", ONLY ").join(table.relation for table in expected.values())
-                    )
-                )
+                lock_for_reading(conn, [table.relation for table in expected.values()])
                 fix_text_form(conn)
                 found = live_tables(conn, domain)
             except psycopg.errors.UndefinedTable:
                 conn.rollback()
                 continue
-            if {table.oid for table in found.values()} == {t.oid for t in expected.values()}:
-                return found
+            oids = {table.oid for table in found.values()}
+            if oids == {table.oid for table in expected.values()}:
+                return in_load_order(found, foreign_keys(conn, oids))
             conn.rollback()
         raise AtdmError(
             ErrorCode.BUSY,
@@ -238,10 +227,10 @@ class _Capture:
             {"domain": domain},
         )
 
-    def _worker(self, snapshot: str) -> None:
+    def _worker(self, seen: str) -> None:
         try:
-            with self._connection() as conn:
-                conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
+            with snapshot.reading(self._url, _APPLICATION) as conn:
+                snapshot.adopt(conn, seen)
                 fix_text_form(conn)
                 self._take_tables(conn, self._waiting, own_lock=True)
         except BaseException as error:
@@ -262,14 +251,10 @@ class _Capture:
                 return
             if own_lock:
                 try:
-                    # Waiting here behind somebody who waits for the first connection's lock would
-                    # be a deadlock that PostgreSQL cannot see.
+                    # Waiting behind a session that waits for the first connection's lock would be
+                    # a deadlock that PostgreSQL cannot see.
                     with conn.transaction():
-                        conn.execute(
-                            sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE NOWAIT").format(
-                                table.relation
-                            )
-                        )
+                        lock_for_reading(conn, [table.relation], wait=False)
                 except psycopg.errors.LockNotAvailable:
                     self._refused.append(table)
                     continue
@@ -290,10 +275,7 @@ class _Capture:
             made["files"] = (part_file(self._files, writer),)
             rows = digest.rows
         else:
-            row = conn.execute(
-                sql.SQL("SELECT count(*) FROM ONLY {}").format(table.relation)
-            ).fetchone()
-            rows = int(row[0]) if row else 0
+            rows = count_rows(conn, table.relation)
         return BaselineTable(
             name=table.name,
             columns=every,
@@ -320,13 +302,10 @@ class _Capture:
                         max(self._total, self._copied),
                     )
 
-    def _manifest(self, conn: psycopg.Connection[Any], tables: dict[str, LiveTable]) -> Manifest:
+    def _manifest(self, conn: psycopg.Connection[Any], tables: Mapping[str, LiveTable]) -> Manifest:
         domain = self._files.domain
         ordered: Sequence[BaselineTable] = [self._done[name] for name in tables]
-        row = conn.execute(
-            "SELECT current_database(), next_number FROM atdm.domain WHERE domain = %s", (domain,)
-        ).fetchone()
-        assert row is not None
+        database, next_number = baselines.database_and_next_number(conn, domain)
         return Manifest(
             baseline_id=self._files.baseline_id,
             domain=domain,
@@ -337,11 +316,11 @@ class _Capture:
             reason=self._actor.reason,
             engine_version=ENGINE_VERSION,
             postgres_version=conn.info.parameter_status("server_version") or "",
-            database=row[0],
+            database=database,
             tables=tuple(ordered),
             definitions=definitions(conn, domain),
             sequences=sequences(conn, domain),
             runs=contained_runs.written(conn, self._store, self._files, self._attempt),
-            next_number=row[1],
+            next_number=next_number,
             content_hash=content_hash_of(ordered),
         )

@@ -23,8 +23,8 @@ from atdm_engine.hashing.content import RowHash, cell_hashes, combined, row_hash
 from atdm_engine.hashing.texts import mix
 from atdm_engine.random.stream import U64
 from atdm_resources.postgres.columns import TableColumn
-from atdm_resources.postgres.connection import connect
-from atdm_resources.postgres.introspect import live_tables
+from atdm_resources.postgres.introspect import foreign_keys, in_load_order, live_tables
+from atdm_resources.postgres.snapshot import reading
 from atdm_resources.postgres.table_rows import as_columns, fix_text_form, read_rows
 from atdm_resources.store.files import Store
 from atdm_services.baselines.manifest import (
@@ -96,9 +96,7 @@ def compare(
 
 def state_hash(url: str, manifest: Manifest) -> str:
     """The content hash that the database has now, over the tables and columns of a baseline."""
-    with connect(url, autocommit=False, application_name="atdm state hash") as conn:
-        conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        conn.read_only = True
+    with reading(url, "atdm state hash") as conn:
         fix_text_form(conn)
         hashes = {}
         for table in manifest.tables:
@@ -117,9 +115,7 @@ def _side(url: str, store: Store, domain: str, name: str) -> Iterator[Side]:
     if name != LIVE:
         yield _stored(store, read_manifest(store, domain, name))
         return
-    with connect(url, autocommit=False, application_name="atdm baseline diff") as conn:
-        conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        conn.read_only = True
+    with reading(url, "atdm baseline diff") as conn:
         fix_text_form(conn)
         yield _live(conn, domain)
 
@@ -144,11 +140,12 @@ def _live(conn: psycopg.Connection[Any], domain: str) -> Side:
             f"schema {domain} has no tables; run atdm init",
             {"domain": domain},
         )
+    keys = foreign_keys(conn, [table.oid for table in found.values()])
     tables = {
         name: BaselineTable(
             name=name, columns=tuple(table.columns), key=table.key, rows=0, content_hash=""
         )
-        for name, table in found.items()
+        for name, table in in_load_order(found, keys).items()
     }
     return Side(
         LIVE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,8 +12,10 @@ import psycopg
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.progress import Progress
+from atdm_resources.catalog.baselines import set_deleted
+from atdm_resources.catalog.events import Actor
 from atdm_resources.store.files import Store
-from atdm_services.baselines import records, removal
+from atdm_services.baselines import removal
 from atdm_services.baselines.manifest import (
     MANIFEST,
     BaselineFiles,
@@ -22,7 +25,6 @@ from atdm_services.baselines.manifest import (
     read_manifest,
 )
 from atdm_services.baselines.part_files import file_problem
-from atdm_services.baselines.records import Actor
 
 _VERIFYING_THREADS = 2
 
@@ -40,7 +42,7 @@ class Listed:
         """Summary, age in seconds and whether it is intact."""
         known: dict[str, Any] = {"domain": self.domain, "baseline_id": self.baseline_id}
         if self.manifest is not None:
-            known = records.summary(self.manifest)
+            known = self.manifest.summary()
             age = datetime.now(UTC) - self.manifest.captured_at
             known["age_seconds"] = round(age.total_seconds())
         return {**known, "intact": self.problem is None, "problem": self.problem}
@@ -97,6 +99,12 @@ def verify(
             return [error.message]
         raise
     return file_problems(store, manifest, progress)
+
+
+def size_problems(store: Store, manifest: Manifest) -> Iterator[str]:
+    """Which files of a baseline are missing or cut off, a line each, from one listing."""
+    files = BaselineFiles(manifest.domain, manifest.baseline_id)
+    return _size_problems(manifest, store.sizes(files.folder))
 
 
 def file_problems(store: Store, manifest: Manifest, progress: Progress | None = None) -> list[str]:
@@ -158,7 +166,7 @@ def delete(
         )
     said = {"invoker": actor.invoker, "source": actor.source, "reason": actor.reason}
     count = removal.remove(store, files, said)
-    records.deleted(conn, domain, baseline_id, actor)
+    set_deleted(conn, domain, baseline_id, actor)
     removal.finish(store, files)
     return count
 
@@ -168,12 +176,14 @@ def _listed(store: Store, domain: str, baseline_id: str, sizes: dict[str, int]) 
         manifest = read_manifest(store, domain, baseline_id)
     except AtdmError as error:
         return Listed(domain, baseline_id, None, error.message)
-    files = BaselineFiles(domain, baseline_id)
+    return Listed(domain, baseline_id, manifest, next(_size_problems(manifest, sizes), None))
+
+
+def _size_problems(manifest: Manifest, sizes: dict[str, int]) -> Iterator[str]:
+    files = BaselineFiles(manifest.domain, manifest.baseline_id)
     for part in manifest.files:
         size = sizes.get(files.full(part))
         if size is None:
-            return Listed(domain, baseline_id, manifest, f"{part.path}: the file is missing")
-        if size != part.bytes:
-            problem = f"{part.path}: {size} bytes, {part.bytes} were written"
-            return Listed(domain, baseline_id, manifest, problem)
-    return Listed(domain, baseline_id, manifest, None)
+            yield f"{part.path}: the file is missing"
+        elif size != part.bytes:
+            yield f"{part.path}: {size} bytes, {part.bytes} were written"

@@ -27,6 +27,7 @@ from pydantic import Field, ValidationError
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.content import combined
+from atdm_resources.catalog.baselines import BaselineRow
 from atdm_resources.postgres.columns import Definition, FrozenModel, SequenceState, TableColumn
 from atdm_resources.store.files import Store
 
@@ -135,8 +136,39 @@ class Manifest(FrozenModel):
         """Every file of the baseline but the manifest."""
         return tuple(file for table in self.tables for file in table.files) + self.runs.files
 
-    def table(self, name: str) -> BaselineTable | None:
-        return next((table for table in self.tables if table.name == name), None)
+    def summary(self) -> dict[str, Any]:
+        """The manifest in a few lines, for events and listings."""
+        return {
+            "baseline_id": self.baseline_id,
+            "domain": self.domain,
+            "kind": self.kind,
+            "captured_at": self.captured_at.isoformat(),
+            "captured_by": self.captured_by,
+            "reason": self.reason,
+            "format_version": self.format_version,
+            "engine_version": self.engine_version,
+            "postgres_version": self.postgres_version,
+            "tables": {table.name: table.rows for table in self.tables},
+            "rows": self.rows,
+            "bytes": self.bytes,
+            "runs": dict(self.runs.counts),
+            "content_hash": self.content_hash,
+        }
+
+    def catalog_row(self, store_url: str) -> BaselineRow:
+        """What the catalog keeps of the baseline."""
+        return BaselineRow(
+            domain=self.domain,
+            baseline_id=self.baseline_id,
+            kind=self.kind,
+            store_url=store_url,
+            invoker=self.captured_by,
+            source=self.source,
+            reason=self.reason,
+            rows=self.rows,
+            bytes=self.bytes,
+            content_hash=self.content_hash,
+        )
 
 
 @dataclass(frozen=True, slots=True)

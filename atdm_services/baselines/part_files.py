@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.store.files import Store
-from atdm_resources.store.parquet import ParquetWriter, read_batches
+from atdm_resources.store.parquet import DamagedFileError, ParquetWriter, read_checked
 from atdm_services.baselines.manifest import BaselineFiles, PartFile
 
 GROUP_BYTES: Final = 32 * 1024 * 1024
@@ -27,14 +27,14 @@ def part_file(files: BaselineFiles, written: ParquetWriter) -> PartFile:
 
 
 def part_batches(store: Store, files: BaselineFiles, part: PartFile) -> Iterator[pa.RecordBatch]:
-    """The rows of a file.
+    """The rows of a file, with its checksum verified after the last of them.
 
     Raises:
         AtdmError: BASELINE_INVALID, the file is damaged; STORE_FAILED.
     """
     try:
-        yield from read_batches(store, files.full(part))
-    except pa.ArrowException as error:
+        yield from read_checked(store, files.full(part), part.sha256)
+    except DamagedFileError as error:
         uri = store.uri(files.full(part))
         raise AtdmError(
             ErrorCode.BASELINE_INVALID,

@@ -40,7 +40,7 @@ def finish(store: Store, files: BaselineFiles) -> None:
     store.delete_prefix(files.folder)
 
 
-def cut_short(store: Store, domain: str) -> Iterator[tuple[BaselineFiles, dict[str, str]]]:
+def unfinished(store: Store, domain: str) -> Iterator[tuple[BaselineFiles, dict[str, str]]]:
     """Removals that nobody has finished, and what their marks say."""
     folder = domain_folder(domain)
     found: list[tuple[BaselineFiles, str]] = []

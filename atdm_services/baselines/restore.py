@@ -1,4 +1,4 @@
-"""Restoring a baseline: verify everything, then replace the domain's rows in one transaction.
+"""Restoring a baseline: the domain's rows are replaced and verified in one transaction.
 
 Until the commit the target is what it was, whenever the process or the server dies: TRUNCATE, COPY,
 every change of a definition and the positions of sequences are undone with the transaction.
@@ -6,10 +6,9 @@ every change of a definition and the positions of sequences are undone with the 
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -20,42 +19,35 @@ from psycopg import sql
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.content import RowHash
 from atdm_engine.progress import Progress
+from atdm_resources.catalog import baselines
+from atdm_resources.catalog.contained_runs import ReconciledRuns, lease_counts
 from atdm_resources.catalog.domain_lock import alone_in_domain
-from atdm_resources.postgres import constraints, table_locks
-from atdm_resources.postgres.columns import SequenceState
+from atdm_resources.catalog.events import Actor
+from atdm_resources.postgres import constraints, sequences, table_locks, table_rows
 from atdm_resources.postgres.connection import connect
-from atdm_resources.postgres.introspect import LiveTable, live_tables
+from atdm_resources.postgres.introspect import ForeignKey, LiveTable, foreign_keys, live_tables
 from atdm_resources.postgres.stored_hash import expression, server_agrees, stored
-from atdm_resources.postgres.table_rows import arrow_schema, fix_text_form, read_rows, send_rows
+from atdm_resources.postgres.table_rows import arrow_schema, fix_text_form, read_rows
 from atdm_resources.postgres.target import ensure_disposable
 from atdm_resources.store.files import Store
-from atdm_services.baselines import contained_runs, records
-from atdm_services.baselines.contained_runs import RunsInLine
-from atdm_services.baselines.listing import file_problems, latest
-from atdm_services.baselines.manifest import (
-    BaselineFiles,
-    BaselineTable,
-    Manifest,
-    read_manifest,
-)
-from atdm_services.baselines.records import Actor
+from atdm_services.baselines import contained_runs
+from atdm_services.baselines.listing import file_problems, latest, size_problems
+from atdm_services.baselines.manifest import BaselineTable, Manifest, read_manifest
 from atdm_services.baselines.row_encoder import (
-    WORTH_A_PROCESS,
-    Beside,
-    Feeder,
-    Here,
-    Summary,
-    sent_as_binary,
+    Piece,
+    RowEncoder,
+    TableSummary,
+    is_binary,
+    row_encoder,
 )
 from atdm_services.baselines.structure import differences
+from atdm_services.baselines.sweep import recorded_restore, sweep
 
 LARGE_ROWS: Final = 20_000
 """A table of so many rows is loaded without its keys and indexes, which are then made again."""
 
 DOMAIN_TIMEOUT: Final = timedelta(seconds=60)
 LOCK_TIMEOUT: Final = timedelta(seconds=30)
-
-_SETTINGS = ("SET LOCAL maintenance_work_mem = '256MB'", "SET LOCAL jit = off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +58,7 @@ class Restored:
     domain: str
     content_hash: str
     tables: dict[str, int]
-    runs: RunsInLine
+    runs: ReconciledRuns
     revoked: list[dict[str, Any]]
     outside_references: list[str]
     seconds: float
@@ -89,54 +81,59 @@ def restore(
 ) -> Restored:
     """Bring the domain's tables to a baseline, the latest when none is named.
 
-    Files and tables are checked before anything is touched. Waits up to ``domain_timeout`` for
-    those who work in the domain and ``lock_timeout`` for whoever else has locked a table.
+    Tables are compared with the manifest before anything is touched; files and stored rows are
+    verified before the commit. Waits up to ``domain_timeout`` for work in the domain to end, and
+    ``lock_timeout`` for sessions that have locked a table.
 
     Raises:
         AtdmError: NO_BASELINE, BASELINE_NOT_FOUND; BASELINE_INVALID naming every file that is
             damaged; TARGET_DRIFT naming every column that differs; BUSY naming the owners of
-            leases, or who has locked the tables; RESTORE_FAILED; TARGET_NOT_DISPOSABLE. The target
-            is as it was then.
+            leases, or the sessions that have locked the tables; RESTORE_FAILED;
+            TARGET_NOT_DISPOSABLE. The target is as it was then.
     """
     began = time.perf_counter()
     with connect(url, application_name="atdm baseline restore") as conn:
         ensure_disposable(conn)
-        records.sweep_captures(conn, store, domain)
-        with records.restore_under_way(conn, url, domain, baseline_id, actor) as actor:
+        sweep(conn, store, domain)
+        with recorded_restore(conn, url, domain, baseline_id, actor) as actor:
+            manifest: Manifest | None = None
             try:
                 manifest = _manifest(store, domain, baseline_id)
-                with _feeder(store, manifest) as feeder:
-                    verify_files(store, manifest, progress)
-                    check_fit(conn, manifest)
-                    _refuse_leases(conn, domain, revoke=revoke_leases)
-                    work = _Restore(conn, store, manifest, actor, lock_timeout, progress, feeder)
+                require_files(store, manifest)
+                _refuse_leases(conn, domain, revoke=revoke_leases)
+                with row_encoder(store, manifest) as encoder:
+                    work = _Restore(conn, store, manifest, actor, lock_timeout, progress, encoder)
                     return alone_in_domain(
                         conn,
                         domain,
-                        lambda: work.attempt(revoke_leases=revoke_leases, began=began),
+                        lambda: work.run(revoke_leases=revoke_leases, began=began),
                         domain_timeout,
                     )
             except BaseException as error:
                 known = _as_atdm_error(error, domain, baseline_id)
+                if manifest is not None and _may_be_damage(error):
+                    problems = file_problems(store, manifest)
+                    known = damaged(manifest, problems) if problems else known
                 _record_failure(url, conn, domain, baseline_id, actor, known)
-                if isinstance(error, psycopg.Error):
+                if isinstance(error, psycopg.Error | AtdmError):
                     raise known from error
                 raise
 
 
-def verify_files(store: Store, manifest: Manifest, progress: Progress | None = None) -> None:
-    """Read every file and compare it with its checksum.
-
-    Raises:
-        AtdmError: BASELINE_INVALID naming every file that is missing, cut off or changed.
-    """
-    problems = file_problems(store, manifest, progress)
+def require_files(store: Store, manifest: Manifest) -> None:
+    """Raise AtdmError BASELINE_INVALID naming every file that is missing or cut off."""
+    problems = list(size_problems(store, manifest))
     if problems:
-        raise AtdmError(
-            ErrorCode.BASELINE_INVALID,
-            f"baseline {manifest.baseline_id} is damaged: {'; '.join(problems)}",
-            {"baseline_id": manifest.baseline_id, "problems": problems},
-        )
+        raise damaged(manifest, problems)
+
+
+def damaged(manifest: Manifest, problems: Sequence[str]) -> AtdmError:
+    """BASELINE_INVALID with what is wrong with each file."""
+    return AtdmError(
+        ErrorCode.BASELINE_INVALID,
+        f"baseline {manifest.baseline_id} is damaged: {'; '.join(problems)}",
+        {"baseline_id": manifest.baseline_id, "problems": list(problems)},
+    )
 
 
 def check_fit(conn: psycopg.Connection[Any], manifest: Manifest) -> dict[str, LiveTable]:
@@ -145,15 +142,11 @@ def check_fit(conn: psycopg.Connection[Any], manifest: Manifest) -> dict[str, Li
     Raises:
         AtdmError: TARGET_DRIFT naming every table and column that differs.
     """
-    with conn.transaction():
-        fix_text_form(conn)
-        live = live_tables(conn, manifest.domain)
-        drifted = sorted(differences(manifest, live))
-        drifted += [
-            f"{state.schema_name}.{state.name}: the sequence is missing"
-            for state in manifest.sequences
-            if not _has_sequence(conn, state)
-        ]
+    live = live_tables(conn, manifest.domain)
+    drifted = sorted(differences(manifest, live))
+    drifted += [
+        f"{name}: the sequence is missing" for name in sequences.missing(conn, manifest.sequences)
+    ]
     if drifted:
         listed = "\n".join(f"  {manifest.domain}.{line}" for line in drifted)
         raise AtdmError(
@@ -180,16 +173,10 @@ def _manifest(store: Store, domain: str, baseline_id: str | None) -> Manifest:
     return found
 
 
-def _feeder(store: Store, manifest: Manifest) -> Here | Beside:
-    files = BaselineFiles(manifest.domain, manifest.baseline_id)
-    beside = manifest.rows >= WORTH_A_PROCESS and sys.executable
-    return Beside(store, files) if beside else Here(store, files)
-
-
 def _refuse_leases(
     conn: psycopg.Connection[Any], domain: str, *, revoke: bool
 ) -> list[dict[str, Any]]:
-    holders = contained_runs.leases(conn, domain)
+    holders = lease_counts(conn, domain)
     if holders and not revoke:
         named = ", ".join(str(holder["owner"]) for holder in holders)
         raise AtdmError(
@@ -201,13 +188,20 @@ def _refuse_leases(
     return holders
 
 
+def _may_be_damage(error: BaseException) -> bool:
+    """Whether damaged files may be the cause: the server may refuse a row before the checksum."""
+    if isinstance(error, AtdmError):
+        return error.code is ErrorCode.BASELINE_INVALID
+    return isinstance(error, psycopg.DataError | psycopg.IntegrityError)
+
+
 def _as_atdm_error(error: BaseException, domain: str, baseline_id: str | None) -> AtdmError:
     if isinstance(error, AtdmError):
         return error
-    said = str(error) or type(error).__name__
+    reason = str(error) or type(error).__name__
     details: dict[str, Any] = {"domain": domain, "baseline_id": baseline_id}
     if isinstance(error, psycopg.Error):
-        said = error.diag.message_primary or said
+        reason = error.diag.message_primary or reason
         details |= {
             "sqlstate": error.sqlstate,
             "table": error.diag.table_name,
@@ -215,7 +209,7 @@ def _as_atdm_error(error: BaseException, domain: str, baseline_id: str | None) -
             "detail": error.diag.message_detail,
             "context": error.diag.context,
         }
-    return AtdmError(ErrorCode.RESTORE_FAILED, f"the restore failed: {said}", details)
+    return AtdmError(ErrorCode.RESTORE_FAILED, f"the restore failed: {reason}", details)
 
 
 def _record_failure(
@@ -229,21 +223,12 @@ def _record_failure(
     reason = "no_baseline" if error.code is ErrorCode.NO_BASELINE else "downstream_status"
     outputs = {"reason": reason, "code": str(error.code), "message": error.message}
     with suppress(AtdmError, psycopg.Error):
-        if conn.closed or conn.broken:
-            with connect(url) as fresh:
-                records.add_event(
-                    fresh,
-                    "restore_failed",
-                    domain,
-                    baseline_id,
-                    actor,
-                    status="failed",
-                    outputs=outputs,
-                )
-            return
-        records.add_event(
-            conn, "restore_failed", domain, baseline_id, actor, status="failed", outputs=outputs
-        )
+        lost = conn.closed or conn.broken
+        with connect(url) if lost else nullcontext(conn) as usable:
+            baselines.add_baseline_event(
+                usable, "restore_failed", domain, baseline_id, actor,
+                status="failed", outputs=outputs,
+            )  # fmt: skip
 
 
 class _Restore:
@@ -257,139 +242,131 @@ class _Restore:
         actor: Actor,
         lock_timeout: timedelta,
         progress: Progress | None,
-        feeder: Feeder,
+        encoder: RowEncoder,
     ) -> None:
         self._conn = conn
         self._store = store
         self._manifest = manifest
-        self._files = BaselineFiles(manifest.domain, manifest.baseline_id)
         self._actor = actor
         self._lock_timeout = lock_timeout
         self._progress = progress
-        self._feeder = feeder
-        self._done = 0
+        self._encoder = encoder
+        self._sent = 0
 
-    def attempt(self, *, revoke_leases: bool, began: float) -> Restored | None:
-        """None when somebody else still works in the domain."""
+    def run(self, *, revoke_leases: bool, began: float) -> Restored:
         conn, manifest = self._conn, self._manifest
-        with conn.transaction():
-            row = conn.execute(
-                "SELECT pg_try_advisory_xact_lock(atdm.domain_lock_key(%s))", (manifest.domain,)
-            ).fetchone()
-            if row is None or not row[0]:
-                return None
-            revoked = _refuse_leases(conn, manifest.domain, revoke=revoke_leases)
-            fix_text_form(conn)
-            for setting in _SETTINGS:
-                conn.execute(setting.encode())
-            live, outside = self._locked()
-            self._replace(live)
-            self._set_sequences()
-            runs = contained_runs.bring_in_line(conn, self._store, manifest)
-            records.restored(conn, self._store, manifest, self._actor)
-            result = Restored(
-                baseline_id=manifest.baseline_id,
-                domain=manifest.domain,
-                content_hash=manifest.content_hash,
-                tables={table.name: table.rows for table in manifest.tables},
-                runs=runs,
-                revoked=revoked,
-                outside_references=outside,
-                seconds=round(time.perf_counter() - began, 3),
-            )
-            records.add_event(
-                conn,
-                "restore_completed",
-                manifest.domain,
-                manifest.baseline_id,
-                self._actor,
-                outputs={"result": result.as_json()},
-            )
+        revoked = _refuse_leases(conn, manifest.domain, revoke=revoke_leases)
+        fix_text_form(conn)
+        table_rows.allow_bulk_load(conn)
+        live, references = self._locked()
+        self._replace(live, references)
+        self._set_sequences()
+        runs = contained_runs.reconcile(conn, self._store, manifest)
+        baselines.set_restored(conn, manifest.catalog_row(self._store.url), self._actor.invoker)
+        result = Restored(
+            baseline_id=manifest.baseline_id,
+            domain=manifest.domain,
+            content_hash=manifest.content_hash,
+            tables={table.name: table.rows for table in manifest.tables},
+            runs=runs,
+            revoked=revoked,
+            outside_references=[str(key) for key in references if key.outside],
+            seconds=round(time.perf_counter() - began, 3),
+        )
+        baselines.add_baseline_event(
+            conn,
+            "restore_completed",
+            manifest.domain,
+            manifest.baseline_id,
+            self._actor,
+            outputs={"result": result.as_json()},
+        )
         return result
 
-    def _locked(self) -> tuple[dict[str, LiveTable], list[str]]:
-        """The tables, and references to them from elsewhere; all of them locked."""
+    def _locked(self) -> tuple[dict[str, LiveTable], list[ForeignKey]]:
+        """The tables and their foreign keys as they are, locked together with referring tables."""
         conn, manifest = self._conn, self._manifest
-        names = {table.name for table in manifest.tables}
-        live = {
-            name: table
-            for name, table in live_tables(conn, manifest.domain).items()
-            if name in names
-        }
-        oids = [table.oid for table in live.values()]
-        found = constraints.references(conn, manifest.domain, oids)
-        outside = [reference for reference in found if reference.outside]
-        relations = {table.relation.as_string(): table.relation for table in live.values()}
-        relations |= {reference.relation.as_string(): reference.relation for reference in found}
-        table_locks.lock_exclusively(conn, list(relations.values()), self._lock_timeout)
-        # What was looked at before the locks may have changed until they were there.
-        return check_fit(conn, manifest), [str(reference) for reference in outside]
 
-    def _replace(self, live: Mapping[str, LiveTable]) -> None:
-        conn, manifest = self._conn, self._manifest
-        tables = [(table, live[table.name]) for table in manifest.tables]
-        oids = [there.oid for _, there in tables]
-        large = [there.oid for table, there in tables if table.rows >= LARGE_ROWS]
-        taken = constraints.dismantle(
-            conn, constraints.references(conn, manifest.domain, oids), oids, large
-        )
-        if tables:
-            conn.execute(
-                sql.SQL("TRUNCATE ONLY {}").format(
-                    sql.SQL(", ONLY ").join(there.relation for _, there in tables)
-                )
-            )
-        self._feeder.begin(
-            [table for table, _ in tables if table.stored_columns], comparable=server_agrees(conn)
-        )
-        for table, there in tables:
-            self._load(table, there.relation)
+        def look() -> tuple[tuple[dict[str, LiveTable], list[ForeignKey]], list[sql.Identifier]]:
+            live = check_fit(conn, manifest)
+            oids = {live[table.name].oid for table in manifest.tables}
+            references = [key for key in foreign_keys(conn, oids) if not key.inherited]
+            others = {key.oid: key.relation for key in references if key.oid not in oids}
+            return (live, references), list(others.values())
+
+        names = [sql.Identifier(manifest.domain, table.name) for table in manifest.tables]
+        try:
+            return table_locks.lock_exclusively(conn, names, self._lock_timeout, look)
+        except psycopg.ProgrammingError:
+            # A table that is missing cannot be locked: it is named with every other difference.
+            check_fit(conn, manifest)
+            raise
+
+    def _replace(self, live: dict[str, LiveTable], references: Sequence[ForeignKey]) -> None:
+        conn, tables = self._conn, self._manifest.tables
+        oids = [live[table.name].oid for table in tables]
+        large = [live[table.name].oid for table in tables if table.rows >= LARGE_ROWS]
+        removed = constraints.remove(conn, references, oids, large)
+        table_rows.truncate(conn, [live[table.name].relation for table in tables])
+        stored_tables = [table for table in tables if table.stored_columns]
+        with closing(self._encoder.encode(stored_tables, comparable=server_agrees(conn))) as pieces:
+            for table in tables:
+                relation = live[table.name].relation
+                if table.stored_columns:
+                    self._load(table, relation, pieces)
+                elif table.rows:
+                    table_rows.add_empty_rows(conn, relation, table.rows)
         self._report("making keys and indexes", 1, 1)
-        constraints.put_back_indexes(conn, taken)
+        constraints.make_indexes(conn, removed)
         self._report("checking references", 1, 1)
-        constraints.put_back_references(conn, taken)
+        constraints.make_references(conn, removed)
 
-    def _load(self, table: BaselineTable, relation: sql.Identifier) -> None:
-        """Fill one table, and make sure that it holds what the baseline holds."""
-        conn = self._conn
-        columns = table.stored_columns
-        if not columns:
-            if table.rows:
-                conn.execute(
-                    sql.SQL("INSERT INTO {} SELECT FROM generate_series(1, {})").format(
-                        relation, sql.Literal(table.rows)
-                    )
-                )
-            return
-        summaries: list[Summary] = []
-        rows = send_rows(
-            conn,
+    def _load(
+        self, table: BaselineTable, relation: sql.Identifier, pieces: Iterator[Piece]
+    ) -> None:
+        """Fill one table, and verify that it holds what the baseline holds."""
+        summary: TableSummary | None = None
+
+        def rows() -> Iterator[tuple[int, Any]]:
+            nonlocal summary
+            for piece in pieces:
+                if isinstance(piece, TableSummary):
+                    summary = piece
+                    return
+                yield piece
+                self._sent += piece[0]
+                self._report(f"loaded {table.name}; rows in all", self._sent, self._manifest.rows)
+
+        table_rows.send_rows(
+            self._conn,
             relation,
-            columns,
-            self._counted(table.name, summaries),
-            binary=sent_as_binary(table),
+            table.stored_columns,
+            rows(),
+            binary=is_binary(table),
             # Frozen rows need no second writing by vacuum; the table was emptied here and now.
             frozen=True,
         )
-        self._verify(table, relation, rows, summaries[0])
+        assert summary is not None
+        self._verify(table, relation, summary)
 
-    def _verify(
-        self, table: BaselineTable, relation: sql.Identifier, rows: int, sent: Summary
-    ) -> None:
-        """What was sent is what the baseline holds, and what is stored is what was sent."""
+    def _verify(self, table: BaselineTable, relation: sql.Identifier, sent: TableSummary) -> None:
+        """What is stored is what was sent from files with the right checksum.
+
+        Where the server's hash of the rows does not show it, they are read back.
+        """
         columns = table.stored_columns
-        if (rows, sent.rows, sent.content_hash) == (table.rows, table.rows, table.content_hash):
-            row = expression(columns, arrow_schema(columns))
-            if (
-                row is not None
-                and sent.total is not None
-                and stored(self._conn, relation, row) == (sent.rows, sent.total)
-            ):
-                return
+        row = expression(columns, arrow_schema(columns))
+        if (
+            row is not None
+            and sent.rows == table.rows
+            and sent.server_hash is not None
+            and stored(self._conn, relation, row) == (sent.rows, sent.server_hash)
+        ):
+            return
         digest = RowHash()
         for batch in read_rows(self._conn, relation, columns):
             digest.add(batch)
-        if (rows, digest.rows, digest.hexdigest()) != (table.rows, table.rows, table.content_hash):
+        if (digest.rows, digest.hexdigest()) != (table.rows, table.content_hash):
             raise AtdmError(
                 ErrorCode.RESTORE_FAILED,
                 f"{self._manifest.domain}.{table.name} does not hold what the baseline holds: "
@@ -398,54 +375,9 @@ class _Restore:
                 {"table": table.name, "rows": digest.rows, "expected_rows": table.rows},
             )
 
-    def _counted(self, table: str, summaries: list[Summary]) -> Iterator[tuple[int, Any]]:
-        for piece in self._feeder.pieces():
-            if isinstance(piece, Summary):
-                summaries.append(piece)
-                continue
-            yield piece
-            self._done += piece[0]
-            self._report(f"loaded {table}; rows in all", self._done, self._manifest.rows)
+    def _set_sequences(self) -> None:
+        sequences.set_positions(self._conn, self._manifest.sequences)
 
     def _report(self, what: str, done: int, total: int) -> None:
         if self._progress is not None:
             self._progress(what, done, total)
-
-    def _set_sequences(self) -> None:
-        for state in self._manifest.sequences:
-            name = sql.Identifier(state.schema_name, state.name)
-            if state.shared and not _is_behind(self._conn, state):
-                continue
-            # RESTART gives the sequence new storage, which a rollback throws away together with
-            # what setval writes into it; setval alone would survive the rollback.
-            self._conn.execute(sql.SQL("ALTER SEQUENCE {} RESTART").format(name))
-            self._conn.execute(
-                "SELECT setval(%s::regclass, %s, %s)",
-                (name.as_string(self._conn), state.last_value, state.is_called),
-            )
-
-
-def _has_sequence(conn: psycopg.Connection[Any], state: SequenceState) -> bool:
-    row = conn.execute(
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n"
-        " ON n.oid = c.relnamespace WHERE c.relkind = 'S' AND n.nspname = %s AND c.relname = %s)",
-        (state.schema_name, state.name),
-    ).fetchone()
-    return bool(row and row[0])
-
-
-def _is_behind(conn: psycopg.Connection[Any], state: SequenceState) -> bool:
-    """Whether a sequence that others use too has to move on to get past the baseline's rows."""
-    name = sql.Identifier(state.schema_name, state.name)
-    row = conn.execute(
-        sql.SQL(
-            "SELECT CASE WHEN s.seqincrement > 0 THEN q.last_value < {last}"
-            " ELSE q.last_value > {last} END FROM {name} AS q, pg_catalog.pg_sequence AS s"
-            " WHERE s.seqrelid = {text}::regclass"
-        ).format(
-            last=sql.Literal(state.last_value),
-            name=name,
-            text=sql.Literal(name.as_string(conn)),
-        )
-    ).fetchone()
-    return bool(row and row[0])

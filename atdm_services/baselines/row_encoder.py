@@ -1,9 +1,9 @@
-"""Making the rows of a baseline ready for COPY, beside the process that sends them.
+"""Encoding the rows of a baseline for COPY, in a process beside the one that sends them.
 
-The server takes rows faster than one Python process can make them ready and send them: the thread
-that sends would wait for the one that computes. The other process is a plain program that knows
-nothing but the store: it is told what to do through its input and answers through its output, and
-ends when either is closed. ``multiprocessing`` would run the caller's own script a second time.
+The server takes rows faster than one Python process can encode and send them (ADR 0082). The second
+process is a plain program that knows nothing but the store: it reads its job from its input, writes
+what it encodes to its output, and ends when either is closed. ``multiprocessing`` would run the
+caller's own script a second time.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Any, Final, Protocol, Self
@@ -23,90 +23,97 @@ from typing import IO, Any, Final, Protocol, Self
 import pyarrow as pa
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.hashing.content import RowHash
 from atdm_resources.postgres.copy_binary import has_binary_form
 from atdm_resources.postgres.prefetch import prefetch
 from atdm_resources.postgres.stored_hash import NotComparableError, SentHash, expression
 from atdm_resources.postgres.table_rows import CHUNK_ROWS, arrow_schema, encoded
 from atdm_resources.store.files import Store
-from atdm_services.baselines.manifest import BaselineFiles, BaselineTable
+from atdm_services.baselines.manifest import BaselineFiles, BaselineTable, Manifest
 from atdm_services.baselines.part_files import table_batches
 
-WORTH_A_PROCESS: Final = 200_000
+PROCESS_ROWS: Final = 200_000
 """Below so many rows starting a process takes longer than it saves."""
 
 _PIPE_BYTES = 1024 * 1024
 _HEADER = struct.Struct("!cQQ")
-# Not as a script: what a script's classes are called nobody else can import.
+# Not as a script: another process cannot import the classes of a script.
 _PROGRAM = f"from {__name__} import main; main()"
 _ROWS, _SUMMARY, _ERROR = b"r", b"s", b"e"
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """What all rows of a table were. ``total`` is the server's number for them, None: none."""
+class TableSummary:
+    """All rows of a table: their number, and what the server's hash of them must be, if known."""
 
     rows: int
-    content_hash: str
-    total: int | None
+    server_hash: int | None
 
 
-Piece = tuple[int, Any] | Summary
-"""How many rows and their bytes; after the last of them the summary of the table."""
+Piece = tuple[int, Any] | TableSummary
+"""A number of rows with their bytes; after the last rows of a table its summary."""
 
 
-class Feeder(Protocol):
-    """Yields the pieces of each table, in the order of the tables."""
+class RowEncoder(Protocol):
+    """Encodes tables, one after the other."""
 
-    def begin(self, tables: Sequence[BaselineTable], *, comparable: bool) -> None:
-        """Get the tables ready; ``comparable``: with the server's number."""
-        ...
-
-    def pieces(self) -> Iterator[Piece]:
-        """Of the next table."""
+    def encode(
+        self, tables: Sequence[BaselineTable], *, comparable: bool
+    ) -> Generator[Piece, None, None]:
+        """The pieces of every table; ``comparable``: with the server's hash, where there is one."""
         ...
 
 
-def sent_as_binary(table: BaselineTable) -> bool:
-    """In which of COPY's forms the rows of a table are made ready."""
+def row_encoder(store: Store, manifest: Manifest) -> AbstractContextManager[RowEncoder]:
+    """The encoder for a baseline, by its size."""
+    files = BaselineFiles(manifest.domain, manifest.baseline_id)
+    # An embedded interpreter does not know its own program.
+    if manifest.rows >= PROCESS_ROWS and sys.executable:
+        return ProcessEncoder(store, files)
+    return LocalEncoder(store, files)
+
+
+def is_binary(table: BaselineTable) -> bool:
+    """True if the table is sent as binary COPY."""
     columns = table.stored_columns
     return has_binary_form(columns, arrow_schema(columns))
 
 
-def made_ready(
+def encoded_table(
     store: Store, files: BaselineFiles, table: BaselineTable, *, comparable: bool
 ) -> Iterator[Piece]:
-    """The pieces of one table."""
+    """The pieces of one table, with the checksums of its files verified before the summary.
+
+    Raises:
+        AtdmError: BASELINE_INVALID, a file is damaged; STORE_FAILED.
+    """
     columns = table.stored_columns
-    digest, total = RowHash(), SentHash()
+    rows, sent = 0, SentHash()
     if expression(columns, arrow_schema(columns)) is None:
         comparable = False
 
     def hashed() -> Iterator[pa.RecordBatch]:
-        nonlocal comparable
+        nonlocal comparable, rows
         for batch in prefetch(table_batches(store, files, table.files)):
+            rows += batch.num_rows
             for start in range(0, batch.num_rows, CHUNK_ROWS):
                 part = batch.slice(start, CHUNK_ROWS)
-                digest.add(part)
                 if comparable:
                     try:
-                        total.add(part)
+                        sent.add(part)
                     except NotComparableError:
                         comparable = False
                 yield part
 
-    yield from encoded(hashed(), columns, binary=sent_as_binary(table))
-    yield Summary(digest.rows, digest.hexdigest(), total.total if comparable else None)
+    yield from encoded(hashed(), columns, binary=is_binary(table))
+    yield TableSummary(rows, sent.total if comparable else None)
 
 
-class Here:
-    """Made ready in this process, a piece ahead of the one that is sent."""
+class LocalEncoder:
+    """Encodes in a thread of this process, a piece ahead of the one that is sent."""
 
     def __init__(self, store: Store, files: BaselineFiles) -> None:
         self._store = store
         self._files = files
-        self._comparable = False
-        self._tables: Iterator[BaselineTable] = iter(())
 
     def __enter__(self) -> Self:
         return self
@@ -114,16 +121,18 @@ class Here:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def begin(self, tables: Sequence[BaselineTable], *, comparable: bool) -> None:
-        self._tables, self._comparable = iter(tables), comparable
+    def encode(
+        self, tables: Sequence[BaselineTable], *, comparable: bool
+    ) -> Generator[Piece, None, None]:
+        return prefetch(
+            piece
+            for table in tables
+            for piece in encoded_table(self._store, self._files, table, comparable=comparable)
+        )
 
-    def pieces(self) -> Iterator[Piece]:
-        table = next(self._tables)
-        return prefetch(made_ready(self._store, self._files, table, comparable=self._comparable))
 
-
-class Beside:
-    """Made ready in another process, which starts when the block begins and ends with it."""
+class ProcessEncoder:
+    """Encodes in another process, which starts when the block begins and ends with it."""
 
     def __init__(self, store: Store, files: BaselineFiles) -> None:
         self._store = store
@@ -145,7 +154,7 @@ class Beside:
             import fcntl
 
             with suppress(OSError):
-                # As much as a user may have; with less both sides wait for each other more often.
+                # The most that a user may have; with less both sides wait for each other more.
                 fcntl.fcntl(self._output, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         return self
 
@@ -162,29 +171,29 @@ class Beside:
                 pipe.close()
         self._process.wait()
 
-    def begin(self, tables: Sequence[BaselineTable], *, comparable: bool) -> None:
-        work = (self._store, self._files, tuple(tables), comparable)
+    def encode(
+        self, tables: Sequence[BaselineTable], *, comparable: bool
+    ) -> Generator[Piece, None, None]:
         try:
-            pickle.dump(work, self._input)
+            pickle.dump((self._store, self._files, tuple(tables), comparable), self._input)
             self._input.close()
         except OSError as problem:
             raise self._gone() from problem
-
-    def pieces(self) -> Iterator[Piece]:
-        return prefetch(self._received())
+        return prefetch(piece for _ in tables for piece in self._received())
 
     def _received(self) -> Iterator[Piece]:
+        """The pieces of one table."""
         while True:
             kind, count, size = _HEADER.unpack(self._read(_HEADER.size))
             content = self._read(size)
             if kind == _ROWS:
                 yield count, content
                 continue
-            # What this process's own program has written, which nobody else can.
-            told = pickle.loads(content)
+            # Written by this process's own program; no other process can write it.
+            message = pickle.loads(content)
             if kind == _ERROR:
-                raise told
-            yield told
+                raise message
+            yield message
             return
 
     def _read(self, size: int) -> bytes:
@@ -201,7 +210,7 @@ class Beside:
         )
 
 
-def _work(commands: IO[bytes], answers: IO[bytes]) -> None:
+def _work(job: IO[bytes], answers: IO[bytes]) -> None:
     """The other process: one job, then the end."""
 
     def answer(kind: bytes, count: int, content: Any) -> None:
@@ -209,13 +218,13 @@ def _work(commands: IO[bytes], answers: IO[bytes]) -> None:
         answers.write(content)
 
     try:
-        store, files, tables, comparable = pickle.load(commands)
+        store, files, tables, comparable = pickle.load(job)
     except EOFError:
         return
     try:
         for table in tables:
-            for piece in prefetch(made_ready(store, files, table, comparable=comparable)):
-                if isinstance(piece, Summary):
+            for piece in prefetch(encoded_table(store, files, table, comparable=comparable)):
+                if isinstance(piece, TableSummary):
                     answer(_SUMMARY, 0, pickle.dumps(piece))
                 else:
                     answer(_ROWS, *piece)
@@ -230,16 +239,15 @@ def _work(commands: IO[bytes], answers: IO[bytes]) -> None:
 
 
 def _failed(files: BaselineFiles, error: Exception) -> AtdmError:
-    said = str(error) or type(error).__name__
     return AtdmError(
         ErrorCode.RESTORE_FAILED,
-        f"the restore failed: {said}",
+        f"the restore failed: {str(error) or type(error).__name__}",
         {"baseline_id": files.baseline_id, "error": type(error).__name__},
     )
 
 
 def main() -> None:
-    """What other code prints must not get between the answers; an interrupt is the caller's."""
+    """Keep prints of other code out of the answers, and leave an interrupt to the caller."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

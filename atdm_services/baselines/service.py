@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
 from atdm_engine.progress import Progress
+from atdm_resources.catalog.events import Actor
 from atdm_services.extras import server_part
 from atdm_services.target import access
 
 with server_part("working with baselines"):
     from atdm_resources.store.bundle import load_registry
     from atdm_resources.store.files import Store
-    from atdm_services.baselines import capture, listing, manifest, records, restore
-    from atdm_services.baselines import diff as comparing
-    from atdm_services.clones import teardown
+    from atdm_services.baselines import capture, diff, listing, manifest, restore
 
 if TYPE_CHECKING:
+    import psycopg
+
     from atdm_engine.bundle.registry import Registry
     from atdm_resources.settings import Settings
     from atdm_services.baselines.manifest import Manifest
@@ -42,13 +44,21 @@ class Record(Protocol):
 
 @dataclass(frozen=True)
 class Baselines:
-    """The baselines of one domain. ``domain`` None is the bundle's default domain."""
+    """The baselines of one domain.
+
+    Args:
+        record: shows in Dagster what is done.
+        drop_clones: drops what was made for cloning a baseline: connection, domain, id, actor.
+        source: the face, for the audit trail.
+        domain_name: None: the bundle's default domain.
+    """
 
     settings: Settings
     reporter: Reporter
     record: Record
+    drop_clones: Callable[[psycopg.Connection[Any], str, str, Actor], None]
     source: str
-    domain_asked: str | None = None
+    domain_name: str | None = None
 
     def capture(
         self,
@@ -58,9 +68,10 @@ class Baselines:
         progress: Progress | None = None,
         shown: bool = True,
     ) -> dict[str, Any]:
-        """Capture one; its summary. Raises BASELINE_EXISTS, BUSY, SNAPSHOT_FAILED, STORE_FAILED.
+        """Capture one; returns its summary.
 
         ``shown`` False leaves out the materialisation in Dagster, which takes seconds to load.
+        Raises AtdmError BASELINE_EXISTS, BUSY, SNAPSHOT_FAILED, STORE_FAILED.
         """
         made = capture.capture(
             self.url,
@@ -73,7 +84,7 @@ class Baselines:
 
         if shown:
             self.record.captured(self._resolved, self.store.uri(_folder(made)), made)
-        return {**records.summary(made), "status": "captured"}
+        return {**made.summary(), "status": "captured"}
 
     def restore(
         self,
@@ -84,7 +95,7 @@ class Baselines:
         progress: Progress | None = None,
         shown: bool = True,
     ) -> dict[str, Any]:
-        """Restore one, the latest when none is named; what came back.
+        """Restore one, the latest when none is named; returns what was restored.
 
         ``shown`` False leaves out the observation in Dagster, which takes seconds to load.
         """
@@ -103,7 +114,7 @@ class Baselines:
         return done.as_json()
 
     def listed(self) -> list[dict[str, Any]]:
-        """What there is, newest first."""
+        """The baselines in the store, newest first."""
         return [item.as_json() for item in listing.baselines(self.store, self.domain)]
 
     def verify(self, baseline_id: str, progress: Progress | None = None) -> dict[str, Any]:
@@ -118,7 +129,7 @@ class Baselines:
 
     def diff(self, one: str, other: str) -> dict[str, Any]:
         """How ``other`` differs from ``one``; either may be ``live``."""
-        found = comparing.compare(self.url, self.store, self.domain, one, other)
+        found = diff.compare(self.url, self.store, self.domain, one, other)
         return {
             "domain": self.domain,
             "from": one,
@@ -128,23 +139,13 @@ class Baselines:
         }
 
     def delete(self, baseline_id: str, *, confirm: bool) -> dict[str, Any]:
-        """Delete one, and what is kept for cloning it."""
+        """Delete one, its templates and its unleased clones."""
+        actor = self._actor("")
         with access.connected(self.settings, self.reporter) as conn:
             count = listing.delete(
-                conn,
-                self.store,
-                self.domain,
-                baseline_id,
-                confirm=confirm,
-                actor=self._actor(""),
+                conn, self.store, self.domain, baseline_id, confirm=confirm, actor=actor
             )
-            teardown.drop_made_from(
-                conn,
-                self.domain,
-                baseline_id,
-                invoker=self.settings.invoker,
-                source=self.source,
-            )
+            self.drop_clones(conn, self.domain, baseline_id, actor)
 
         self.record.deleted(self._resolved, self.domain, baseline_id)
         return {
@@ -167,25 +168,25 @@ class Baselines:
     @cached_property
     def domain(self) -> str:
         """The domain's name. Raises AtdmError REQUEST_INVALID with the nearest spelling."""
-        if self.domain_asked is None:
+        if self.domain_name is None:
             return self._registry.default_domain
         known = self._registry.domains
-        if self.domain_asked not in known:
-            nearest = nearest_spelling(self.domain_asked, known)
+        if self.domain_name not in known:
+            nearest = nearest_spelling(self.domain_name, known)
             raise AtdmError(
                 ErrorCode.REQUEST_INVALID,
-                f"there is no domain {self.domain_asked!r}; known: {', '.join(known)}"
+                f"there is no domain {self.domain_name!r}; known: {', '.join(known)}"
                 + (f"; did you mean {nearest}?" if nearest else ""),
-                {"domain": self.domain_asked, "known": list(known)},
+                {"domain": self.domain_name, "known": list(known)},
             )
-        return self.domain_asked
+        return self.domain_name
 
     @cached_property
     def _registry(self) -> Registry:
         return load_registry(self.settings)
 
-    def _actor(self, reason: str) -> records.Actor:
-        return records.Actor(self.settings.invoker, self.source, reason)
+    def _actor(self, reason: str) -> Actor:
+        return Actor(self.settings.invoker, self.source, reason)
 
     @property
     def _resolved(self) -> Settings:

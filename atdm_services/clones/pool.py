@@ -13,11 +13,12 @@ from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError
 from atdm_engine.spec.domain import ClonePool
 from atdm_engine.values.times import duration
+from atdm_resources.catalog import clones
+from atdm_resources.catalog.clones import LATEST, Template
+from atdm_resources.catalog.events import Actor
 from atdm_resources.store.files import Store
 from atdm_services.baselines.listing import latest
-from atdm_services.baselines.records import Actor
-from atdm_services.clones import teardown, templates
-from atdm_services.clones.lease import EMPTY, FRESH, LATEST
+from atdm_services.clones import creation, teardown, templates
 
 DRAINED: Final = 20
 """Databases that one tick drops at most."""
@@ -25,7 +26,7 @@ DRAINED: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class PoolState:
-    """A pool as the catalog sees it. ``filling``: somebody is at it right now."""
+    """A pool as the catalog has it. ``filling``: a process fills it at the moment."""
 
     domain: str
     size: int
@@ -40,7 +41,7 @@ class PoolState:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """What filling a pool did. ``busy``: nothing, somebody else was at it."""
+    """What filling a pool did. ``busy``: nothing, because another process is filling it."""
 
     domain: str
     made: int
@@ -53,16 +54,10 @@ class Filled:
 
 
 def states(conn: psycopg.Connection[Any], pools: Mapping[str, ClonePool]) -> list[PoolState]:
-    """Every pool that is wished for, in one query."""
-    rows = conn.execute(
-        _COUNTS.encode(),
-        {
-            "domains": list(pools),
-            "baselines": [pool.baseline for pool in pools.values()],
-        },
-    ).fetchall()
+    """The state of every pool, in one query."""
     return [
-        PoolState(domain, pools[domain].ready, ready, filling) for domain, ready, filling in rows
+        PoolState(domain, pools[domain].ready, ready, filling)
+        for domain, ready, filling in clones.pool_counts(conn, pools)
     ]
 
 
@@ -72,36 +67,26 @@ def drain(
     newest: Mapping[str, str | None],
     most: int = DRAINED,
 ) -> int:
-    """Drop ready clones that nobody may lease any more; how many went.
+    """Drop ready clones that may not be leased any more; returns how many.
 
-    Of an earlier bundle or catalog, of a baseline that is not wished for (any more) or not the
-    newest one, too old, too many.
+    Those of an earlier bundle or catalog, of another baseline than the pool's, too old, too many.
 
     Args:
-        newest: by domain, the newest baseline of the store; domains not in it are not judged by it.
+        newest: by domain, the newest baseline of the store, where it is known.
+        most: databases to drop at most.
     """
-    found = conn.execute(
-        _STALE.encode(),
-        {
-            "domains": list(pools),
-            "baselines": [pool.baseline for pool in pools.values()],
-            "sizes": [pool.ready for pool in pools.values()],
-            "seen": list(newest),
-            "newest": list(newest.values()),
-            "most": most,
-        },
-    ).fetchall()
     return sum(
-        teardown.drop_ready(conn, database, because="it is out of date") for (database,) in found
+        teardown.drop_ready(conn, database, because="it is out of date")
+        for database in clones.stale(conn, pools, newest, most)
     )
 
 
 def newest_baselines(
     store: Store, pools: Mapping[str, ClonePool]
 ) -> tuple[dict[str, str | None], list[str]]:
-    """The newest baseline of every domain whose pool follows it, and what kept it from being read.
+    """The newest baseline of each domain whose pool follows it, and why others are not known.
 
-    A store that is down costs the look at what other targets have published, and nothing else.
+    While the store is down, baselines that other targets have published are not seen.
     """
     newest: dict[str, str | None] = {}
     problems: list[str] = []
@@ -126,22 +111,22 @@ def fill(
     *,
     actor: Actor,
 ) -> Filled:
-    """Drop what is out of date and make what is missing, one filler a pool at a time.
+    """Drop what is out of date and make what is missing; one process fills a pool at a time.
 
     Each clone is leasable as soon as it is made. ``conn`` is in autocommit mode.
 
     Raises:
-        AtdmError: those of ``cloning.ready_template`` and ``cloning.copied``.
+        AtdmError: those of ``templates.ready_template`` and ``creation.new_copy``.
     """
     pool = registry.clones[domain]
-    wished = {domain: pool}
-    with teardown.lock(conn, _lock_name(domain)) as held:
+    pools = {domain: pool}
+    with teardown.lock(conn, clones.pool_lock(domain)) as held:
         if not held:
-            return Filled(domain, 0, 0, states(conn, wished)[0].ready, busy=True)
+            return Filled(domain, 0, 0, states(conn, pools)[0].ready, busy=True)
         teardown.sweep(conn)
-        newest, _ = newest_baselines(store, wished)
+        newest, _ = newest_baselines(store, pools)
         dropped = 0
-        while count := drain(conn, wished, newest):
+        while count := drain(conn, pools, newest):
             dropped += count
         missing = pool.ready - _ready(conn, domain, pool)
         if missing > 0:
@@ -178,68 +163,15 @@ def fill_all(
 def _make_ready(
     conn: psycopg.Connection[Any],
     server_url: str,
-    template: templates.Template,
+    template: Template,
     max_age: timedelta,
 ) -> None:
-    name = templates.new_name()
-    with templates.copied(conn, server_url, template, name):
-        row = conn.execute(
-            "UPDATE atdm.clone SET status = 'ready', source = 'pool', fresh_until = created_at + %s"
-            " WHERE database_name = %s AND status = 'making' RETURNING status",
-            (max_age, name),
-        ).fetchone()
-        if row is None:
-            raise templates.lost(name)
+    database = creation.new_name()
+    with creation.new_copy(conn, server_url, template, database):
+        if not clones.set_clone_ready(conn, database, max_age):
+            raise creation.abandoned(database)
 
 
 def _ready(conn: psycopg.Connection[Any], domain: str, pool: ClonePool) -> int:
     """How many clones of a pool can be leased now."""
     return states(conn, {domain: pool})[0].ready
-
-
-def _lock_name(domain: str) -> str:
-    return f"pool of {domain}"
-
-
-_FITS = f"""
-    CASE w.baseline WHEN '{LATEST}' THEN c.latest
-                    WHEN '{EMPTY}' THEN c.baseline_id IS NULL AND NOT c.latest
-                    ELSE c.baseline_id = w.baseline AND NOT c.latest END
-"""
-# The lock that whoever fills a pool holds is looked at without taking it.
-_COUNTS = f"""
-SELECT w.domain,
-    (SELECT count(*) FROM atdm.clone AS c
-     WHERE c.kind = 'clone' AND c.status = 'ready' AND c.domain = w.domain AND {_FITS} AND {FRESH}),
-    EXISTS (
-        SELECT FROM pg_catalog.pg_locks AS l
-        WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.database =
-            (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = current_database())
-          AND (l.classid::bigint << 32 | l.objid::bigint)
-            = atdm.request_lock_key('clone pool of ' || w.domain))
-FROM unnest(%(domains)s::text[], %(baselines)s::text[]) AS w (domain, baseline)
-ORDER BY w.domain
-"""
-_STALE = f"""
-WITH w AS (
-    SELECT * FROM unnest(%(domains)s::text[], %(baselines)s::text[], %(sizes)s::int[])
-        AS w (domain, baseline, size)
-), seen AS (
-    SELECT * FROM unnest(%(seen)s::text[], %(newest)s::text[]) AS s (domain, baseline)
-), judged AS (
-    SELECT c.database_name, c.domain, c.created_at, w.size,
-        w.domain IS NOT NULL AND {_FITS} AND {FRESH}
-        AND NOT (c.latest AND EXISTS (
-            SELECT FROM seen AS s WHERE s.domain = c.domain
-              AND s.baseline IS DISTINCT FROM c.baseline_id)) AS good
-    FROM atdm.clone AS c LEFT JOIN w USING (domain)
-    WHERE c.kind = 'clone' AND c.status = 'ready' AND (c.retry_at IS NULL OR c.retry_at < now())
-), placed AS (
-    SELECT j.*,
-        row_number() OVER (PARTITION BY j.domain, j.good ORDER BY j.created_at DESC) AS place
-    FROM judged AS j
-)
-SELECT p.database_name FROM placed AS p
-WHERE p.good IS NOT TRUE OR p.place > p.size
-ORDER BY p.created_at LIMIT %(most)s
-"""

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
-from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.random.run_ids import RUN_COLUMN
-from atdm_resources import migrations
+from atdm_resources.catalog import clones
 from atdm_resources.postgres.connection import connect, libpq_url
 from atdm_services.baselines.manifest import Manifest
 
@@ -97,10 +96,9 @@ def copy_structure(
             f"the target's structure could not be copied: {lines or 'pg_dump failed'}",
             {"said": lines[-2000:]},
         )
-    version = sql.Identifier(migrations.SCHEMA, migrations.VERSION_TABLE)
-    row = conn.execute(sql.SQL("SELECT version_num FROM {}").format(version)).fetchone()
+    revision = clones.revision(conn)
     with connect(made_url) as fresh:
-        fresh.execute(sql.SQL("INSERT INTO {} VALUES (%s)").format(version), row)
+        clones.set_revision(fresh, revision)
 
 
 def clients(major: int) -> Path | None:

@@ -1,7 +1,4 @@
-"""Databases of one's own, for the command line and the client.
-
-A lease from the pool loads none of the server part.
-"""
+"""Clones for the command line and the client. A lease from the pool loads no server part."""
 
 from __future__ import annotations
 
@@ -10,8 +7,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_services.clones import lease as clones
-from atdm_services.clones import teardown
+from atdm_services.clones import lease, teardown
+from atdm_services.clones.creation import CloneLease
 from atdm_services.extras import load_registry, server_part
 from atdm_services.target import access
 
@@ -37,7 +34,7 @@ class Clones:
         ttl: timedelta | None = None,
         owner: str | None = None,
     ) -> dict[str, Any]:
-        """Lease one; its token is in the answer, this once. See ``clones.lease_clone``."""
+        """Lease one; its token is in the answer, this once. See ``lease.lease_clone``."""
         with (
             access.connected(self.settings, self.reporter) as conn,
             server_part("making a database from a baseline"),
@@ -51,10 +48,10 @@ class Clones:
         return {**leased.as_json(), "status": "leased"}
 
     def listed(self, *, everything: bool = False) -> list[dict[str, Any]]:
-        """Those that are there; those whose time is over are dropped first."""
+        """The clones that exist, after the expired ones were dropped."""
         with access.connected(self.settings, self.reporter) as conn:
             teardown.sweep(conn)
-            found = clones.listed(conn, self._url, everything=everything)
+            found = lease.listed(conn, self._url, everything=everything)
         return [
             item.as_json() for item in found if self.domain is None or item.domain == self.domain
         ]
@@ -69,11 +66,11 @@ class Clones:
                 {"domain": self.domain, "known": list(registry.clones)},
             )
         with server_part("filling a pool of clones"):
+            from atdm_resources.catalog.events import Actor
             from atdm_resources.store.files import Store
-            from atdm_services.baselines.records import Actor
-            from atdm_services.clones import pool as clone_pool
+            from atdm_services.clones import pool
         with access.connected(self.settings, self.reporter) as conn:
-            filled = clone_pool.fill_all(
+            filled = pool.fill_all(
                 conn,
                 self._url,
                 Store(self.settings.store_url, s3=self.settings.s3),
@@ -81,14 +78,13 @@ class Clones:
                 list(registry.clones) if self.domain is None else [self.domain],
                 actor=Actor(self.settings.invoker, self.source),
             )
-        return [pool.as_json() for pool in filled]
+        return [one.as_json() for one in filled]
 
     def drop(self, database: str, token: str | None) -> dict[str, Any]:
-        """Give one back. The owner of the catalog may leave the token out."""
+        """Drop a clone. The owner of the catalog may leave the token out."""
         with access.connected(self.settings, self.reporter) as conn:
-            done = clones.drop_clone(
+            done = lease.drop_clone(
                 conn,
-                self._url,
                 database=database,
                 token=token,
                 invoker=self.settings.invoker,
@@ -104,8 +100,8 @@ class Clones:
         database: str | None,
         ttl: timedelta | None,
         owner: str | None,
-    ) -> clones.CloneLease:
-        return clones.lease_clone(
+    ) -> CloneLease:
+        return lease.lease_clone(
             conn,
             self._url,
             domain=self.domain,

@@ -82,7 +82,7 @@ def sweep(store: Store, dataset: Dataset, now: datetime) -> list[str]:
     be gone on with. What was being removed is removed. Raises AtdmError STORE_FAILED.
     """
     gone = []
-    for files, said in removal.cut_short(store, dataset.domain):
+    for files, said in removal.unfinished(store, dataset.domain):
         if _is_version(dataset, files.baseline_id) and not said:
             removal.remove(store, files, said)
             removal.finish(store, files)

@@ -7,6 +7,8 @@ from typing import Any
 
 import psycopg
 
+from atdm_resources.catalog import clones
+from atdm_resources.catalog.events import Actor
 from atdm_services.clones import teardown
 
 
@@ -14,7 +16,7 @@ def databases(conn: psycopg.Connection[Any]) -> set[str]:
     """Those that bear the comment of this target."""
     rows = conn.execute(
         "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') = %s",
-        (teardown.comment_of(conn),),
+        (clones.comment_of(conn),),
     )
     return {name for (name,) in rows}
 
@@ -23,5 +25,5 @@ def dropped_after(conn: psycopg.Connection[Any]) -> None:
     """Leave nothing on a server that outlives the session; each drop costs a checkpoint."""
     if os.environ.get("ATDM_TEST_DATABASE_URL"):
         for database in databases(conn):
-            teardown.drop(conn, database, because="test", invoker="test", source="test")
+            teardown.drop(conn, database, because="test", actor=Actor("test", "test"))
         teardown.sweep(conn, thorough=True)

@@ -146,10 +146,10 @@ def requester(notes: Notes, url: str, runs: int) -> None:
 
 def snapshotter(notes: Notes, url: str) -> None:
     """Captures baselines."""
+    from atdm_resources.catalog.events import Actor
     from atdm_resources.settings import Settings
     from atdm_resources.store.files import Store
     from atdm_services.baselines.capture import capture
-    from atdm_services.baselines.records import Actor
 
     store = Store(Settings.from_environment().store_url)
     actor = Actor("agent:torture", "torture")
@@ -162,9 +162,9 @@ def snapshotter(notes: Notes, url: str) -> None:
 
 def restorer(notes: Notes, url: str) -> None:
     """Restores the newest baseline, whoever has leased what."""
+    from atdm_resources.catalog.events import Actor
     from atdm_resources.settings import Settings
     from atdm_resources.store.files import Store
-    from atdm_services.baselines.records import Actor
     from atdm_services.baselines.restore import restore
 
     store = Store(Settings.from_environment().store_url)

@@ -289,7 +289,7 @@ class Restore(Operation):
     summary = "restoring a baseline over changed rows and leases: atdm baseline-restore"
     marks = (
         Mark("note the start", f"{_EVENT}restore_started"),
-        Mark("verify the files", call="atdm_services.baselines.restore:verify_files"),
+        Mark("look for the files", call="atdm_services.baselines.restore:require_files"),
         Mark("keep others out", r"SET draining_until = clock_timestamp"),
         Mark("be alone", r"pg_try_advisory_xact_lock\(atdm\.domain_lock_key"),
         Mark("lock the tables", r"LOCK TABLE ONLY .* ACCESS EXCLUSIVE"),
@@ -297,7 +297,7 @@ class Restore(Operation):
         Mark("empty the tables", r"TRUNCATE ONLY"),
         Mark("load rows", rf'COPY .*"?{DOMAIN}"?\..* FROM STDIN'),
         Mark("put references back", r"ADD CONSTRAINT"),
-        Mark("bring the runs in line", call="atdm_services.baselines.contained_runs:bring_in_line"),
+        Mark("bring the runs in line", call="atdm_services.baselines.contained_runs:reconcile"),
         Mark("note the end", f"{_EVENT}restore_completed"),
         Mark("let others in", r"SET draining_until = NULL"),
         Mark("show in Dagster", call="atdm_assets.baselines.definitions:report_restore"),
@@ -431,8 +431,8 @@ class Clone(Operation):
         Mark("close the template", r"ALTER DATABASE .* ALLOW_CONNECTIONS"),
         Mark("register the clone", r"INSERT INTO atdm\.clone "),
         Mark("copy the template", r"^CREATE DATABASE .* TEMPLATE"),
-        Mark("make it its own", call="atdm_services.clones.lease:make_it_its_own"),
-        Mark("hand it out", call="atdm_services.clones.lease:hand_out_made"),
+        Mark("make it its own", call="atdm_services.clones.creation:mark_as_target"),
+        Mark("hand it out", call="atdm_services.clones.creation:lease_made"),
         Mark("give it its name", r"ALTER DATABASE .* RENAME"),
         Mark("sweep", call="atdm_services.clones.teardown:sweep"),
     )

@@ -18,10 +18,11 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import leases, outcomes, reclaim, requests, seal
 from atdm_resources.catalog import runs as reports
 from atdm_resources.catalog import trail as trail_reading
+from atdm_resources.catalog.baselines import add_baseline_event
+from atdm_resources.catalog.events import Actor
 from atdm_resources.catalog.rows import one_state
 from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
-from atdm_services.baselines import records
 from tests.support.made_requests import Made, recorded, seeded
 
 Target = psycopg.Connection[Any]
@@ -170,16 +171,14 @@ def test_runs_taken_back_together_are_counted_once(
 def test_what_happened_to_the_domain_meanwhile_is_told(
     conn: Target, registry: Registry, tmp_path: Path
 ) -> None:
-    records.add_event(
-        conn, "snapshot_completed", "healthcare", "too-early", records.Actor("human:a", "cli")
+    add_baseline_event(
+        conn, "snapshot_completed", "healthcare", "too-early", Actor("human:a", "cli")
     )
     made = seeded(conn, tmp_path, registry)
-    records.add_event(
-        conn, "snapshot_completed", "healthcare", "meanwhile", records.Actor("human:a", "cli")
+    add_baseline_event(
+        conn, "snapshot_completed", "healthcare", "meanwhile", Actor("human:a", "cli")
     )
-    records.add_event(
-        conn, "snapshot_completed", "elsewhere", "another", records.Actor("human:a", "cli")
-    )
+    add_baseline_event(conn, "snapshot_completed", "elsewhere", "another", Actor("human:a", "cli"))
     reclaim.reset_all(
         conn, "healthcare", reason="tidy", revoke_leases=True, invoker="human:a", source="cli"
     )

@@ -14,11 +14,11 @@ import pytest
 
 from atdm_engine.bundle.registry import Registry
 from atdm_resources.catalog import leases
+from atdm_resources.catalog.events import Actor
 from atdm_resources.postgres.connection import connect
 from atdm_resources.store.files import Store
 from atdm_services.baselines import listing
 from atdm_services.baselines.capture import capture
-from atdm_services.baselines.records import Actor
 from atdm_services.baselines.restore import restore
 from tests.support.baseline_zoo import make_zoo, state
 from tests.support.made_requests import seeded
@@ -28,8 +28,9 @@ ACTOR = Actor("human:tester", "test")
 _CHILD = """
 import os, signal, sys
 from atdm_services.baselines import capture as capturing, contained_runs
-from atdm_services.baselines import records, restore as restoring
-from atdm_services.baselines.records import Actor
+from atdm_services.baselines import restore as restoring
+from atdm_resources.catalog import baselines
+from atdm_resources.catalog.events import Actor
 from atdm_resources.store.files import Store
 what, phase, url, store, domain, name = sys.argv[1:]
 
@@ -47,12 +48,13 @@ def dies_after(function):
     return call
 
 patched = {
-    "started": (records, "snapshot_started"),
+    "started": (baselines, "begin_capture"),
+    "files found": (restoring, "require_files"),
     "published": (capturing, "publish_manifest"),
     "runs written": (contained_runs, "written"),
     "sequences set": (restoring._Restore, "_set_sequences"),
-    "runs in line": (contained_runs, "bring_in_line"),
-    "recorded": (records, "restored"),
+    "runs in line": (contained_runs, "reconcile"),
+    "recorded": (baselines, "set_restored"),
 }
 if phase in patched:
     owner, attribute = patched[phase]
@@ -125,7 +127,7 @@ def test_a_killed_capture_leaves_no_half_baseline(
 @pytest.mark.parametrize(
     "phase",
     [
-        "verified",
+        "files found",
         "loaded egg",
         "loaded node",
         "making keys",
@@ -190,9 +192,8 @@ def test_every_capture_is_one_moment_while_others_write(
         for writer in writers:
             writer.join()
     for manifest in made:
-        one, other = manifest.table("one"), manifest.table("other")
-        assert one is not None
-        assert other is not None
+        tables = {table.name: table for table in manifest.tables}
+        one, other = tables["one"], tables["other"]
         assert (one.rows, other.rows) == (20000, 20000)
         assert one.content_hash == other.content_hash
     assert len({manifest.content_hash for manifest in made}) > 1

@@ -15,12 +15,12 @@ import pytest
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import leases
+from atdm_resources.catalog.events import Actor
 from atdm_resources.postgres.connection import connect
 from atdm_resources.store.files import Store
 from atdm_services.baselines import diff, listing
 from atdm_services.baselines.capture import capture
 from atdm_services.baselines.manifest import Manifest, check_id, new_id
-from atdm_services.baselines.records import Actor
 from atdm_services.baselines.restore import restore
 from atdm_services.clones import templates
 from tests.support.baseline_zoo import state

@@ -11,12 +11,12 @@ import pytest
 from atdm.client.sync import AtdmClient, AtdmClientError
 from atdm_engine.bundle.registry import Registry
 from atdm_resources.catalog import leases
+from atdm_resources.catalog.events import Actor
 from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
 from atdm_resources.store.files import Store
 from atdm_services.baselines.capture import capture
 from atdm_services.baselines.listing import baselines, verify
-from atdm_services.baselines.records import Actor
 from atdm_services.baselines.restore import restore
 from atdm_services.target.init import initialise
 from tests.support.baseline_zoo import make_zoo, state

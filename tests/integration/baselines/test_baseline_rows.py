@@ -13,6 +13,8 @@ from psycopg import sql
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.hashing.content import RowHash
+from atdm_resources.catalog.events import Actor
+from atdm_resources.postgres import table_rows
 from atdm_resources.postgres.columns import TableColumn
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.copy_binary import has_binary_form
@@ -35,12 +37,11 @@ from atdm_resources.postgres.table_rows import (
 )
 from atdm_resources.store.files import Store
 from atdm_services.baselines import capture as capturing
-from atdm_services.baselines import diff, manifest
+from atdm_services.baselines import diff, manifest, row_encoder
 from atdm_services.baselines import restore as restoring
 from atdm_services.baselines.capture import capture
-from atdm_services.baselines.records import Actor
 from atdm_services.baselines.restore import restore
-from atdm_services.baselines.row_encoder import Beside
+from atdm_services.baselines.row_encoder import ProcessEncoder
 
 ACTOR = Actor("human:tester", "test")
 
@@ -179,7 +180,7 @@ def test_a_difference_between_what_was_sent_and_stored_stops_the_restore(
     capture(target, store, "plain", "one", actor=ACTOR)
     conn.execute("DELETE FROM plain.one WHERE id > 50")
     before = content(conn, "one")
-    monkeypatch.setattr(restoring, "send_rows", altered)
+    monkeypatch.setattr(table_rows, "send_rows", altered)
     with pytest.raises(AtdmError, match="one does not hold what the baseline holds") as caught:
         restore(target, store, "plain", actor=ACTOR)
     assert caught.value.code is ErrorCode.RESTORE_FAILED
@@ -192,7 +193,7 @@ def test_another_process_makes_the_rows_of_a_large_baseline_ready(
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(restoring, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(row_encoder, "PROCESS_ROWS", 1)
     conn.execute("CREATE TABLE plain.none (); INSERT INTO plain.none DEFAULT VALUES")
     conn.execute("CREATE TABLE plain.odd (id box)")
     conn.execute("INSERT INTO plain.odd VALUES ('((1,2),(3,4))')")
@@ -216,23 +217,24 @@ def test_a_process_that_is_gone_changes_nothing(
     capture(target, store, "plain", "one", actor=ACTOR)
     conn.execute("DELETE FROM plain.one WHERE id > 50")
     before = content(conn, "one")
-    monkeypatch.setattr(restoring, "WORTH_A_PROCESS", 1)
-    begin, enter = Beside.begin, Beside.__enter__
+    monkeypatch.setattr(row_encoder, "PROCESS_ROWS", 1)
+    encode, enter = ProcessEncoder.encode, ProcessEncoder.__enter__
 
-    def entered(self: Beside) -> Beside:
+    def entered(self: ProcessEncoder) -> ProcessEncoder:
         enter(self)
         self._process.kill()
         self._process.wait()
         return self
 
-    def begun(self: Beside, *arguments: Any, **options: Any) -> None:
-        begin(self, *arguments, **options)
+    def begun(self: ProcessEncoder, *arguments: Any, **options: Any) -> Any:
+        pieces = encode(self, *arguments, **options)
         self._process.kill()
+        return pieces
 
     if when == "before":
-        monkeypatch.setattr(Beside, "__enter__", entered)
+        monkeypatch.setattr(ProcessEncoder, "__enter__", entered)
     else:
-        monkeypatch.setattr(Beside, "begin", begun)
+        monkeypatch.setattr(ProcessEncoder, "encode", begun)
     with pytest.raises(AtdmError, match="has ended before its time") as caught:
         restore(target, store, "plain", actor=ACTOR)
     assert caught.value.code is ErrorCode.RESTORE_FAILED
@@ -245,10 +247,10 @@ def test_what_the_other_process_finds_is_told_here(
     made = capture(target, store, "plain", "one", actor=ACTOR)
     files = manifest.BaselineFiles("plain", "one")
     store.delete_prefix(files.full(made.tables[0].files[0]))
-    with Beside(store, files) as feeder:
-        feeder.begin(made.tables, comparable=True)
+    with ProcessEncoder(store, files) as encoder:
+        pieces = encoder.encode(made.tables, comparable=True)
         with pytest.raises(AtdmError, match="part-00000") as caught:
-            list(feeder.pieces())
+            list(pieces)
     assert caught.value.code is ErrorCode.STORE_FAILED
 
 

@@ -18,14 +18,16 @@ from atdm_assets.clones import sensor as watching
 from atdm_assets.leases import expiry
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.spec.domain import ClonePool
+from atdm_resources.catalog.clones import pool_lock
+from atdm_resources.catalog.events import Actor
 from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
 from atdm_resources.store.files import Store
 from atdm_services.baselines.capture import capture
-from atdm_services.baselines.records import Actor
 from atdm_services.clones import pool as clone_pool
 from atdm_services.clones import templates
-from atdm_services.clones.lease import CloneLease, lease_clone
+from atdm_services.clones.creation import CloneLease
+from atdm_services.clones.lease import lease_clone
 from atdm_services.retention import Retention
 from tests.support.clone_world import databases, dropped_after
 from tests.support.dagster_world import QUIET, World
@@ -168,7 +170,7 @@ def test_the_sensor_launches_one_filling_at_a_time_and_waits_after_failures(
     assert len(requests(tick())) == 1
     with (
         connect(world.target_url) as other,
-        clone_pool.teardown.lock(other, clone_pool._lock_name(DOMAIN)),
+        clone_pool.teardown.lock(other, pool_lock(DOMAIN)),
     ):
         assert requests(tick()) == []
     assert run().success

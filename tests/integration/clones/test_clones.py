@@ -17,17 +17,17 @@ from psycopg import sql
 
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.catalog import leases
+from atdm_resources.catalog import clones, leases
+from atdm_resources.catalog.events import Actor
 from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
 from atdm_resources.store.files import Store
 from atdm_services.baselines import diff
 from atdm_services.baselines.capture import capture
 from atdm_services.baselines.manifest import Manifest
-from atdm_services.baselines.records import Actor
-from atdm_services.clones import lease as clones
-from atdm_services.clones import schema_copy, teardown, templates
-from atdm_services.clones.lease import CloneLease, drop_clone, lease_clone
+from atdm_services.clones import creation, schema_copy, teardown, templates
+from atdm_services.clones.creation import CloneLease
+from atdm_services.clones.lease import drop_clone, lease_clone, listed
 from tests.conftest import with_database
 from tests.support.clone_world import databases, dropped_after
 from tests.support.made_requests import seeded
@@ -91,8 +91,8 @@ def test_a_clone_is_a_database_of_its_own_in_which_leases_work(
         assert leases.reset_run(own, run["test_run_id"], run["token"])["status"] == "cleaned"
     again = lease()
     assert (again.source, again.database != name) == ("template", True)
-    assert [item.database for item in clones.listed(conn, target)] == [again.database, name]
-    kinds = [item.kind for item in clones.listed(conn, target, everything=True)]
+    assert [item.database for item in listed(conn, target)] == [again.database, name]
+    kinds = [item.kind for item in listed(conn, target, everything=True)]
     assert sorted(kinds) == ["clone", "clone", "template"]
 
     for wrong, code in (
@@ -112,11 +112,11 @@ def test_a_clone_is_a_database_of_its_own_in_which_leases_work(
         assert caught.value.code is code, wrong
     for database, token in ((name, "atdm_x"), (name, again.token), (conn.info.dbname, None)):
         with pytest.raises(AtdmError) as caught:
-            drop_clone(conn, target, database=database, token=token)
+            drop_clone(conn, database=database, token=token)
         assert caught.value.code is ErrorCode.TOKEN_MISMATCH
     with connect(cold.url):  # whoever is connected is no reason to keep it
-        assert drop_clone(conn, target, database=name, token=cold.token)["status"] == "dropped"
-    given = drop_clone(conn, target, database=name, token=cold.token)
+        assert drop_clone(conn, database=name, token=cold.token)["status"] == "dropped"
+    given = drop_clone(conn, database=name, token=cold.token)
     assert given["status"] == "already_dropped"
     assert name not in databases(conn)
     reused = lease(database=name)
@@ -171,13 +171,13 @@ def test_clones_past_their_time_are_swept_and_nothing_else_of_their_name(
 
 def test_a_thorough_sweep_drops_what_nobody_needs(conn: Conn, target: str, lease: Any) -> None:
     made = lease(baseline="empty")
-    prefix = f"{teardown.CLONE_PREFIX}{conn.info.dbname[-8:]}"
+    prefix = f"{clones.CLONE_PREFIX}{conn.info.dbname[-8:]}"
     for name in (f"{prefix}_ours", f"{prefix}_theirs"):
         conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     try:
         conn.execute(
             sql.SQL("COMMENT ON DATABASE {} IS {}").format(
-                sql.Identifier(f"{prefix}_ours"), sql.Literal(teardown.comment_of(conn))
+                sql.Identifier(f"{prefix}_ours"), sql.Literal(clones.comment_of(conn))
             )
         )
         assert [(g.database, g.because) for g in teardown.sweep(conn, thorough=True)] == [
@@ -206,7 +206,7 @@ def test_many_at_once_make_one_template(
         made = list(pool.map(leased, range(4)))
     assert len({item.database for item in made}) == 4
     assert sorted(item.source for item in made) == ["cold", "template", "template", "template"]
-    kinds = [item.kind for item in clones.listed(conn, target, everything=True)]
+    kinds = [item.kind for item in listed(conn, target, everything=True)]
     assert kinds.count("template") == 1
 
 
@@ -237,12 +237,12 @@ def test_a_template_that_is_dropped_meanwhile_is_looked_for_again(
     conn: Conn, lease: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = templates.ready_template
-    found: list[templates.Template] = []
+    found: list[clones.Template] = []
 
-    def dropped_the_first_time(*arguments: Any, **options: Any) -> templates.Template:
+    def dropped_the_first_time(*arguments: Any, **options: Any) -> clones.Template:
         found.append(find(*arguments, **options))
         if len(found) == 1:
-            teardown.drop(conn, found[0].database, because="x", invoker="x", source="x")
+            teardown.drop(conn, found[0].database, because="x", actor=ACTOR)
         return found[-1]
 
     monkeypatch.setattr(templates, "ready_template", dropped_the_first_time)
@@ -262,7 +262,7 @@ def test_a_copy_that_fails_leaves_nothing_behind(
     def fails(url: str) -> None:
         raise AtdmError(ErrorCode.TARGET_UNREACHABLE, "gone")
 
-    monkeypatch.setattr(templates, "make_it_its_own", fails)
+    monkeypatch.setattr(creation, "mark_as_target", fails)
     with pytest.raises(AtdmError, match="gone"):
         lease(baseline="empty")
     assert databases(conn) == before
@@ -335,18 +335,18 @@ def test_tables_of_the_application_come_along(
 
 _CHILD = """
 import os, signal, sys
-from atdm_services.clones import lease, templates
+from atdm_services.clones import creation, lease
 from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
 phase, url, home = sys.argv[1:]
 
 def dies_after(name):
-    function = getattr(templates, name)
+    function = getattr(creation, name)
     def call(*arguments, **options):
         done = function(*arguments, **options)
         os.kill(os.getpid(), signal.SIGKILL)
         return done
-    setattr(templates, name, call)
+    setattr(creation, name, call)
 
 dies_after(phase)
 settings = Settings.from_environment({"ATDM_HOME": home})
@@ -355,7 +355,7 @@ with connect(url) as conn:
 """
 
 
-@pytest.mark.parametrize("phase", ["create", "make_it_its_own"])
+@pytest.mark.parametrize("phase", ["create", "mark_as_target"])
 def test_what_a_killed_process_was_making_is_never_used_and_swept(
     conn: Conn, target: str, settings: Settings, lease: Any, phase: str
 ) -> None:
@@ -366,7 +366,7 @@ def test_what_a_killed_process_was_making_is_never_used_and_swept(
         check=False,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    kind = "clone" if phase == "make_it_its_own" else "template"
+    kind = "clone" if phase == "mark_as_target" else "template"
     # Whoever comes next gets a whole one, whether or not somebody has swept before.
     if kind == "template":
         assert lease(baseline="empty").source == "cold"
@@ -382,4 +382,4 @@ def test_what_a_killed_process_was_making_is_never_used_and_swept(
 
 def test_a_server_url_of_another_database_makes_the_same_sibling(postgres_server_url: str) -> None:
     url = with_database(postgres_server_url, "a")
-    assert clones.sibling(url, "b") == with_database(postgres_server_url, "b")
+    assert creation.sibling(url, "b") == with_database(postgres_server_url, "b")

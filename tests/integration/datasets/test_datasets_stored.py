@@ -13,6 +13,7 @@ import pytest
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.bundle.spec_file import SpecFile
 from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources.catalog.events import Actor
 from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import S3Settings
 from atdm_resources.store.bundle import read_bundle, shipped_root
@@ -20,7 +21,6 @@ from atdm_resources.store.files import Store
 from atdm_services.baselines import removal
 from atdm_services.baselines.listing import latest, verify
 from atdm_services.baselines.manifest import Manifest
-from atdm_services.baselines.records import Actor
 from atdm_services.baselines.restore import restore
 from atdm_services.datasets.build import Built, build_dataset
 from atdm_services.datasets.runners import InProcess, Processes, ShardRunner

@@ -12,10 +12,9 @@ import pytest
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import leases as leasing
-from atdm_resources.catalog import reclaim, retirement
+from atdm_resources.catalog import reclaim, residue, retirement
 from atdm_resources.catalog import runs as reports
 from atdm_resources.catalog.trail import all_events
-from atdm_resources.postgres import residue
 from atdm_resources.postgres.connection import connect
 from atdm_resources.store.files import Store
 from tests.support.made_requests import Made, rows_left, seeded

@@ -22,10 +22,10 @@ from atdm_engine.random.run_ids import run_id
 from atdm_engine.replay.regeneration import recorded_request, regenerate_run
 from atdm_resources.catalog import leases as leasing
 from atdm_resources.catalog import pages, reclaim, requests, retirement, runs
+from atdm_resources.catalog.residue import residue_of_domain
 from atdm_resources.catalog.trail import all_events
 from atdm_resources.postgres.connection import connect
 from atdm_resources.postgres.locks import RequestLock
-from atdm_resources.postgres.residue import residue_of_domain
 from atdm_resources.postgres.run_rows import rows_of_run
 from atdm_resources.settings import Settings
 from atdm_resources.store.files import Store

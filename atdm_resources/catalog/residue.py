@@ -1,4 +1,4 @@
-"""What resets left behind, which should be nothing: the evidence of ``zero_residue``."""
+"""Rows that resets left behind, which should be none: the evidence of ``zero_residue``."""
 
 from __future__ import annotations
 
@@ -9,33 +9,17 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-_KEYS_A_TABLE = 10_000
+from atdm_resources.postgres.introspect import ForeignKey, foreign_keys
 
-_REFERENCES = """
-SELECT pn.nspname, p.relname, cn.nspname, c.relname,
-       (SELECT array_agg(a.attname::text ORDER BY u.place)
-        FROM unnest(k.confkey) WITH ORDINALITY AS u (number, place)
-        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = u.number),
-       (SELECT array_agg(a.attname::text ORDER BY u.place)
-        FROM unnest(k.conkey) WITH ORDINALITY AS u (number, place)
-        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.number),
-       (SELECT array_agg(a.atttypid::regtype::text ORDER BY u.place)
-        FROM unnest(k.conkey) WITH ORDINALITY AS u (number, place)
-        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.number)
-FROM pg_catalog.pg_constraint AS k
-JOIN pg_catalog.pg_class AS p ON p.oid = k.confrelid
-JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.relnamespace
-JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid
-JOIN pg_catalog.pg_namespace AS cn ON cn.oid = c.relnamespace
-JOIN atdm.domain_table AS d ON d.schema_name = pn.nspname AND d.table_name = p.relname
-WHERE k.contype = 'f' AND k.conparentid = 0 AND d.domain = %s
-ORDER BY 1, 2, 3, 4
-"""
+_KEYS_A_TABLE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Residue:
-    """Rows by table that should not be there. ``tables`` is how many tables were looked at."""
+    """Rows by table that should not be there. ``tables`` is the number of tables read.
+
+    ``bearing``: with the id of a run that is over. ``referring``: to a key that is gone.
+    """
 
     bearing: dict[str, int] = field(default_factory=dict)
     referring: dict[str, int] = field(default_factory=dict)
@@ -46,23 +30,12 @@ class Residue:
         return sum(self.bearing.values()) + sum(self.referring.values())
 
 
-@dataclass(frozen=True, slots=True)
-class _Reference:
-    parent: sql.Identifier
-    parent_name: str
-    child: sql.Identifier
-    child_name: str
-    parent_columns: list[str]
-    child_columns: list[str]
-    child_types: list[str]
-
-
 def keys_of_run(
     conn: psycopg.Connection[Any], domain: str, test_run_id: str
 ) -> dict[tuple[str, str], list[list[Any]]]:
     """What foreign keys may refer to in the rows of a run, by table and columns.
 
-    To be asked before the run is reset, for ``residue_of_run``. At most 10,000 keys a table.
+    Read before the run is reset, for ``residue_of_run``. At most 10,000 keys a table.
     """
     keys: dict[tuple[str, str], list[list[Any]]] = {}
     for reference in _references(conn, domain):
@@ -97,15 +70,15 @@ def residue_of_run(
         found = keys.get(_place(reference), ())
         if not found:
             continue
-        columns = [sql.Identifier(column) for column in reference.child_columns]
+        columns = [sql.Identifier(column) for column in reference.columns]
         arrays = [list(values) for values in zip(*found, strict=True)]
         query = sql.SQL(
             "SELECT count(*) FROM {child} AS c JOIN ROWS FROM ({arrays}) AS k ({names}) ON {same}"
         ).format(
-            child=reference.child,
+            child=reference.relation,
             # The types' names are PostgreSQL's own, quoted where that is needed.
             arrays=sql.SQL(", ").join(
-                sql.SQL("unnest(%s::{}[])").format(sql.SQL(name)) for name in reference.child_types
+                sql.SQL("unnest(%s::{}[])").format(sql.SQL(name)) for name in reference.types
             ),
             names=sql.SQL(", ").join(sql.Identifier(f"k{n}") for n in range(len(arrays))),
             same=sql.SQL(" AND ").join(
@@ -113,8 +86,8 @@ def residue_of_run(
                 for n, column in enumerate(columns)
             ),
         )
-        _note(referring, reference.child_name, _count(conn, query, tuple(arrays)))
-    children = {reference.child_name for reference in references}
+        _note(referring, _child(reference), _count(conn, query, tuple(arrays)))
+    children = {_child(reference) for reference in references}
     return Residue(bearing, referring, len({*tables, *children}))
 
 
@@ -135,12 +108,12 @@ def residue_of_domain(conn: psycopg.Connection[Any], domain: str) -> Residue:
     referring: dict[str, int] = {}
     references = _references(conn, domain)
     for reference in references:
-        pairs = list(zip(reference.parent_columns, reference.child_columns, strict=True))
+        pairs = list(zip(reference.parent_columns, reference.columns, strict=True))
         query = sql.SQL(
             "SELECT count(*) FROM {child} AS c WHERE {filled}"
             " AND NOT EXISTS (SELECT FROM {parent} AS p WHERE {same})"
         ).format(
-            child=reference.child,
+            child=reference.relation,
             parent=reference.parent,
             filled=sql.SQL(" AND ").join(
                 sql.SQL("c.{} IS NOT NULL").format(sql.Identifier(own)) for _, own in pairs
@@ -150,8 +123,8 @@ def residue_of_domain(conn: psycopg.Connection[Any], domain: str) -> Residue:
                 for key, own in pairs
             ),
         )
-        _note(referring, reference.child_name, _count(conn, query))
-    children = {reference.child_name for reference in references}
+        _note(referring, _child(reference), _count(conn, query))
+    children = {_child(reference) for reference in references}
     return Residue(bearing, referring, len({*tables, *children}))
 
 
@@ -164,24 +137,28 @@ def _tables(conn: psycopg.Connection[Any], domain: str) -> dict[str, sql.Identif
     return {f"{schema}.{table}": sql.Identifier(schema, table) for schema, table in rows}
 
 
-def _references(conn: psycopg.Connection[Any], domain: str) -> list[_Reference]:
-    found = []
-    for row in conn.execute(_REFERENCES, (domain,)).fetchall():
-        parent_schema, parent, child_schema, child, *columns = row
-        found.append(
-            _Reference(
-                sql.Identifier(parent_schema, parent),
-                f"{parent_schema}.{parent}",
-                sql.Identifier(child_schema, child),
-                f"{child_schema}.{child}",
-                *columns,
-            )
+def _references(conn: psycopg.Connection[Any], domain: str) -> list[ForeignKey]:
+    """The foreign keys to tables of the domain."""
+    oids = [
+        oid
+        for (oid,) in conn.execute(
+            "SELECT c.oid::bigint FROM atdm.domain_table AS d"
+            " JOIN pg_catalog.pg_namespace AS n ON n.nspname = d.schema_name"
+            " JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = d.table_name"
+            " WHERE d.domain = %s",
+            (domain,),
         )
-    return found
+    ]
+    return [key for key in foreign_keys(conn, oids) if key.parent_oid in oids and not key.inherited]
 
 
-def _place(reference: _Reference) -> tuple[str, str]:
-    return reference.parent_name, ",".join(reference.parent_columns)
+def _place(reference: ForeignKey) -> tuple[str, str]:
+    parent = f"{reference.parent_schema}.{reference.parent_table}"
+    return parent, ",".join(reference.parent_columns)
+
+
+def _child(reference: ForeignKey) -> str:
+    return f"{reference.schema}.{reference.table}"
 
 
 def _count(conn: psycopg.Connection[Any], query: sql.Composed, values: tuple[Any, ...] = ()) -> int:
