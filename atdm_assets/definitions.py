@@ -10,7 +10,8 @@ from collections.abc import Mapping
 import dagster as dg
 
 from atdm_assets import names
-from atdm_assets.baselines.definitions import baseline_definitions, restore_for_suite
+from atdm_assets.baselines.definitions import baseline_definitions
+from atdm_assets.baselines.jobs import restore_for_suite
 from atdm_assets.datasets.job import dataset_definitions
 from atdm_assets.lifecycle import lifecycle_definitions
 from atdm_assets.reference.assets import reference_assets

@@ -36,6 +36,7 @@ DATASET_STEP: Final = "refresh"
 
 REQUEST_ID_TAG: Final = "atdm/request_id"
 INVOKER_TAG: Final = "atdm/invoker"
+DATA_VERSION_TAG: Final = "dagster/data_version"
 SOURCE_TAG: Final = "atdm/source"
 USER_TAG: Final = "user"
 """Dagster's own: who launched the run, as its pages show it."""

@@ -112,6 +112,18 @@ class SpecError(AtdmError):
         return type(self), (self.problems,)
 
 
+def unknown_domain(domain: str, known: Iterable[str]) -> AtdmError:
+    """REQUEST_INVALID for a domain that is none of ``known``, with the nearest spelling."""
+    names = list(known)
+    nearest = nearest_spelling(domain, names)
+    return AtdmError(
+        ErrorCode.REQUEST_INVALID,
+        f"there is no domain {domain!r}; known: {', '.join(names)}"
+        + (f"; did you mean {nearest}?" if nearest else ""),
+        {"domain": domain, "known": names},
+    )
+
+
 def nearest_spelling(word: str, known: Iterable[str]) -> str | None:
     """The known word closest to ``word``, or None when none is close."""
     matches = get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -122,7 +122,7 @@ def baseline_delete(
 
 
 def _baselines(output: Output, domain: str | None) -> Baselines:
-    from atdm_services.baselines.service import Baselines
+    from atdm import in_dagster
 
     return in_dagster.baselines(Settings.from_environment(), output, SOURCE, domain)
 

@@ -14,6 +14,7 @@ from dagster import MetadataValue
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from atdm_assets import metadata, names
+from atdm_assets.actors import run_actor
 from atdm_assets.resources import StoreResource
 from atdm_engine.bundle.dataset import described_part
 from atdm_engine.checks.dataset import dataset_check_ids
@@ -22,7 +23,6 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.datasets import version_id
 from atdm_engine.model import Dataset, Domain
 from atdm_engine.progress import Progress
-from atdm_resources.settings import Settings
 from atdm_resources.store.files import Store
 from atdm_services.baselines.manifest import BaselineFiles, BaselineTable, Manifest
 from atdm_services.progress import current_progress
@@ -68,13 +68,13 @@ def dataset_assets(domain: Domain, dataset: Dataset) -> dg.AssetsDefinition:
         config = context.op_execution_context.op_config or {}
         with metadata.reported_failures():
             as_of = clock_of(dataset, context.partition_key)
+            actor = run_actor(context.run)
             work = ShardWork(domain, dataset, as_of, store.store())
             built = build_dataset(
                 work,
                 runner=Processes(config.get("processes")),
-                invoker=context.run.tags.get(names.INVOKER_TAG)
-                or Settings.from_environment().invoker,
-                source=context.run.tags.get(names.SOURCE_TAG, "dagster"),
+                invoker=actor.invoker,
+                source=actor.source,
                 progress=_logged(context, current_progress()),
             )
         for outcome in built.outcomes:
@@ -125,7 +125,7 @@ def dataset_job(domain: Domain, dataset: Dataset) -> UnresolvedAssetJobDefinitio
 
 
 def clock_of(dataset: Dataset, version: str) -> datetime:
-    """The clock that a version's id names.
+    """The clock in a version's id.
 
     Raises:
         AtdmError: REQUEST_INVALID, the id is no version of this dataset as its files are now.
@@ -237,7 +237,7 @@ def _sample(store: Store, manifest: Manifest, table: BaselineTable) -> list[dict
 
 
 def _logged(context: dg.AssetExecutionContext, progress: Progress | None) -> Progress:
-    """Progress for whoever waits, and now and then for the run's log."""
+    """Reports to ``progress``, and every ten seconds to the run's log."""
     last = time.monotonic()
 
     def report(what: str, done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""Job ``refresh_dataset``: the next version of a dataset, and what follows from it."""
+"""Job ``refresh_dataset``: makes the next version of a dataset, deletes old ones, restores it."""
 
 # No postponed annotations here: Dagster compares those of steps as classes, not as text.
 
@@ -12,6 +12,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from atdm_assets import metadata, names
+from atdm_assets.actors import run_actor
 from atdm_assets.datasets.assets import dataset_assets, dataset_job
 from atdm_assets.instance import run_liveness
 from atdm_assets.requests.failures import first_error
@@ -35,8 +36,8 @@ from atdm_services.progress import reporting
 
 
 @dataclass(frozen=True)
-class AskedVersion:
-    """Which version somebody wants. ``as_of`` None: this moment; whole seconds count.
+class VersionRequest:
+    """A request for a version of a dataset. ``as_of`` None: this moment, in whole seconds.
 
     ``expire``: delete versions beyond the dataset's retention afterwards.
     """
@@ -52,7 +53,7 @@ class AskedVersion:
 
 @dataclass(frozen=True)
 class VersionOutcome:
-    """What became of it. ``expired`` are the versions that were deleted."""
+    """The version that was made, or ``error``. ``expired`` are versions that were deleted."""
 
     dataset: Dataset
     version: str
@@ -62,7 +63,7 @@ class VersionOutcome:
 
 
 def materialise_version(
-    asked: AskedVersion,
+    request: VersionRequest,
     *,
     registry: Registry,
     instance: dg.DagsterInstance,
@@ -74,25 +75,25 @@ def materialise_version(
 ) -> VersionOutcome:
     """Make the version that a dataset is on a clock, by one run of its job in this process.
 
-    A version that a killed process began is gone on with; one that is published is not made again.
-    ``target``, where it can be used, vouches for the run as long as this process lives, and records
-    what was published and deleted; a dataset needs none.
+    A version that a killed process began is resumed; one that is published is not made again.
+    ``target``, where it can be used, shows that the run is alive, and records what was published
+    and deleted; a dataset needs none.
 
     Raises:
-        AtdmError: DATASET_NOT_FOUND. What goes wrong later is in the outcome.
+        AtdmError: DATASET_NOT_FOUND. Later errors are in the outcome.
     """
-    dataset = registry.dataset(asked.dataset)
-    clock = (asked.as_of or datetime.now(UTC)).astimezone(UTC).replace(microsecond=0)
+    dataset = registry.dataset(request.dataset)
+    clock = (request.as_of or datetime.now(UTC)).astimezone(UTC).replace(microsecond=0)
     version = version_id(dataset, clock)
     partitions = names.dataset_partitions_name(dataset.domain, dataset.name)
     instance.add_dynamic_partitions(partitions, [version])
     tags = {
         names.VERSION_TAG: version,
-        **names.caller_tags(asked.invoker, asked.source, asked.parent_run_id),
+        **names.caller_tags(request.invoker, request.source, request.parent_run_id),
     }
     job = resolve_job(names.dataset_job_name(dataset.domain, dataset.name))
     step = names.dataset_step_name(dataset.domain, dataset.name)
-    config = {"processes": asked.processes} if asked.processes else {}
+    config = {"processes": request.processes} if request.processes else {}
     run_id = str(uuid.uuid4())
     with run_liveness.vouched_for(target, run_id) as vouched, reporting(progress):
         result = job.execute_in_process(
@@ -111,21 +112,21 @@ def materialise_version(
             dataset, version, result.run_id,
             error=first_error(result, ErrorCode.DATASET_FAILED),
         )  # fmt: skip
-    expired = expire(instance, store.store(), dataset, version) if asked.expire else []
-    _record(asked, store.store(), target, dataset, version, expired)
+    expired = expire(instance, store.store(), dataset, version) if request.expire else []
+    _record(request, store.store(), target, dataset, version, expired)
     return VersionOutcome(dataset, version, result.run_id, tuple(expired))
 
 
 def _record(
-    asked: AskedVersion,
+    request: VersionRequest,
     store: Store,
     target: TargetResource | None,
     dataset: Dataset,
     version: str,
     expired: Sequence[str],
 ) -> None:
-    """Have the target know, and its trail say, what was published and what was deleted."""
-    actor = Actor(asked.invoker or Settings.from_environment().invoker, asked.source)
+    """Record in the target, with events, what was published and what was deleted."""
+    actor = Actor(request.invoker or Settings.from_environment().invoker, request.source)
     with run_liveness.usable(target) as conn:
         if conn is None:
             return
@@ -143,7 +144,7 @@ def expire(
 ) -> list[str]:
     """Delete the versions beyond the dataset's retention, and their partitions.
 
-    Also what killed builds and deletions have left of other versions.
+    Also what killed builds and deletions left of other versions.
     """
     gone = versions.expire(store, dataset, keep=keep)
     gone += versions.sweep(store, dataset, datetime.now(UTC))
@@ -155,7 +156,7 @@ def expire(
 
 @dataclass(frozen=True)
 class DatasetDefinitions:
-    """Everything of a bundle's datasets that the code location offers."""
+    """The definitions of a bundle's datasets."""
 
     assets: Sequence[dg.AssetsDefinition] = ()
     jobs: Sequence[dg.JobDefinition | UnresolvedAssetJobDefinition] = ()
@@ -166,7 +167,7 @@ def dataset_definitions(registry: Registry, resolve_job: ResolveJob) -> DatasetD
     """The assets, jobs and schedules of every dataset; nothing where there is none.
 
     Args:
-        resolve_job: finds a dataset's job by name. A step run in process has no repository to ask.
+        resolve_job: finds a job by name; a step that runs in process has no repository.
     """
     known = list(registry.datasets.values())
     if not known:
@@ -215,13 +216,14 @@ def refresh_job(registry: Registry, resolve_job: ResolveJob) -> dg.JobDefinition
     ) -> None:
         config: Mapping[str, Any] = context.op_config
         with metadata.reported_failures():
+            actor = run_actor(context.run, reason=config.get("reason", ""))
             outcome = materialise_version(
-                AskedVersion(
+                VersionRequest(
                     dataset=config["dataset"],
                     as_of=config_as_of(config.get("as_of")),
                     processes=config.get("processes"),
-                    invoker=_invoker(context.run),
-                    source=_source(context.run),
+                    invoker=actor.invoker,
+                    source=actor.source,
                     parent_run_id=context.run_id,
                 ),
                 registry=registry,
@@ -233,9 +235,7 @@ def refresh_job(registry: Registry, resolve_job: ResolveJob) -> dg.JobDefinition
             context.instance.add_run_tags(context.run_id, {names.VERSION_TAG: outcome.version})
             if outcome.error is not None:
                 raise outcome.error
-            told = config.get("restore")
-            if outcome.dataset.spec.restore if told is None else told:
-                actor = Actor(_invoker(context.run), _source(context.run), config.get("reason", ""))
+            if config.get("restore", outcome.dataset.spec.restore):
                 restored = restore(
                     target.url(),
                     store.store(),
@@ -263,14 +263,6 @@ def refresh_job(registry: Registry, resolve_job: ResolveJob) -> dg.JobDefinition
         refresh()
 
     return job
-
-
-def _invoker(run: dg.DagsterRun) -> str:
-    return run.tags.get(names.INVOKER_TAG) or Settings.from_environment().invoker
-
-
-def _source(run: dg.DagsterRun) -> str:
-    return run.tags.get(names.SOURCE_TAG, "dagster")
 
 
 def _schedule(dataset: Dataset, job: dg.JobDefinition) -> dg.ScheduleDefinition:

@@ -14,7 +14,7 @@ from pydantic import Field
 from atdm_assets import metadata, names
 from atdm_assets.resources import TargetResource
 from atdm_engine.bundle.registry import Registry
-from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
+from atdm_engine.errors import AtdmError, ErrorCode, unknown_domain
 from atdm_resources.catalog import reclaim, requests, residue, runs
 from atdm_resources.catalog.residue import Residue
 from atdm_resources.postgres.target import ensure_disposable
@@ -178,13 +178,7 @@ def reset_all_job(registry: Registry) -> dg.JobDefinition:
 
 def _require_domain(registry: Registry, domain: str) -> None:
     if domain not in registry.domains:
-        nearest = nearest_spelling(domain, registry.domains)
-        raise AtdmError(
-            ErrorCode.REQUEST_INVALID,
-            f"there is no domain {domain!r}; known: {', '.join(registry.domains)}"
-            + (f"; did you mean {nearest}?" if nearest else ""),
-            {"domain": domain, "known": list(registry.domains)},
-        )
+        raise unknown_domain(domain, registry.domains)
 
 
 def _invoker(context: dg.OpExecutionContext, given: str | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
+from atdm_engine.errors import unknown_domain
 from atdm_engine.progress import Progress
 from atdm_resources.catalog.events import Actor
 from atdm_services.extras import server_part
@@ -172,13 +172,7 @@ class Baselines:
             return self._registry.default_domain
         known = self._registry.domains
         if self.domain_name not in known:
-            nearest = nearest_spelling(self.domain_name, known)
-            raise AtdmError(
-                ErrorCode.REQUEST_INVALID,
-                f"there is no domain {self.domain_name!r}; known: {', '.join(known)}"
-                + (f"; did you mean {nearest}?" if nearest else ""),
-                {"domain": self.domain_name, "known": list(known)},
-            )
+            raise unknown_domain(self.domain_name, known)
         return self.domain_name
 
     @cached_property

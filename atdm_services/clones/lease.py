@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import psycopg
 
-from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
+from atdm_engine.errors import AtdmError, ErrorCode, unknown_domain
 from atdm_resources.catalog import clones
 from atdm_resources.catalog.clones import LATEST, CloneRequest
 from atdm_resources.catalog.events import Actor
@@ -168,13 +168,7 @@ def domain_of(conn: psycopg.Connection[Any], domain: str | None) -> str:
         return clones.default_domain(conn)
     known = clones.domains(conn)
     if domain not in known:
-        nearest = nearest_spelling(domain, known)
-        raise AtdmError(
-            ErrorCode.REQUEST_INVALID,
-            f"there is no domain {domain!r}; known: {', '.join(known)}"
-            + (f"; did you mean {nearest}?" if nearest else ""),
-            {"domain": domain, "known": known},
-        )
+        raise unknown_domain(domain, known)
     return domain
 
 

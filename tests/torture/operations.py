@@ -223,7 +223,7 @@ class Snapshot(Operation):
         Mark("publish", call="atdm_resources.store.files:Store.write_new"),
         Mark("clear up", call="atdm_resources.store.files:Store.write_new()"),
         Mark("note the end", f"{_EVENT}snapshot_completed"),
-        Mark("show in Dagster", call="atdm_assets.baselines.definitions:report_capture"),
+        Mark("show in Dagster", call="atdm_assets.baselines.record:captured"),
     )
 
     def arguments(self, world: World) -> list[str]:
@@ -300,7 +300,7 @@ class Restore(Operation):
         Mark("bring the runs in line", call="atdm_services.baselines.contained_runs:reconcile"),
         Mark("note the end", f"{_EVENT}restore_completed"),
         Mark("let others in", r"SET draining_until = NULL"),
-        Mark("show in Dagster", call="atdm_assets.baselines.definitions:report_restore"),
+        Mark("show in Dagster", call="atdm_assets.baselines.record:restored"),
     )
 
     def prepare(self, world: World) -> None:

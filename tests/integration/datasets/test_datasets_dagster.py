@@ -11,7 +11,7 @@ import pytest
 
 from atdm_assets import names
 from atdm_assets.datasets.assets import clock_of
-from atdm_assets.datasets.job import AskedVersion, VersionOutcome, materialise_version
+from atdm_assets.datasets.job import VersionOutcome, VersionRequest, materialise_version
 from atdm_assets.instance import run_liveness
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.bundle.spec_file import SpecFile
@@ -56,7 +56,7 @@ def tiny(world: World) -> World:
 
 def make(world: World, as_of: datetime = CLOCK, **asked: Any) -> VersionOutcome:
     return materialise_version(
-        AskedVersion("tiny", as_of=as_of, processes=1, **asked),
+        VersionRequest("tiny", as_of=as_of, processes=1, **asked),
         registry=world.registry,
         instance=world.instance,
         resolve_job=world.defs.resolve_job_def,
