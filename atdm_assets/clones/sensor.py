@@ -1,6 +1,6 @@
-"""Pools of clones: the sensor that watches them and the job that fills one.
+"""Pools of clones: the sensor that watches them and the job that fills them.
 
-A template may take minutes, a tick must not: so a tick drops at most a few databases, and launches.
+Making a template may take minutes, and a tick may not: it drops a few databases and launches runs.
 """
 
 # No postponed annotations here: Dagster reads those of configs and resources as classes.
@@ -17,7 +17,6 @@ from atdm_assets import metadata, names
 from atdm_assets.instance import ticks
 from atdm_assets.resources import StoreResource, TargetResource
 from atdm_engine.bundle.registry import Registry
-from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog.events import Actor
 from atdm_resources.store.files import Store
 from atdm_services.clones import pool
@@ -26,7 +25,7 @@ INVOKER = "agent:atdm-pool"
 SOURCE = "pool"
 POOL_TAG = "atdm/clone_pool"
 LOOKED_EVERY = timedelta(minutes=5)
-"""How often the store is asked for baselines that other targets have published."""
+"""How often the sensor reads the store, for baselines that other targets have published."""
 BACKOFF = timedelta(minutes=1)
 LONGEST_BACKOFF = timedelta(hours=1)
 _REMEMBERED = 8
@@ -48,26 +47,13 @@ def fill_clone_pool_job(registry: Registry) -> dg.JobDefinition:
         target: TargetResource,
         store: StoreResource,
     ) -> None:
+        actor = Actor(context.run.tags.get(names.INVOKER_TAG, INVOKER), SOURCE)
         with metadata.reported_failures(), target.connection() as conn:
-            domains = list(registry.clones) if config.domain is None else [config.domain]
-            for domain in domains:
-                if domain not in registry.clones:
-                    raise AtdmError(
-                        ErrorCode.REQUEST_INVALID,
-                        f"atdm.yaml has no pool of clones of domain {domain!r}",
-                        {"domain": domain, "known": list(registry.clones)},
-                    )
-            for filled in pool.fill_all(
-                conn,
-                target.url(),
-                store.store(),
-                registry,
-                domains,
-                actor=Actor(context.run.tags.get(names.INVOKER_TAG, INVOKER), SOURCE),
-            ):
+            for domain in pool.pooled_domains(registry, config.domain):
+                filled = pool.fill(conn, target.url(), store.store(), registry, domain, actor=actor)
                 context.log.info(
                     f"Pool of {filled.domain}: {filled.made} made, {filled.dropped} dropped, "
-                    f"{filled.ready} ready{', somebody else fills it' if filled.busy else ''}."
+                    f"{filled.ready} ready{', another process fills it' if filled.busy else ''}."
                 )
 
     @dg.job(
@@ -105,9 +91,9 @@ def tick(
     store: Store | None,
     registry: Registry,
 ) -> ticks.Ticked:
-    """Drain, then launch the filling of each pool below half that nobody fills.
+    """Drop outdated clones, then launch a run for each pool below half that is not being filled.
 
-    ``store`` None: baselines that other targets have published are not looked for this time.
+    ``store`` None: the store is not read for baselines of other targets.
     """
     pools = registry.clones
     newest: Mapping[str, str | None] = {}
@@ -120,7 +106,7 @@ def tick(
         for state in pool.states(conn, pools):
             if not state.low or state.filling:
                 continue
-            waiting = _in_the_way(instance, state.domain)
+            waiting = _reason_to_wait(instance, state.domain)
             if waiting is None:
                 runs.append(_run(state))
             else:
@@ -143,15 +129,15 @@ def _run(state: pool.PoolState) -> dg.RunRequest:
     )
 
 
-def _in_the_way(instance: dg.DagsterInstance, domain: str) -> str | None:
-    """Why a pool is not filled now: it is about to be, or that has failed lately."""
+def _reason_to_wait(instance: dg.DagsterInstance, domain: str) -> str | None:
+    """Why a pool is not filled now: a run is launched, or runs have failed lately."""
     records = instance.get_run_records(
         dg.RunsFilter(job_name=names.FILL_CLONES_JOB, tags={POOL_TAG: domain}), limit=_REMEMBERED
     )
     failures = 0
     for record in records:
         if not record.dagster_run.is_finished:
-            # One whose process died stays so until Dagster's monitoring ends it; the lock tells.
+            # A run whose process died stays so until Dagster ends it; the pool's lock is free then.
             age = datetime.now(UTC) - record.create_timestamp
             if age.total_seconds() < ticks.RELAUNCH_SECONDS:
                 return "its filling is launched"

@@ -1,4 +1,4 @@
-"""What baselines there are: listed, verified, deleted."""
+"""The baselines in the store: listed, verified, deleted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _VERIFYING_THREADS = 2
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A baseline in the store. ``problem`` says what is wrong with it, None when it is intact."""
+    """A baseline in the store. ``problem``: what is wrong with it, None when it is intact."""
 
     domain: str
     baseline_id: str
@@ -39,7 +39,7 @@ class Listed:
     problem: str | None
 
     def as_json(self) -> dict[str, Any]:
-        """Summary, age in seconds and whether it is intact."""
+        """Summary, age in seconds, ``intact`` and ``problem``."""
         known: dict[str, Any] = {"domain": self.domain, "baseline_id": self.baseline_id}
         if self.manifest is not None:
             known = self.manifest.summary()
@@ -51,8 +51,7 @@ class Listed:
 def baselines(store: Store, domain: str) -> list[Listed]:
     """The baselines of a domain, newest first; those that cannot be read come last.
 
-    Intact here means: the manifest is whole and every file is there with its size. ``verify`` reads
-    the files.
+    Intact here: the manifest is valid and every file has its size. ``verify`` reads the files.
     """
     folder = domain_folder(domain)
     if not store.exists(folder):
@@ -87,7 +86,7 @@ def latest(store: Store, domain: str) -> Manifest | None:
 def verify(
     store: Store, domain: str, baseline_id: str, progress: Progress | None = None
 ) -> list[str]:
-    """Read everything again; what is wrong with it, a line each, empty when it is intact.
+    """Read every file again; returns its problems, a line each, none when it is intact.
 
     Raises:
         AtdmError: BASELINE_NOT_FOUND; STORE_FAILED.
@@ -102,13 +101,13 @@ def verify(
 
 
 def size_problems(store: Store, manifest: Manifest) -> Iterator[str]:
-    """Which files of a baseline are missing or cut off, a line each, from one listing."""
+    """The files of a baseline that are missing or cut off, a line each, from one listing."""
     files = BaselineFiles(manifest.domain, manifest.baseline_id)
     return _size_problems(manifest, store.sizes(files.folder))
 
 
 def file_problems(store: Store, manifest: Manifest, progress: Progress | None = None) -> list[str]:
-    """What is wrong with the files of a baseline (missing, cut off, changed), a line each."""
+    """The files of a baseline that are missing, cut off or changed, a line each."""
     files = BaselineFiles(manifest.domain, manifest.baseline_id)
     problems = []
     done = 0
@@ -136,7 +135,7 @@ def delete(
     confirm: bool,
     actor: Actor,
 ) -> int:
-    """Delete a baseline; returns how many files went. The manifest goes first: it is then gone.
+    """Delete a baseline; returns how many files were deleted.
 
     Raises:
         AtdmError: CONFIRM_REQUIRED; BASELINE_NOT_FOUND; REQUEST_CONFLICT when it is the last intact
@@ -164,8 +163,7 @@ def delete(
             f"baseline {baseline_id} is the last intact one of domain {domain}",
             {"domain": domain, "baseline_id": baseline_id},
         )
-    said = {"invoker": actor.invoker, "source": actor.source, "reason": actor.reason}
-    count = removal.remove(store, files, said)
+    count = removal.remove(store, files, actor)
     set_deleted(conn, domain, baseline_id, actor)
     removal.finish(store, files)
     return count

@@ -1,4 +1,4 @@
-"""The manifest of a baseline: what it holds, and where its files are.
+"""The manifest of a baseline: its tables, its runs, and where their files are.
 
 Layout, below the store's URL::
 
@@ -7,8 +7,8 @@ Layout, below the store's URL::
     baselines/<domain>/<baseline id>/requests.parquet             and their requests
     baselines/<domain>/<baseline id>/manifest.json                written last: now it exists
 
-A baseline exists when its manifest does. Whoever makes one writes the files, then calls
-``publish_manifest``; what has no manifest is the leftover of somebody who died.
+A baseline exists when its manifest does. The files are written first, then
+``publish_manifest`` is called; files without a manifest were left by a process that died.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from atdm_resources.postgres.columns import Definition, FrozenModel, SequenceSta
 from atdm_resources.store.files import Store
 
 FORMAT_VERSION = 2
-"""What is written. Version 1 held captured dates and instants as texts; it is read as well."""
+"""The version that is written. Version 1 has captured dates and instants as texts."""
 READ_VERSIONS = (1, 2)
 
 ROOT = "baselines"
@@ -98,10 +98,10 @@ class ContainedRuns(FrozenModel):
 
 
 class Manifest(FrozenModel):
-    """Everything about a baseline; see the module for what it stands in.
+    """Everything about a baseline, as ``manifest.json`` holds it.
 
     ``tables`` are in foreign-key order as far as there is one. ``next_number`` is the first number
-    for unique columns that no row of it uses. ``dataset`` says what a generated one was made from.
+    for unique columns that no row of it uses. ``dataset``: the inputs of a generated baseline.
     """
 
     format_version: int = FORMAT_VERSION
@@ -191,7 +191,7 @@ class BaselineFiles:
         return f"{self.folder}/{part}{'-' if attempt else ''}{attempt}.parquet"
 
     def part(self, table: str, number: int = 0, attempt: str = "") -> str:
-        """A part of a table's rows; ``attempt`` keeps two who write the same baseline apart."""
+        """A part of a table's rows; ``attempt`` tells processes apart that write one baseline."""
         name = f"part-{number:05d}{'-' if attempt else ''}{attempt}.parquet"
         return f"{self.folder}/{_file_name(table)}/{name}"
 
@@ -236,8 +236,8 @@ def publish_manifest(store: Store, manifest: Manifest) -> str:
     """Write the manifest: from now on the baseline exists. Returns the manifest's path.
 
     Raises:
-        AtdmError: BASELINE_EXISTS when the id is taken, also by somebody who was a moment faster;
-            STORE_FAILED.
+        AtdmError: BASELINE_EXISTS when the id is taken, also by a process that was a moment
+            faster; STORE_FAILED.
     """
     files = BaselineFiles(manifest.domain, manifest.baseline_id)
     body = manifest.model_dump(mode="json")
@@ -266,7 +266,7 @@ def read_manifest(store: Store, domain: str, baseline_id: str) -> Manifest:
 
 
 def exists(domain: str, baseline_id: str) -> AtdmError:
-    """The refusal of an id that is taken."""
+    """BASELINE_EXISTS, for an id that is taken."""
     return AtdmError(
         ErrorCode.BASELINE_EXISTS,
         f"baseline {baseline_id!r} of domain {domain} exists already; baselines never change",
@@ -314,5 +314,5 @@ def _checksum(body: dict[str, Any]) -> str:
 
 
 def _file_name(name: str) -> str:
-    """Any table's name as one part of a path; a dot is left to ATDM's own files."""
+    """Any table's name as one part of a path, without a dot: ATDM's own files have one."""
     return quote(name, safe="").replace(".", "%2E")

@@ -9,9 +9,9 @@ from atdm_services.baselines.manifest import Manifest
 
 
 def differences(manifest: Manifest, live: dict[str, LiveTable]) -> Iterator[str]:
-    """Every way in which the tables are not those that the baseline was made from, in words.
+    """Every difference between the live tables and those of the baseline, in words.
 
-    Tables that a generated baseline does not have are none of its business.
+    Live tables that a generated baseline does not have are no difference.
     """
     captured = manifest.kind == "captured"
     for table in manifest.tables:

@@ -41,10 +41,9 @@ def sweep(conn: psycopg.Connection[Any], store: Store, domain: str) -> list[str]
     is complete; the files of others are deleted.
     """
     _end_restores(conn, domain)
-    for files, said in removal.unfinished(store, domain):
-        removal.remove(store, files, said)
-        if "invoker" in said:
-            actor = Actor(said["invoker"], said.get("source", "sweep"), said.get("reason", ""))
+    for files, actor in removal.unfinished(store, domain):
+        removal.remove(store, files, actor)
+        if actor is not None:
             baselines.set_deleted(conn, domain, files.baseline_id, actor)
         removal.finish(store, files)
     ended = []

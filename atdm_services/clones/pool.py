@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -10,7 +10,7 @@ from typing import Any, Final
 import psycopg
 
 from atdm_engine.bundle.registry import Registry
-from atdm_engine.errors import AtdmError
+from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.spec.domain import ClonePool
 from atdm_engine.values.times import duration
 from atdm_resources.catalog import clones
@@ -143,21 +143,21 @@ def fill(
         return Filled(domain, max(missing, 0), dropped, _ready(conn, domain, pool))
 
 
-def fill_all(
-    conn: psycopg.Connection[Any],
-    server_url: str,
-    store: Store,
-    registry: Registry,
-    domains: Iterable[str],
-    *,
-    actor: Actor,
-) -> list[Filled]:
-    """Fill the pools of these domains, one after the other."""
-    return [
-        fill(conn, server_url, store, registry, domain, actor=actor)
-        for domain in domains
-        if domain in registry.clones
-    ]
+def pooled_domains(registry: Registry, domain: str | None) -> list[str]:
+    """``domain`` if ``atdm.yaml`` has a pool of it; None: every domain that has one.
+
+    Raises:
+        AtdmError: REQUEST_INVALID, the domain has no pool.
+    """
+    if domain is None:
+        return list(registry.clones)
+    if domain not in registry.clones:
+        raise AtdmError(
+            ErrorCode.REQUEST_INVALID,
+            f"atdm.yaml has no pool of clones of domain {domain!r}",
+            {"domain": domain, "known": list(registry.clones)},
+        )
+    return [domain]
 
 
 def _make_ready(

@@ -1,8 +1,8 @@
-"""The structure of a target in an empty database, for baselines that hold the application's tables.
+"""Copying a target's structure into an empty database, for baselines with application tables.
 
-A manifest names columns, types, constraints and indexes, but a table of the application's may need
-more: types, functions, triggers, views, sequences, tables of other schemas. Only the target has
-them, so its own structure is copied, without a single row.
+A manifest has columns, constraints and indexes, but an application's table may need more: types,
+functions, triggers, views, sequences, tables of other schemas. Only the target has them, so its
+structure is copied, without rows.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 
 
 def foreign_tables(registry: Registry, manifest: Manifest) -> list[str]:
-    """The tables of a baseline that no table file describes as they are there, by name."""
+    """The tables of a baseline whose columns no table file describes, by name."""
     domain = registry.domains.get(manifest.domain)
     if domain is None:
         return [table.name for table in manifest.tables]
@@ -53,13 +53,13 @@ def copy_structure(
     manifest: Manifest,
     registry: Registry,
 ) -> None:
-    """Give an empty database everything of the target but rows, the catalog's structure included.
+    """Copy everything but rows from the target, the catalog's structure included.
 
     Objects belong to the user of ``made_url``. Waits up to half a minute for locks.
 
     Raises:
-        AtdmError: CLONE_FAILED without a pg_dump that can read this server, or with what it or psql
-            said.
+        AtdmError: CLONE_FAILED without a pg_dump that can read this server, or with the message of
+            pg_dump or psql.
     """
     major = conn.info.server_version // 10_000
     folder = clients(major)
@@ -75,21 +75,21 @@ def copy_structure(
     dump = [str(folder / "pg_dump"), "--schema-only", "--no-owner"]
     dump.append(f"--lock-wait-timeout={LOCK_SECONDS}s")
     load = [str(folder / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "--single-transaction"]
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as messages:
         source = subprocess.Popen(
-            dump, stdout=subprocess.PIPE, stderr=said, env=_environment(server_url)
+            dump, stdout=subprocess.PIPE, stderr=messages, env=_environment(server_url)
         )
         with source:
             loaded = subprocess.run(
                 load,
                 stdin=source.stdout,
                 stdout=subprocess.DEVNULL,
-                stderr=said,
+                stderr=messages,
                 env=_environment(made_url),
                 check=False,
             )
-        said.seek(0)
-        lines = said.read().decode(errors="replace").strip()
+        messages.seek(0)
+        lines = messages.read().decode(errors="replace").strip()
     if source.returncode or loaded.returncode:
         raise AtdmError(
             ErrorCode.CLONE_FAILED,
@@ -108,31 +108,31 @@ def clients(major: int) -> Path | None:
         if not (program.exists() and (folder / "psql").exists()):
             continue
         try:
-            said = subprocess.run(
+            answer = subprocess.run(
                 [str(program), "--version"], capture_output=True, text=True, check=True, timeout=30
             ).stdout
         except (OSError, subprocess.SubprocessError):
-            continue  # not one that runs here: the next may
-        found = _VERSION.search(said)
+            continue  # this one does not run here; the next may
+        found = _VERSION.search(answer)
         if found and int(found[1]) >= major:
             return folder
     return None
 
 
 def _folders() -> Iterator[Path]:
-    """Where PostgreSQL's clients may be: on PATH, beside those, and with the embedded server."""
+    """Where PostgreSQL's clients may be: on PATH, of Debian, with the embedded server."""
     program = shutil.which("pg_dump")
     if program is not None:
         yield Path(program).parent
     yield from sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    # Found and not imported: importing it prints a warning and makes folders.
+    # Not imported, because importing it prints a warning and makes folders.
     package = importlib.util.find_spec(_SERVER_PACKAGE)
     if package is not None and package.origin is not None:
         yield from sorted(Path(package.origin).parent.glob("pginstall*/bin"), reverse=True)
 
 
 def _environment(url: str) -> dict[str, str]:
-    """What libpq reads. Never on the command line, where everybody sees a password."""
+    """The variables that libpq reads. On the command line every user would see the password."""
     named = {
         "host": "PGHOST",
         "hostaddr": "PGHOSTADDR",

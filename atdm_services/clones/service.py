@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_engine.errors import AtdmError
 from atdm_services.clones import lease, teardown
 from atdm_services.clones.creation import CloneLease
 from atdm_services.extras import load_registry, server_part
@@ -59,26 +59,18 @@ class Clones:
     def fill(self) -> list[dict[str, Any]]:
         """Fill the pools of ``atdm.yaml``, those of one domain if one was named."""
         registry = load_registry(self.settings)
-        if self.domain is not None and self.domain not in registry.clones:
-            raise AtdmError(
-                ErrorCode.REQUEST_INVALID,
-                f"atdm.yaml has no pool of clones of domain {self.domain!r}",
-                {"domain": self.domain, "known": list(registry.clones)},
-            )
         with server_part("filling a pool of clones"):
             from atdm_resources.catalog.events import Actor
             from atdm_resources.store.files import Store
             from atdm_services.clones import pool
+        domains = pool.pooled_domains(registry, self.domain)
+        store = Store(self.settings.store_url, s3=self.settings.s3)
+        actor = Actor(self.settings.invoker, self.source)
         with access.connected(self.settings, self.reporter) as conn:
-            filled = pool.fill_all(
-                conn,
-                self._url,
-                Store(self.settings.store_url, s3=self.settings.s3),
-                registry,
-                list(registry.clones) if self.domain is None else [self.domain],
-                actor=Actor(self.settings.invoker, self.source),
-            )
-        return [one.as_json() for one in filled]
+            return [
+                pool.fill(conn, self._url, store, registry, domain, actor=actor).as_json()
+                for domain in domains
+            ]
 
     def drop(self, database: str, token: str | None) -> dict[str, Any]:
         """Drop a clone. The owner of the catalog may leave the token out."""

@@ -44,14 +44,14 @@ _NO_SUCH_DATABASE: Final = "3D000"
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What templates are made of. ``registry`` is called only when one has to be made."""
+    """The inputs of templates. ``registry`` is called only when a template has to be made."""
 
     store: Store
     registry: Callable[[], Registry]
 
     @classmethod
     def of(cls, settings: Settings | None = None) -> Materials:
-        """Those that the settings name; None: the settings of the environment."""
+        """The inputs that the settings name; None: the settings of the environment."""
         known = settings or Settings.from_environment()
         return cls(Store(known.store_url, s3=known.s3), cache(lambda: load_registry(known)))
 
@@ -90,10 +90,10 @@ def ready_template(
     *,
     actor: Actor,
 ) -> Template:
-    """The template of a baseline (None: the newest; ``empty``: none), made when there is none.
+    """The template of a baseline (None: the newest; ``empty``: none), made if it does not exist.
 
-    Two who want it at once make it once. One whose catalog would be another than the target's now
-    is not used any more.
+    Processes that need it at the same time make it once. A template from an earlier bundle or
+    catalog of the target is not used.
 
     Raises:
         AtdmError: BASELINE_NOT_FOUND, BASELINE_INVALID, TARGET_DRIFT, STORE_FAILED, SPEC_INVALID,
@@ -127,10 +127,10 @@ def ready_template(
 
 
 def _create(conn: psycopg.Connection[Any], template: Template) -> None:
-    """An empty, registered database for a template, in place of what a dead process left of it.
+    """An empty, registered database for a template; replaces what a dead process left of it.
 
-    A server goes on making a database for a process that was killed, so it may appear between
-    looking and making: then that one is dropped, and it is tried again.
+    A server goes on making a database for a process that was killed, so one may appear at any
+    moment: then it is dropped, and the creation is tried again.
     """
     for attempts_left in reversed(range(_CREATION_ATTEMPTS)):
         creation.discard(conn, template.database)
@@ -197,7 +197,7 @@ def _fill(
     manifest: Manifest | None,
     actor: Actor,
 ) -> None:
-    """Catalog, tables and rows of a new database; its statistics are those of its rows."""
+    """Make catalog, tables and rows of a new database, and collect its statistics."""
     made = sibling(server_url, database)
     registry = materials.registry()
     if manifest is not None and schema_copy.foreign_tables(registry, manifest):

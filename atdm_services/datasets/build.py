@@ -1,8 +1,8 @@
 """Building a version of a dataset: every shard, the checks over all of them, the manifest.
 
-The manifest is written last, so a version is there as a whole or not at all. What a killed build
-has finished is kept and taken up by the next one; equal inputs give equal bytes whatever the order
-of shards and the number of processes.
+The manifest is written last, so a version is complete or does not exist. The finished shards of a
+killed build are kept for the next one. Equal inputs give equal bytes, whatever the order of shards
+and the number of processes.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from atdm_services.baselines.manifest import (
     publish_manifest,
     read_manifest,
 )
-from atdm_services.datasets.dataset import whole_checks
 from atdm_services.datasets.runners import Processes, ShardRunner
 from atdm_services.datasets.shards import ShardReport, ShardWork
+from atdm_services.datasets.whole_checks import whole_checks
 
 _SQL_NAMES: Mapping[str, str] = {
     "double": "double precision",
     "timestamptz": "timestamp with time zone",
 }
-"""What PostgreSQL calls the types of table files whose names it does not show as they are."""
+"""PostgreSQL's names of the types that table files call otherwise."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """A version and what is known of it.
+    """The result of a build.
 
     ``outcomes`` are those of ``dataset_check_ids``. ``manifest`` None: a check failed, nothing was
-    published, and ``quarantine`` says where rejected rows are. ``made`` and ``kept`` count shards;
-    both are 0 when the version was there already.
+    published, and ``quarantine`` names the folders of rejected rows. ``made`` and ``kept`` count
+    shards; both are 0 when the version existed already.
     """
 
     version: str
@@ -66,7 +66,7 @@ class Built:
         return self.manifest is not None
 
     def rejection(self) -> AtdmError:
-        """Why nothing was published, as VALIDATOR_REJECTED."""
+        """VALIDATOR_REJECTED, with every failed check."""
         failed = failed_checks(self.outcomes)
         names = ", ".join(one["validator"] for one in failed)
         return AtdmError(
@@ -85,21 +85,21 @@ def build_dataset(
     reason: str = "",
     progress: Progress | None = None,
 ) -> Built:
-    """Build and publish the version that a dataset is on its clock; one that exists is returned.
+    """Build and publish the version of a dataset for one clock; returns one that exists.
 
     ``runner`` makes the shards; default: a process for each core. The first shard that fails a
-    check ends the build, as nothing of it will be published.
+    check ends the build, because nothing will be published.
 
     Raises:
-        AtdmError: DATASET_FAILED, a worker is gone; STORE_FAILED; SPEC_INVALID.
+        AtdmError: DATASET_FAILED, a worker is lost; STORE_FAILED; SPEC_INVALID.
     """
     began = time.perf_counter()
     sums = DatasetOutcomes(work.domain, work.dataset)
-    there = published(work)
-    if there is not None:
-        sums.add((there.dataset or {}).get("outcomes", []))
+    existing = published(work)
+    if existing is not None:
+        sums.add((existing.dataset or {}).get("outcomes", []))
         _clear(work)
-        return Built(work.version, there, sums.outcomes(), 0, 0, time.perf_counter() - began)
+        return Built(work.version, existing, sums.outcomes(), 0, 0, time.perf_counter() - began)
     numbers = list(range(REFERENCE_SHARD, work.dataset.shards + 1))
     reports: list[ShardReport] = []
     outcomes: list[dict[str, Any]] = []
@@ -127,7 +127,7 @@ def build_dataset(
         manifest = _publish(work, manifest)
         _clear(work)
     else:
-        # Equal inputs would fail again: nothing of it is worth keeping but what is in quarantine.
+        # Equal inputs would fail again, so only the quarantine is kept.
         work.store.delete_prefix(work.files.folder)
         _clear(work)
     kept = sum(report.kept for report in reports)
@@ -162,13 +162,13 @@ def _publish(work: ShardWork, manifest: Manifest) -> Manifest:
     except AtdmError as error:
         if error.code != ErrorCode.BASELINE_EXISTS:
             raise
-        # Somebody built the same version a moment faster, out of the same bytes.
+        # Another process published the same version a moment earlier, with the same bytes.
         return read_manifest(work.store, manifest.domain, manifest.baseline_id)
     return manifest
 
 
 def _clear(work: ShardWork) -> None:
-    """Delete the records of shards: the manifest says all that is needed from now on."""
+    """Delete the records of shards, which the manifest replaces, and half-written files."""
     work.store.delete_prefix(work.folder)
     work.store.sweep(work.files.folder)
 
@@ -186,7 +186,7 @@ def _require_all(work: ShardWork, reports: Sequence[ShardReport], numbers: Seque
 
 
 def _in_order(outcomes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The cases that are kept must not depend on which shard was ready first."""
+    """In an order that does not depend on which shard was finished first."""
     return sorted(outcomes, key=lambda one: (one["table"], one["name"], str(one["cases"])))
 
 

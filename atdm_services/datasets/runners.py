@@ -1,4 +1,4 @@
-"""Where shards are made: in this process, or in several beside it."""
+"""Where shards are made: in this process or in several others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ShardRunner(Protocol):
     An implementation calls ``make_shard(work, number)`` once for each number, anywhere that can
     reach the store, in any order, and yields the reports as they come. It may call it again after a
     failure. It raises what ``make_shard`` raises, and AtdmError DATASET_FAILED when a worker is
-    lost. When the caller stops reading, no more shards are begun.
+    lost. When the caller stops reading, it begins no more shards.
     """
 
     def run(self, work: ShardWork, shards: Sequence[int]) -> Iterator[ShardReport]:
@@ -35,7 +35,7 @@ class ShardRunner(Protocol):
 
 
 class InProcess:
-    """One shard after the other, here."""
+    """One shard after the other, in this process."""
 
     def run(self, work: ShardWork, shards: Sequence[int]) -> Iterator[ShardReport]:
         for shard in shards:
@@ -45,8 +45,8 @@ class InProcess:
 class Processes:
     """A pool of processes on this machine.
 
-    They are started afresh (spawn) and inherit neither threads nor connections. ``processes``: how
-    many; default: as many as this one may use cores.
+    They are spawned, so they inherit neither threads nor connections. ``processes``: how many;
+    default: one for each core that this process may use.
     """
 
     def __init__(self, processes: int | None = None) -> None:
@@ -67,7 +67,7 @@ class Processes:
         running: set[Future[ShardReport]] = set()
         try:
             while True:
-                # A few ahead and not all: a caller that stops early stops the work soon.
+                # A few ahead and not all, so that the work ends soon when the caller stops early.
                 room = processes + _AHEAD - len(running)
                 for shard in itertools.islice(waiting, room):
                     running.add(pool.submit(_make, shard))
@@ -98,18 +98,18 @@ _work: ShardWork | None = None
 
 
 def _begin(work: ShardWork) -> None:
-    """What every process of a pool is told once: the work is large, a shard's number is not."""
+    """Set up a process of the pool: it gets the work once, as it is large."""
     global _work
     _work = work
-    # The other cores have processes of their own.
+    # Other processes of the pool use the other cores.
     pa.set_cpu_count(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # Ctrl-C goes to the whole group of processes: the one that started them ends them.
+    # Ctrl-C reaches every process of the group; the parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _end_with_parent() -> None:
-    """A pool's process waits for work for ever; when who started it was killed, none will come."""
+    """End with the parent: when it is killed, a process of the pool would wait for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 
 from atdm_engine.checks.dataset import distinct, group_hashes, hash_groups, outcome_json
-from atdm_engine.checks.results import CheckOutcome
 from atdm_engine.generation.batches import BATCH_ROWS
 from atdm_engine.generation.datasets import (
     REFERENCE_SHARD,
@@ -49,9 +48,9 @@ _RECORD_FORMAT = 1
 
 @dataclass(frozen=True)
 class ShardWork:
-    """All that making a shard takes; goes to other processes and machines as it is.
+    """The inputs of every shard of a version; can be sent to other processes and machines.
 
-    ``check`` off leaves pandera and the rules out, for those who measure what they cost.
+    ``check`` False leaves pandera and the rules out, so that benchmarks can measure their cost.
     """
 
     domain: Domain
@@ -83,8 +82,7 @@ class ShardWork:
 
 @dataclass(frozen=True)
 class ShardTable:
-    """One table's part of a shard. ``content_hash`` is ``RowHash``'s, ``made`` the rows that were
-    judged."""
+    """One table's part of a shard. ``content_hash`` is ``RowHash``'s, ``made`` the checked rows."""
 
     file: PartFile
     content_hash: str
@@ -93,7 +91,7 @@ class ShardTable:
 
 @dataclass(frozen=True)
 class HashRange:
-    """Where the hashes of a group stand in the shard's file: sorted, ``count`` from ``offset``."""
+    """The place of a group's hashes in the shard's file: sorted, ``count`` from ``offset`` on."""
 
     offset: int
     count: int
@@ -101,10 +99,10 @@ class HashRange:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What became of a shard. ``outcomes`` are ``outcome_json``'s.
+    """The result of a shard. ``outcomes`` are ``outcome_json``'s.
 
-    ``accepted`` False: its rows failed a check, ``quarantine`` says where they are, and no file of
-    it counts. ``kept`` True: an earlier build had finished it.
+    ``accepted`` False: rows failed a check, ``quarantine`` is their folder, and the shard has no
+    files. ``kept``: an earlier build had finished it.
     """
 
     shard: int
@@ -117,23 +115,19 @@ class ShardReport:
     quarantine: str | None = None
     kept: bool = False
 
-    @property
-    def rows(self) -> int:
-        return sum(table.file.rows for table in self.tables.values())
-
 
 def make_shard(work: ShardWork, shard: int) -> ShardReport:
-    """Make a shard, unless it is finished already. Any process may, in any order.
+    """Make a shard, unless it is finished already. In any process, in any order.
 
     Raises:
-        AtdmError: STORE_FAILED; SPEC_INVALID, a column cannot be made. Rows that fail a check are
-            no error here: the report says so.
+        AtdmError: STORE_FAILED; SPEC_INVALID, a column cannot be made. Rows that fail a check raise
+            nothing: the report has them.
     """
     return finished_shard(work, shard) or _made(work, shard)
 
 
 def finished_shard(work: ShardWork, shard: int) -> ShardReport | None:
-    """The report of a shard that is finished and whole, None when it has to be made."""
+    """The report of a finished shard whose files are intact, None when it has to be made."""
     path = work.record_path(shard)
     if not work.store.exists(path):
         return None
@@ -154,23 +148,23 @@ def finished_shard(work: ShardWork, shard: int) -> ShardReport | None:
 
 def _made(work: ShardWork, shard: int) -> ShardReport:
     began = time.perf_counter()
-    writing = _Writing(work, shard)
+    made = _ShardFiles(work, shard)
     try:
-        with writing.opened:
+        with made.opened:
             if shard == REFERENCE_SHARD:
-                writing.write(reference_tables(work.domain))
+                made.write(reference_tables(work.domain))
             else:
-                writing.write_runs()
-    except _RefusedError as refused:
+                made.write_runs()
+    except _RejectedError as rejected:
         return ShardReport(
-            shard, refused.runs, {}, writing.outcomes, {}, time.perf_counter() - began,
-            accepted=False, quarantine=refused.quarantine,
+            shard, rejected.runs, {}, made.outcomes, {}, time.perf_counter() - began,
+            accepted=False, quarantine=rejected.quarantine,
         )  # fmt: skip
-    tables = {name: writing.table(name) for name in work.domain.tables if name in writing.parts}
-    ranges, content = writing.hashed()
+    tables = {name: made.table(name) for name in work.domain.tables if name in made.parts}
+    ranges, content = made.sorted_hashes()
     work.store.write_bytes(work.hashes_path(shard), content)
     report = ShardReport(
-        shard, writing.runs, tables, writing.outcomes, ranges, time.perf_counter() - began
+        shard, made.runs, tables, made.outcomes, ranges, time.perf_counter() - began
     )
     record = {
         "format": _RECORD_FORMAT,
@@ -183,7 +177,7 @@ def _made(work: ShardWork, shard: int) -> ShardReport:
     return report
 
 
-class _RefusedError(Exception):
+class _RejectedError(Exception):
     """Ends the writing of a shard whose rows failed a check."""
 
     def __init__(self, runs: int, quarantine: str | None) -> None:
@@ -200,7 +194,7 @@ class _Part:
 
 
 @dataclass
-class _Writing:
+class _ShardFiles:
     """The files of one shard while they are written."""
 
     work: ShardWork
@@ -216,8 +210,8 @@ class _Writing:
         self._identity = dataset_id(self.work.domain.name, self.work.dataset.name)
 
     def write_runs(self) -> None:
-        """The test runs of the shard, judged scenario by scenario."""
-        # Here and not above: pandas and pandera are for those who make data.
+        """Make, check and write the test runs of the shard, scenario by scenario."""
+        # Here and not above: pandas and pandera load only where data is made.
         from atdm_engine.checks.validator import Validator
 
         work = self.work
@@ -236,10 +230,10 @@ class _Writing:
             self.outcomes += [outcome_json(outcome) for outcome in outcomes]
             self.runs += sum(part.last - part.first + 1 for part in parts)
             if any(not outcome.passed for outcome in outcomes):
-                raise _RefusedError(self.runs, self._quarantined(validator.rejected(), outcomes))
+                raise _RejectedError(self.runs, self._quarantined(validator.rejected()))
 
     def _batches(self, parts: Sequence[Slice]) -> Iterator[dict[str, pa.Table]]:
-        """The rows of parts of one scenario, small ones put together: checks cost by the call."""
+        """The rows of parts of one scenario; small batches are joined, as each check call costs."""
         waiting: list[dict[str, pa.Table]] = []
         rows = 0
         for part in parts:
@@ -248,22 +242,20 @@ class _Writing:
                 waiting.append(batch)
                 rows += sum(table.num_rows for table in batch.values())
                 if rows >= BATCH_ROWS:
-                    yield _together(waiting)
+                    yield _joined(waiting)
                     waiting, rows = [], 0
         if waiting:
-            yield _together(waiting)
+            yield _joined(waiting)
 
-    def _quarantined(
-        self, rejected: Mapping[str, pa.Table], outcomes: list[CheckOutcome]
-    ) -> str | None:
-        """Write the rejected rows of the part that failed; where they are."""
+    def _quarantined(self, rejected: Mapping[str, pa.Table]) -> str | None:
+        """Write the rejected rows; returns the URL of their folder, None when there are none."""
         folder = f"quarantine/{self.work.domain.name}/{ROOT}/{self.work.version}/{self.shard:05d}"
         for table, rows in rejected.items():
             write_table(self.work.store, f"{folder}/{table}.parquet", rows)
         return self.work.store.uri(folder) if rejected else None
 
     def write(self, tables: Mapping[str, pa.Table]) -> None:
-        """Append rows as they are published."""
+        """Append rows to the files, and their keys to the hashes."""
         for name, rows in tables.items():
             part = self.parts.get(name) or self._open(name, rows.schema)
             part.writer.write(rows)
@@ -287,8 +279,8 @@ class _Writing:
         file = part_file(self.work.files, part.writer)
         return ShardTable(file, part.row_hash.hexdigest(), part.made)
 
-    def hashed(self) -> tuple[dict[str, HashRange], bytes]:
-        """The sorted hashes of every group, one behind the other, and where each group's are."""
+    def sorted_hashes(self) -> tuple[dict[str, HashRange], bytes]:
+        """The sorted hashes of every group, one after the other, and the place of each group's."""
         ranges: dict[str, HashRange] = {}
         content: list[bytes] = []
         offset = 0
@@ -304,7 +296,7 @@ class _Writing:
 
 
 def _common(parts: Iterable[MixPart]) -> dict[str, TypedScalar]:
-    """The constraints that all parts have alike, for the details of a rule that fails."""
+    """The constraints that all parts share, for the details of a rule that fails."""
     first, *others = parts
     return {
         name: value
@@ -313,7 +305,7 @@ def _common(parts: Iterable[MixPart]) -> dict[str, TypedScalar]:
     }
 
 
-def _together(batches: Sequence[Mapping[str, pa.Table]]) -> dict[str, pa.Table]:
+def _joined(batches: Sequence[Mapping[str, pa.Table]]) -> dict[str, pa.Table]:
     if len(batches) == 1:
         return dict(batches[0])
     return {

@@ -1,4 +1,4 @@
-"""The versions of a dataset in the store: which there are, and which have to go."""
+"""The versions of a dataset in the store: listed, expired, swept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from atdm_services.baselines.manifest import (
 from atdm_services.datasets.shards import ROOT
 
 UNFINISHED_FOR: Final = timedelta(days=1)
-"""How long the shards of a build that was killed wait for somebody to go on with them."""
+"""How long the shards of a killed build are kept, so that the next build can resume it."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Version:
 def versions(store: Store, dataset: Dataset) -> list[Version]:
     """The published versions of a dataset, the newest clock first.
 
-    A damaged manifest is passed over: whose version it is cannot be known, and it is not ours to
-    delete. Raises AtdmError STORE_FAILED.
+    A damaged manifest is passed over: it may be of another dataset, and must not be deleted.
+    Raises AtdmError STORE_FAILED.
     """
     folder = domain_folder(dataset.domain)
     prefix = f"{dataset.name}-"
@@ -61,30 +61,31 @@ def versions(store: Store, dataset: Dataset) -> list[Version]:
 
 
 def expire(store: Store, dataset: Dataset, *, keep: str | None = None) -> list[str]:
-    """Delete all but the newest ``retention`` versions; returns the ids that went.
+    """Delete all but the newest ``retention`` versions; returns the ids of deleted ones.
 
-    ``keep`` names a version that stays whatever its age: the one that was just built, which may be
-    of an old clock. Raises AtdmError STORE_FAILED.
+    ``keep`` names a version that is never deleted: the one that was just built, whose clock may be
+    old. Raises AtdmError STORE_FAILED.
     """
     there = versions(store, dataset)
     old = [one for one in there[dataset.spec.retention :] if one.version != keep]
     for one in old:
         files = BaselineFiles(dataset.domain, one.version)
-        removal.remove(store, files, {})
+        removal.remove(store, files)
         removal.finish(store, files)
     return [one.version for one in old]
 
 
 def sweep(store: Store, dataset: Dataset, now: datetime) -> list[str]:
-    """Delete what killed builds have left of other versions; returns the ids of those that went.
+    """Delete what killed builds left of other versions; returns the ids of deleted ones.
 
-    The records of a version that is published are of no use. One that is not is kept for a day, to
-    be gone on with. What was being removed is removed. Raises AtdmError STORE_FAILED.
+    Records of a published version are not needed. Those of an unpublished one are kept for a day,
+    so that its build can be resumed. Unfinished removals are finished. Raises STORE_FAILED.
     """
     gone = []
-    for files, said in removal.unfinished(store, dataset.domain):
-        if _is_version(dataset, files.baseline_id) and not said:
-            removal.remove(store, files, said)
+    for files, actor in removal.unfinished(store, dataset.domain):
+        # The removal of an operator is recorded by the sweep of baselines.
+        if _is_version(dataset, files.baseline_id) and actor is None:
+            removal.remove(store, files)
             removal.finish(store, files)
             gone.append(files.baseline_id)
     root = f"{ROOT}/{dataset.domain}"

@@ -1,8 +1,8 @@
-"""What is checked over all shards of a dataset together, in bounded memory.
+"""Checks over all shards of a dataset together, in bounded memory.
 
 Keys and references are compared by 64-bit hashes, range by range: each shard's hashes are sorted,
 so that one range of all shards fits into memory however many there are. Two keys that share a hash
-by accident (one pair in 4 * 10**10 rows or so) are told apart by reading them.
+by accident (about one pair in 4 * 10**10 rows) are distinguished by reading them.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from atdm_engine.random.stream import U64
 from atdm_services.datasets.shards import ShardReport, ShardWork
 
 HELD = 4_000_000
-"""About so many hashes are in memory at once, for each thread (32 MB)."""
+"""Hashes in memory at once, about, for each thread (32 MB)."""
 
 _THREADS = 2
 _PIECES = 256
-"""The finest cut of the range of hashes, in which the places of a shard's file are remembered."""
+"""The most parts that the range of hashes is cut into; a shard's place of each is remembered."""
 
 
 def whole_checks(work: ShardWork, reports: Sequence[ShardReport]) -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ def whole_checks(work: ShardWork, reports: Sequence[ShardReport]) -> list[dict[s
     groups = hash_groups(work.domain)
     keys = [group for group in groups if group.parent is None]
     referring = [[other for other in groups if other.parent == group.name] for group in keys]
-    # Reading and sorting, which is nearly all of it, hold no lock of the interpreter.
+    # Reading and sorting take most of the time and release the interpreter's lock.
     with ThreadPoolExecutor(_THREADS) as threads:
         compared = list(threads.map(comparison.compared, keys, referring))
         counted = list(
@@ -62,7 +62,7 @@ def whole_checks(work: ShardWork, reports: Sequence[ShardReport]) -> list[dict[s
 
 
 def _counted(work: ShardWork, reports: Sequence[ShardReport], table: str) -> dict[str, Any]:
-    """Whether every file holds as many rows as were made for it, by the file's own word."""
+    """Whether every file holds as many rows, by its own metadata, as were made for it."""
     cases: list[dict[str, Any]] = []
     rows = 0
     for report in reports:
@@ -171,7 +171,7 @@ class _Comparison:
 
 @dataclass
 class _Failing:
-    """What fails a check of one group."""
+    """The failures of one group in a check."""
 
     comparison: _Comparison
     group: HashGroup

@@ -28,7 +28,7 @@ from atdm_resources.store.files import Store
 from atdm_resources.store.parquet import write_table
 from atdm_services.baselines.listing import file_problems
 from atdm_services.datasets import build as building
-from atdm_services.datasets import dataset as whole
+from atdm_services.datasets import whole_checks as whole
 from atdm_services.datasets.build import Built, build_dataset
 from atdm_services.datasets.runners import InProcess, Processes
 from atdm_services.datasets.shards import ShardReport, ShardWork, finished_shard, make_shard
