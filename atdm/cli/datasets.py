@@ -31,11 +31,11 @@ def dataset_build(
     """
     clock = None if as_of is None else parse_time(as_of)
     with server_part("building a dataset"):
-        from atdm_assets.datasets.job import AskedVersion
+        from atdm_assets.datasets.job import VersionRequest
         from atdm_assets.in_process.datasets import build
 
     settings = Settings.from_environment()
-    version = AskedVersion(
+    version = VersionRequest(
         dataset,
         as_of=clock,
         processes=processes,

@@ -10,7 +10,7 @@ from atdm_services.extras import server_part
 with server_part("building a dataset"):
     from dagster import DagsterExecutionInterruptedError
 
-    from atdm_assets.datasets.job import AskedVersion, VersionOutcome, materialise_version
+    from atdm_assets.datasets.job import VersionOutcome, VersionRequest, materialise_version
     from atdm_assets.definitions import build_defs
     from atdm_assets.in_process.requests import raise_failure
     from atdm_assets.instance import run_liveness
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def build(
-    settings: Settings, reporter: Reporter, version: AskedVersion
+    settings: Settings, reporter: Reporter, version: VersionRequest
 ) -> tuple[VersionOutcome, Manifest]:
     """Build and publish a version. What an earlier, killed build has finished is kept.
 
