@@ -239,7 +239,7 @@ def test_what_killed_builds_and_deletions_left_goes_with_the_next_version(
         build(work, Killed())
     kept = build_at(bundle, store, CLOCK + timedelta(days=1))
     doomed = build_at(bundle, store, CLOCK + timedelta(days=2))
-    removal.remove(store, doomed.files, {})
+    removal.remove(store, doomed.files)
     now = datetime.now(UTC)
     assert sweep(store, work.dataset, now) == [doomed.version]
     assert store.files(work.folder), "there is still time to go on with it"

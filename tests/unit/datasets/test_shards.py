@@ -28,7 +28,7 @@ from atdm_resources.store.files import Store
 from atdm_resources.store.parquet import write_table
 from atdm_services.baselines.listing import file_problems
 from atdm_services.datasets import build as building
-from atdm_services.datasets import whole_checks as whole
+from atdm_services.datasets import whole_checks
 from atdm_services.datasets.build import Built, build_dataset
 from atdm_services.datasets.runners import InProcess, Processes
 from atdm_services.datasets.shards import ShardReport, ShardWork, finished_shard, make_shard
@@ -203,7 +203,7 @@ def test_of_two_who_build_at_once_both_have_it(
     work: ShardWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other: list[Built] = []
-    checks = whole.whole_checks
+    checks = whole_checks.whole_checks
 
     def meanwhile(mine: ShardWork, reports: Sequence[ShardReport]) -> object:
         if not other:
@@ -369,7 +369,7 @@ class Tampering:
     def _tampered(self, work: ShardWork, report: ShardReport) -> ShardReport:
         from atdm_services.datasets import shards
 
-        class _Changed(shards._Writing):
+        class _Changed(shards._ShardFiles):
             def write(writing, tables: object) -> None:  # noqa: N805
                 changed = dict(tables)  # type: ignore[call-overload]
                 if self.table in changed and not writing.parts.get(self.table):
@@ -377,7 +377,7 @@ class Tampering:
                 super().write(changed)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(shards, "_Writing", _Changed)
+            patch.setattr(shards, "_ShardFiles", _Changed)
             return shards._made(replace(work, check=False), report.shard)
 
 
@@ -442,9 +442,9 @@ def test_a_shard_that_is_left_out_is_found(work: ShardWork) -> None:
 def test_memory_is_bounded_by_pieces(work: ShardWork, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ranges in which hashes are compared cover everything once, however small they are."""
     reports = [make_shard(work, shard) for shard in range(4)]
-    usual = whole.whole_checks(work, reports)
-    monkeypatch.setattr(whole, "HELD", 7)
-    assert whole.whole_checks(work, reports) == usual
+    usual = whole_checks.whole_checks(work, reports)
+    monkeypatch.setattr(whole_checks, "HELD", 7)
+    assert whole_checks.whole_checks(work, reports) == usual
 
 
 def test_the_newest_versions_stay(bundle: Registry, tmp_path: Path) -> None:
