@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from atdm_engine.arrow import duck
 from atdm_engine.arrow.text_columns import starts_and_lengths, text_bytes
-from atdm_engine.arrow.types import arrow_type, column_kind, parse_value
+from atdm_engine.arrow.types import ColumnKind, arrow_type, column_kind, parse_value
 from atdm_engine.patterns.forbidden import Forbidden
 from atdm_engine.patterns.pattern import parse_pattern
 from atdm_engine.spec.domain import Marker
@@ -50,7 +50,7 @@ def column_checks(
     ``forbidden`` are patterns, by name, that no text may contain.
     """
     kind = column_kind(spec.type)
-    yield from _storable(kind.base, kind.array)
+    yield from _storable(kind)
     if kind.array:
         return
     dtype = arrow_type(spec.type)
@@ -98,39 +98,10 @@ def column_checks(
             yield ColumnCheck(f"forbidden_{name}", described, finder.absent)
 
 
-def _storable(base: str, array: bool) -> Iterator[ColumnCheck]:
-    """The checks that PostgreSQL can store the values of a type."""
-    found: list[ColumnCheck] = []
-    if base == "text":
-        described = "valid UTF-8 without NUL characters"
-        found.append(ColumnCheck("plain_text", described, plain_text))
-    elif base == "uuid":
-        found.append(
-            ColumnCheck("uuid", "a UUID", lambda a: pc.match_substring_regex(a, pattern=_UUID))
-        )
-    elif base == "jsonb":
-        found.append(ColumnCheck("json", "a JSON text without NUL characters", json_holds))
-    elif base == "date":
-        first, last = pa.scalar(_FIRST_DAY, pa.int32()), pa.scalar(_LAST_DAY, pa.int32())
-        found.append(
-            ColumnCheck(
-                "calendar",
-                "a date between 4714 BC and 5874897",
-                lambda a: _between(a.view(pa.int32()), first, last),
-            )
-        )
-    elif base == "timestamptz":
-        start = pa.scalar(_FIRST_DAY * _MICROSECONDS, pa.int64())
-        end = pa.scalar(2**63 - 1, pa.int64())
-        found.append(
-            ColumnCheck(
-                "calendar",
-                "a timestamp after 4714 BC",
-                lambda a: _between(a.view(pa.int64()), start, end),
-            )
-        )
-    for check in found:
-        yield ColumnCheck(check.name, check.description, _each(check.passes)) if array else check
+def _storable(kind: ColumnKind) -> Iterator[ColumnCheck]:
+    check = STORABLE.get(kind.base)
+    if check is not None:
+        yield replace(check, passes=_each(check.passes)) if kind.array else check
 
 
 def _each(passes: Passes) -> Passes:
@@ -149,11 +120,9 @@ def _each(passes: Passes) -> Passes:
     return run
 
 
-def _between(array: pa.Array, low: pa.Scalar, high: pa.Scalar) -> pa.Array:
-    bounds = pc.min_max(array)
-    if not bounds["min"].is_valid or (
-        bounds["min"].as_py() >= low.as_py() and bounds["max"].as_py() <= high.as_py()
-    ):
+def _between(array: pa.Array, low: int, high: int) -> pa.Array:
+    bounds = pc.min_max(array).as_py()
+    if bounds["min"] is None or (bounds["min"] >= low and bounds["max"] <= high):
         return _all_true(array)
     return pc.and_(pc.greater_equal(array, low), pc.less_equal(array, high))
 
@@ -238,3 +207,20 @@ def luhn_holds(array: pa.Array) -> pa.Array:
 
 
 _DOUBLED = np.array([0, 2, 4, 6, 8, 1, 3, 5, 7, 9], np.uint8)
+
+STORABLE: Mapping[str, ColumnCheck] = {
+    "text": ColumnCheck("plain_text", "valid UTF-8 without NUL characters", plain_text),
+    "uuid": ColumnCheck("uuid", "a UUID", lambda a: pc.match_substring_regex(a, pattern=_UUID)),
+    "jsonb": ColumnCheck("json", "a JSON text without NUL characters", json_holds),
+    "date": ColumnCheck(
+        "calendar",
+        "a date between 4714 BC and 5874897",
+        lambda a: _between(a.view(pa.int32()), _FIRST_DAY, _LAST_DAY),
+    ),
+    "timestamptz": ColumnCheck(
+        "calendar",
+        "a timestamp after 4714 BC",
+        lambda a: _between(a.view(pa.int64()), _FIRST_DAY * _MICROSECONDS, 2**63 - 1),
+    ),
+}
+"""By base type: the check that PostgreSQL can store a value."""

@@ -15,11 +15,10 @@ from pandera.errors import SchemaErrorReason, SchemaErrors
 
 from atdm_engine.arrow import duck
 from atdm_engine.arrow.types import pandas_type
-from atdm_engine.checks.columns import ColumnCheck, column_checks
+from atdm_engine.checks.columns import STORABLE, ColumnCheck, column_checks
 from atdm_engine.checks.results import MAX_CASES
 from atdm_engine.model import Domain
 from atdm_engine.random.run_ids import RUN_COLUMN
-from atdm_engine.spec.table import ColumnSpec
 
 Mask = NDArray[np.bool_]
 """True where a row fails."""
@@ -60,8 +59,11 @@ def pandera_schema(
         )
         for name, column in spec.columns.items()
     }
+    # No table file declares test_run_id: it must only be text that PostgreSQL can store.
     columns[RUN_COLUMN] = pandera.Column(
-        pandas_type("text"), checks=[_column_check(RUN_COLUMN, _PLAIN, found)], nullable=True
+        pandas_type("text"),
+        checks=[_column_check(RUN_COLUMN, STORABLE["text"], found)],
+        nullable=True,
     )
     return pandera.DataFrameSchema(
         columns,
@@ -111,10 +113,6 @@ def _judged(
     passed = pc.fill_null(holds, True).to_numpy()
     findings.masks[column, check] = ~passed
     return pd.Series(passed, index=index)
-
-
-_PLAIN = next(column_checks(ColumnSpec(type="text")))
-"""The check of test_run_id, which no table file declares: text that PostgreSQL can store."""
 
 
 def _unique_check(columns: tuple[str, ...], findings: Findings) -> pandera.Check:
