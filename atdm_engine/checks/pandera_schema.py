@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,13 +23,15 @@ from atdm_engine.random.run_ids import RUN_COLUMN
 
 Mask = NDArray[np.bool_]
 """True where a row fails."""
+Key = tuple[str, str]
+"""Column (or columns, or row check) and check."""
 
 
 @dataclass
 class Findings:
     """The rows that fail each check (``masks``), and why a check could not run (``errors``)."""
 
-    masks: dict[tuple[str, str], Mask] = field(default_factory=dict)
+    masks: dict[Key, Mask] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 
     def clear(self) -> None:
@@ -93,51 +96,50 @@ def arrow_frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
+def _check(
+    name: str, error: str, failing: Callable[[Any], Mask | None], findings: Findings, key: Key
+) -> pandera.Check:
+    """A check that notes the rows that fail under ``key``; ``failing`` None: no row fails."""
+
+    def run(data: pd.Series | pd.DataFrame) -> bool | pd.Series:
+        mask = failing(data)
+        if mask is None or not mask.any():
+            # pandera is fastest with a plain True.
+            return True
+        findings.masks[key] = mask
+        return pd.Series(~mask, index=data.index)
+
+    return pandera.Check(run, name=name, error=error, n_failure_cases=MAX_CASES, ignore_na=False)
+
+
 def _column_check(name: str, check: ColumnCheck, findings: Findings) -> pandera.Check:
-    def run(series: pd.Series) -> bool | pd.Series:
-        chunks = pa.chunked_array(series.array.__arrow_array__())
-        holds = pa.chunked_array([check.passes(chunk) for chunk in chunks.chunks], pa.bool_())
-        return _judged(name, check.name, holds, series.index, findings)
+    def failing(series: pd.Series) -> Mask | None:
+        chunks = pa.chunked_array(series.array.__arrow_array__()).chunks
+        holds = pa.chunked_array([check.passes(chunk) for chunk in chunks], pa.bool_())
+        if pc.all(holds, skip_nulls=True, min_count=0).as_py():
+            return None
+        return np.logical_not(pc.fill_null(holds, True).to_numpy())
 
-    return pandera.Check(
-        run, name=check.name, error=check.description, n_failure_cases=MAX_CASES, ignore_na=False
-    )
-
-
-def _judged(
-    column: str, check: str, holds: pa.ChunkedArray, index: pd.Index[Any], findings: Findings
-) -> bool | pd.Series:
-    """True if every value passes: pandera is fastest with a plain True."""
-    if pc.all(holds, skip_nulls=True, min_count=0).as_py():
-        return True
-    passed = pc.fill_null(holds, True).to_numpy()
-    findings.masks[column, check] = ~passed
-    return pd.Series(passed, index=index)
+    return _check(check.name, check.description, failing, findings, (name, check.name))
 
 
 def _unique_check(columns: tuple[str, ...], findings: Findings) -> pandera.Check:
-    label = ", ".join(columns)
-
-    def run(frame: pd.DataFrame) -> bool | pd.Series:
+    def failing(frame: pd.DataFrame) -> Mask | None:
         arrays = [
             pa.chunked_array(frame[name].array.__arrow_array__()).combine_chunks()
             for name in columns
         ]
         if len(columns) == 1 and _surely_distinct(arrays[0]):
-            return True
+            return None
         kept = np.ones(len(frame), bool)
         for array in arrays:
             kept &= ~array.is_null().to_numpy(zero_copy_only=False)
         repeated = np.zeros(len(frame), bool)
         repeated[kept] = frame.loc[kept, list(columns)].duplicated(keep="first").to_numpy()
-        if not repeated.any():
-            return True
-        findings.masks[label, "unique"] = repeated
-        return pd.Series(~repeated, index=frame.index)
+        return repeated
 
-    return pandera.Check(
-        run, name="unique", error=f"{label} is unique", n_failure_cases=MAX_CASES, ignore_na=False
-    )
+    label = ", ".join(columns)
+    return _check("unique", f"{label} is unique", failing, findings, (label, "unique"))
 
 
 def _surely_distinct(array: pa.Array) -> bool:
@@ -151,17 +153,11 @@ def _surely_distinct(array: pa.Array) -> bool:
 
 
 def _row_check(name: str, condition: str, findings: Findings) -> pandera.Check:
-    def run(frame: pd.DataFrame) -> bool | pd.Series:
-        rows = pa.Table.from_pandas(frame, preserve_index=False)
-        holds = duck.condition_holds(rows, condition)
-        if holds is None:
-            return True
-        findings.masks[name, "row_check"] = ~holds
-        return pd.Series(holds, index=frame.index)
+    def failing(frame: pd.DataFrame) -> Mask | None:
+        holds = duck.condition_holds(pa.Table.from_pandas(frame, preserve_index=False), condition)
+        return None if holds is None else ~holds
 
-    return pandera.Check(
-        run, name=name, error=condition, n_failure_cases=MAX_CASES, ignore_na=False
-    )
+    return _check(name, condition, failing, findings, (name, "row_check"))
 
 
 def _read_report(report: SchemaErrors, table: pa.Table, findings: Findings) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atdm_engine.arrow import duck
-from atdm_engine.checks.pandera_schema import Findings, Mask, pandera_schema, validate
+from atdm_engine.checks.pandera_schema import Findings, Key, Mask, pandera_schema, validate
 from atdm_engine.checks.results import (
     CheckId,
     CheckOutcome,
@@ -97,7 +97,7 @@ class Validator:
                 if check.kind == "rule":
                     self._tallies[check].fail(_named(error))
 
-    def _schema_masks(self, check: CheckId, table: pa.Table) -> dict[tuple[str, str], Mask]:
+    def _schema_masks(self, check: CheckId, table: pa.Table) -> dict[Key, Mask]:
         validate(self._schemas[check.table], table, self._findings)
         if self._findings.errors:
             self._tallies[check].fail("; ".join(self._findings.errors[:5]))
@@ -106,9 +106,7 @@ class Validator:
             masks.update(self._seen[check.table].repeated(table))
         return masks
 
-    def _reference_masks(
-        self, check: CheckId, batch: Mapping[str, pa.Table]
-    ) -> dict[tuple[str, str], Mask]:
+    def _reference_masks(self, check: CheckId, batch: Mapping[str, pa.Table]) -> dict[Key, Mask]:
         masks = {}
         table = batch[check.table]
         for name, parent in self._domain.tables[check.table].foreign_keys.items():
@@ -132,7 +130,7 @@ class Validator:
         check: CheckId,
         tally: Tally,
         table: pa.Table,
-        masks: dict[tuple[str, str], Mask],
+        masks: dict[Key, Mask],
         reasons: dict[str, dict[int, list[str]]],
     ) -> None:
         rows = len(table)
