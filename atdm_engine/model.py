@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_engine.spec.constraints import Constraint
 from atdm_engine.spec.dataset import DatasetSpec
 from atdm_engine.spec.domain import DomainSpec
@@ -134,3 +135,10 @@ class Domain:
     scenarios: Mapping[str, Scenario] = field(default_factory=dict)
     datasets: Mapping[str, Dataset] = field(default_factory=dict)
     vocabularies: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+
+    def reference_tables(self) -> dict[str, pa.Table]:
+        """The reference rows as the target holds them: with ``test_run_id``, which is NULL."""
+        return {
+            name: rows.append_column(RUN_COLUMN, pa.nulls(len(rows), pa.string()))
+            for name, rows in self.reference.items()
+        }

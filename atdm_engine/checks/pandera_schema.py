@@ -118,7 +118,8 @@ def _column_check(name: str, check: ColumnCheck, findings: Findings) -> pandera.
         holds = pa.chunked_array([check.passes(chunk) for chunk in chunks], pa.bool_())
         if pc.all(holds, skip_nulls=True, min_count=0).as_py():
             return None
-        return np.logical_not(pc.fill_null(holds, True).to_numpy())
+        passed: Mask = pc.fill_null(holds, True).to_numpy()
+        return ~passed
 
     return _check(check.name, check.description, failing, findings, (name, check.name))
 

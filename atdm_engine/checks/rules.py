@@ -55,10 +55,7 @@ class RuleRunner:
         self._domain = domain
         self._limit = limit
         self._connection = duck.connect()
-        self._reference = {
-            name: rows.append_column(RUN_COLUMN, pa.nulls(len(rows), pa.string()))
-            for name, rows in domain.reference.items()
-        }
+        self._reference = domain.reference_tables()
         self._batches = 0
         self._registered: set[str] = set()
 

@@ -79,14 +79,6 @@ def batches(spec: RequestSpec, part: Slice) -> Iterator[dict[str, pa.Table]]:
         yield generate(spec, first, min(first + step - 1, part.last))
 
 
-def reference_tables(domain: Domain) -> dict[str, pa.Table]:
-    """The rows of shard 0: those that every run shares, as the tables of the target hold them."""
-    return {
-        name: rows.append_column(RUN_COLUMN, pa.nulls(len(rows), pa.string()))
-        for name, rows in domain.reference.items()
-    }
-
-
 def owned_by_nobody(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
     """The rows as they are published: no reset of a test run may ever take one of them."""
     return {

@@ -28,7 +28,6 @@ from atdm_engine.generation.datasets import (
     batches,
     dataset_id,
     owned_by_nobody,
-    reference_tables,
     request_of,
     slices,
     version_id,
@@ -152,7 +151,7 @@ def _made(work: ShardWork, shard: int) -> ShardReport:
     try:
         with made.opened:
             if shard == REFERENCE_SHARD:
-                made.write(reference_tables(work.domain))
+                made.write(work.domain.reference_tables())
             else:
                 made.write_runs()
     except _RejectedError as rejected:

@@ -14,7 +14,6 @@ from atdm_engine.generation.datasets import (
     batches,
     dataset_id,
     owned_by_nobody,
-    reference_tables,
     request_of,
     slices,
     version_id,
@@ -67,7 +66,7 @@ def test_a_shard_follows_from_its_number_alone(domain: Domain, smoke: Dataset) -
 def test_rows_belong_to_nobody(domain: Domain, smoke: Dataset) -> None:
     members = shard(domain, smoke, 1)
     assert members.column("test_run_id").null_count == len(members)
-    for rows in reference_tables(domain).values():
+    for rows in domain.reference_tables().values():
         assert rows.column("test_run_id").null_count == len(rows)
         assert rows.schema.names[-1] == "test_run_id"
 
