@@ -54,7 +54,6 @@ class InspectedQuery:
     looks at several rows at once (aggregates or windows).
     """
 
-    sql: str
     tables: tuple[str, ...]
     columns: frozenset[tuple[str, str]]
     first_column: tuple[str, str] | None
@@ -180,7 +179,7 @@ def _inspected(sql: str, node: Mapping[str, Any]) -> InspectedQuery:
         if part.get("class") == "COLUMN_REF"
         for pair in _resolved(part, aliases)
     )
-    return InspectedQuery(sql, tables, columns, _first_column(node, aliases), _aggregates(node))
+    return InspectedQuery(tables, columns, _first_column(node, aliases), _aggregates(node))
 
 
 def first_line(error: Exception) -> str:

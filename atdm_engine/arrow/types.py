@@ -50,11 +50,6 @@ class ColumnKind:
     scale: int = 0
     array: bool = False
 
-    @property
-    def element(self) -> ColumnKind:
-        """The type of one element (itself when this is no array)."""
-        return ColumnKind(self.base, self.precision, self.scale)
-
 
 @lru_cache(maxsize=256)
 def column_kind(column_type: str) -> ColumnKind:

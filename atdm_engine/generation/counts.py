@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atdm_engine.model import Scenario
-from atdm_engine.random.stream import Numbers, Stream, cumulative, pick, unit, zipf_shares
+from atdm_engine.random.stream import Numbers, Stream, below, cumulative, pick, unit, zipf_shares
 from atdm_engine.spec.scenario import (
     Count,
     PoissonCount,
@@ -60,7 +60,7 @@ def drawn_counts(
     if least == most:
         return np.full(len(runs), least, np.int64)
     if isinstance(count, UniformCount):
-        return stream.integers(least, most, runs, owners)
+        return below(stream.u64(runs, owners), most - least + 1).view(np.int64) + least
     values, shares = _distribution(count)
     return values[pick(shares, unit(stream.u64(runs, owners)))]
 

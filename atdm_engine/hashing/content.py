@@ -63,11 +63,6 @@ class RowHash:
     def _row_hashes(self, batch: pa.RecordBatch) -> tuple[U64, U64]:
         return row_hashes(batch)
 
-    def merge(self, other: RowHash) -> None:
-        """Add the rows that another accumulator of the same table has seen."""
-        self._sums = [(one + two) % 2**64 for one, two in zip(self._sums, other._sums, strict=True)]
-        self.rows += other.rows
-
     def hexdigest(self) -> str:
         """The hash so far, 32 hexadecimal digits."""
         return "".join(f"{value:016x}" for value in self._sums)

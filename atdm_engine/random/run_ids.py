@@ -129,11 +129,6 @@ def least_id(moment: datetime) -> str:
     return "".join(ALPHABET[(bounded >> shift) & 31] for shift in range(45, -1, -5))
 
 
-def key_text(prefix: str, test_run_id: str, row: int = 0) -> str:
-    """The key of row ``row`` of a table in a run."""
-    return f"{prefix}-{test_run_id}" if row == 0 else f"{prefix}-{test_run_id}-{row}"
-
-
 def _require_request(request_id: str) -> None:
     if not is_request_id(request_id):
         raise ValueError(f"{request_id!r} is no request id: a ULID ending in {'0' * RUN_DIGITS}")

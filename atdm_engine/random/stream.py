@@ -70,26 +70,6 @@ class Stream:
             _mix(z, first, second, lanes[start:stop] if isinstance(lanes, np.ndarray) else lanes)
         return out
 
-    def uniform(
-        self, run_numbers: NDArray[Any], row_index: Numbers = 0, lane: Numbers = 0
-    ) -> NDArray[np.float64]:
-        """Numbers in [0, 1), multiples of 2 ** -53."""
-        return unit(self.u64(run_numbers, row_index, lane))
-
-    def integers(
-        self,
-        low: int,
-        high: int,
-        run_numbers: NDArray[Any],
-        row_index: Numbers = 0,
-        lane: Numbers = 0,
-    ) -> NDArray[np.int64]:
-        """Integers from ``low`` to ``high``, both included, each as likely as any other."""
-        if high < low:
-            raise ValueError(f"no integer lies between {low} and {high}")
-        drawn = below(self.u64(run_numbers, row_index, lane), high - low + 1)
-        return drawn.view(np.int64) + low if low else drawn.view(np.int64)
-
 
 def stream_for(seed: int, scenario: str, table: str, column: str) -> Stream:
     """The stream of a column. ``scenario`` is its bundle-wide key, ``<domain>/<scenario>``."""

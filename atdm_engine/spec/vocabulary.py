@@ -9,12 +9,11 @@ its end.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from atdm_engine.errors import Problem, SpecError, nearest_spelling
+from atdm_engine.errors import Problem, SpecError
 
 _HEADER = "# sha256: "
-Vocabularies = Mapping[tuple[str, str], tuple[str, ...]]
 
 
 def parse_words(path: str, text: str) -> tuple[str, ...]:
@@ -47,20 +46,6 @@ def format_words(words: Sequence[str]) -> str:
     """The text of a vocabulary file with these words, in their order."""
     body = "".join(f"{word}\n" for word in words)
     return f"{_HEADER}{hashlib.sha256(body.encode('utf-8')).hexdigest()}\n{body}"
-
-
-def pool_words(vocabularies: Vocabularies, locale: str, provider: str) -> tuple[str, ...]:
-    """The words of a pool; ValueError names the pools there are."""
-    words = vocabularies.get((locale, provider))
-    if words is None:
-        known = sorted(name for place, name in vocabularies if place == locale)
-        nearest = nearest_spelling(provider, known)
-        hint = f"; did you mean {nearest!r}?" if nearest else ""
-        listed = ", ".join(known) or "none"
-        raise ValueError(
-            f"no vocabulary {provider!r} for locale {locale} (there are: {listed}){hint}"
-        )
-    return words
 
 
 def draw_words(provider: str, locale: str, count: int, seed: int = 0) -> tuple[str, ...]:

@@ -217,6 +217,11 @@ def shop(
     return Registry("shop", {"shop": domain})
 
 
+def row_key(prefix: str, test_run_id: str, row: int = 0) -> str:
+    """The key of row ``row`` of a table in a run (requirement A-ID-03)."""
+    return f"{prefix}-{test_run_id}" if row == 0 else f"{prefix}-{test_run_id}-{row}"
+
+
 def request(
     registry: Registry | None = None,
     given: Mapping[str, TypedScalar] | None = None,

@@ -21,7 +21,7 @@ from atdm_engine.generation.batches import batches, exposed_data, generate
 from atdm_engine.generation.request import RequestSpec
 from atdm_engine.hashing.content import ContentHash, combined
 from atdm_engine.model import Exposure
-from atdm_engine.random.run_ids import key_text, run_id
+from atdm_engine.random.run_ids import run_id
 from tests.support.shop import (
     AS_OF,
     OTHER_REQUEST,
@@ -30,6 +30,7 @@ from tests.support.shop import (
     TABLES,
     one_column,
     request,
+    row_key,
     shop,
 )
 
@@ -78,7 +79,7 @@ def test_keys_count_rows_of_a_run_over_all_groups_of_a_table(made: dict[str, pa.
         rows = made["customer"].filter(
             pc.equal(made["customer"]["test_run_id"], run_id(REQUEST, number))
         )
-        expected = [key_text("cust", run_id(REQUEST, number), k) for k in range(rows.num_rows)]
+        expected = [row_key("cust", run_id(REQUEST, number), k) for k in range(rows.num_rows)]
         assert rows["customer_id"].to_pylist() == expected
         assert rows["status"].to_pylist() == ["new", *["loyal"] * (rows.num_rows - 1)]
     assert set(pc.value_counts(made["customer"]["test_run_id"]).field("counts").to_pylist()) == {

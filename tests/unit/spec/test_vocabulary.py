@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from atdm_engine.errors import SpecError
-from atdm_engine.spec.vocabulary import draw_words, format_words, parse_words, pool_words
+from atdm_engine.spec.vocabulary import draw_words, format_words, parse_words
 
 WORDS = ("Ann", "Jörg", "Mary Lou")
 
@@ -40,17 +40,6 @@ def test_a_changed_file_is_refused(change: object) -> None:
 def test_odd_words_are_refused(words: tuple[str, ...], found: str) -> None:
     with pytest.raises(SpecError, match=found):
         parse_words("x.txt", format_words(words))
-
-
-def test_an_unknown_pool_names_those_there_are() -> None:
-    pools = {("en_US", "city"): ("A",), ("en_US", "first_name"): ("B",), ("fr_FR", "job"): ("C",)}
-    assert pool_words(pools, "en_US", "city") == ("A",)
-    with pytest.raises(
-        ValueError, match=r"there are: city, first_name\); did you mean 'first_name'"
-    ):
-        pool_words(pools, "en_US", "firstname")
-    with pytest.raises(ValueError, match="there are: none"):
-        pool_words(pools, "de_DE", "city")
 
 
 def test_drawing_is_deterministic_and_without_repeats() -> None:
