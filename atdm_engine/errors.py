@@ -128,3 +128,9 @@ def nearest_spelling(word: str, known: Iterable[str]) -> str | None:
     """The known word closest to ``word``, or None when none is close."""
     matches = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return matches[0] if matches else None
+
+
+def spelling_hint(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` for the end of a message, or nothing when no known word is close."""
+    nearest = nearest_spelling(word, known)
+    return f"; did you mean {nearest!r}?" if nearest else ""

@@ -1,4 +1,4 @@
-"""Making a request's rows, batch by batch."""
+"""The rows of a request, batch by batch."""
 
 from __future__ import annotations
 
@@ -31,16 +31,19 @@ def runs_per_batch(spec: RequestSpec) -> int:
     return max(1, BATCH_ROWS // max(1, sum(spec.plan.rows_per_run.values())))
 
 
-def batches(spec: RequestSpec, batch_runs: int | None = None) -> Iterator[dict[str, pa.Table]]:
-    """All rows of a request in batches of ``batch_runs`` runs; see ``generate``.
+def batches(
+    spec: RequestSpec, batch_runs: int | None = None, *, first: int = 1, last: int | None = None
+) -> Iterator[dict[str, pa.Table]]:
+    """The rows of runs ``first``..``last`` (None: the last one) in batches; see ``generate``.
 
-    None means as many as bound the memory (``runs_per_batch``).
+    A batch has ``batch_runs`` runs; None means as many as bound the memory (``runs_per_batch``).
     """
-    batch_runs = runs_per_batch(spec) if batch_runs is None else batch_runs
-    if batch_runs < 1:
-        raise ValueError(f"batch_runs is {batch_runs}, allowed: 1 and above")
-    for first in range(1, spec.runs + 1, batch_runs):
-        yield generate(spec, first, min(first + batch_runs - 1, spec.runs))
+    step = runs_per_batch(spec) if batch_runs is None else batch_runs
+    end = spec.runs if last is None else last
+    if step < 1:
+        raise ValueError(f"batch_runs is {step}, allowed: 1 and above")
+    for begin in range(first, end + 1, step):
+        yield generate(spec, begin, min(begin + step - 1, end))
 
 
 def exposed_data(
@@ -52,30 +55,20 @@ def exposed_data(
     lists are empty when all are. A run without the row has None.
     """
     moving = [exposure for exposure in spec.scenario.exposes if exposure.row is None]
-    if not moving or not any(table.num_rows for table in batch.values()):
+    filled = [table.column(RUN_COLUMN) for table in batch.values() if table.num_rows]
+    if not moving or not filled:
         return [], []
-    first = min(_first_run(table) for table in batch.values() if table.num_rows)
-    last = max(_last_run(table) for table in batch.values() if table.num_rows)
-    whole = Batch(spec, first, last)
-    numbers = list(range(first, last + 1))
-    found: list[dict[str, object]] = [{} for _ in numbers]
+    ends = [runs.take([0, len(runs) - 1]).combine_chunks() for runs in filled]
+    present = run_number_array(pa.concat_arrays(ends))
+    numbers = list(range(int(present.min()), int(present.max()) + 1))
+    whole = Batch(spec, numbers[0], numbers[-1])
+    found: list[dict[str, object]] = [{one.name: None for one in moving} for _ in numbers]
     for exposure in moving:
         rows = whole.layout.groups[exposure.group]
         places = rows.batch_runs if rows.batch_runs is not None else np.arange(len(rows))
         runs, firsts = np.unique(places, return_index=True)
         in_table = firsts if rows.places is None else rows.places[firsts]
         values = batch[exposure.table].column(exposure.column).take(pa.array(in_table)).to_pylist()
-        for data in found:
-            data[exposure.name] = None
         for run, value in zip(runs.tolist(), values, strict=True):
             found[run][exposure.name] = value
     return numbers, found
-
-
-def _first_run(table: pa.Table) -> int:
-    return int(run_number_array(table.column(RUN_COLUMN).slice(0, 1).combine_chunks())[0])
-
-
-def _last_run(table: pa.Table) -> int:
-    last = table.column(RUN_COLUMN).slice(table.num_rows - 1, 1)
-    return int(run_number_array(last.combine_chunks())[0])

@@ -1,8 +1,8 @@
-"""Making a dataset's rows, shard by shard.
+"""The rows of a dataset, shard by shard.
 
 A shard is a pure function of the dataset, its clock and the shard's number: shard 0 holds the
 reference rows, shard k the test runs from ``(k - 1) * runs_per_shard + 1`` on. The rows belong to
-no test run; their keys bear an identity that follows from the dataset's name alone.
+no test run; their keys hold an identity that follows from the dataset's name alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from atdm_engine.generation.batches import generate, runs_per_batch
 from atdm_engine.generation.plan import GenerationPlan
 from atdm_engine.generation.request import RequestSpec
 from atdm_engine.model import Dataset, Domain, MixPart
@@ -59,8 +58,8 @@ def slices(dataset: Dataset, shard: int) -> Iterator[Slice]:
             yield Slice(part, begin, end)
 
 
-def request_of(domain: Domain, dataset: Dataset, part: MixPart, as_of: datetime) -> RequestSpec:
-    """A part of the mix as generation takes it, on the clock ``as_of`` (aware)."""
+def part_request(domain: Domain, dataset: Dataset, part: MixPart, as_of: datetime) -> RequestSpec:
+    """A part of the mix as a request, on the clock ``as_of`` (aware)."""
     return RequestSpec(
         plan=GenerationPlan(domain, domain.scenarios[part.scenario], part.effective),
         request_id=dataset_id(domain.name, dataset.name),
@@ -72,15 +71,8 @@ def request_of(domain: Domain, dataset: Dataset, part: MixPart, as_of: datetime)
     )
 
 
-def batches(spec: RequestSpec, part: Slice) -> Iterator[dict[str, pa.Table]]:
-    """The rows of a slice in batches that bound the memory; they still bear their run's id."""
-    step = runs_per_batch(spec)
-    for first in range(part.first, part.last + 1, step):
-        yield generate(spec, first, min(first + step - 1, part.last))
-
-
-def owned_by_nobody(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
-    """The rows as they are published: no reset of a test run may ever take one of them."""
+def without_run_ids(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    """The rows as they are published: no reset of a test run may delete one of them."""
     return {
         name: rows.set_column(
             rows.schema.get_field_index(RUN_COLUMN), RUN_COLUMN, pa.nulls(len(rows), pa.string())

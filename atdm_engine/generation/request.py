@@ -10,12 +10,13 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
+from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling, spelling_hint
 from atdm_engine.generation.plan import GenerationPlan, require_sound
 from atdm_engine.model import Domain, Scenario
 from atdm_engine.random.run_ids import MAX_RUNS, is_request_id, time_of
 from atdm_engine.random.stream import MAX_SEED
 from atdm_engine.spec.constraints import Constraint
+from atdm_engine.spec.scenario import RowGroup
 from atdm_engine.values.scalars import TypedScalar, scalar_json, scalar_text
 
 
@@ -154,14 +155,14 @@ def _typed(
 
 
 def _unknown(scenario: Scenario, name: str) -> dict[str, Any]:
-    nearest = nearest_spelling(name, scenario.constraints)
-    hint = f"; did you mean {nearest!r}?" if nearest else ""
-    allowed = ", ".join(sorted(scenario.constraints)) or "none"
+    known = sorted(scenario.constraints)
+    allowed = ", ".join(known) or "none"
+    hint = spelling_hint(name, known)
     return {
         "constraint": name,
         "found": name,
         "allowed": allowed,
-        "nearest": nearest,
+        "nearest": nearest_spelling(name, known),
         "message": f"{scenario.key} has no constraint {name!r} (allowed: {allowed}){hint}",
     }
 
@@ -174,72 +175,61 @@ def _check_reference(constraint: Constraint, domain: Domain, value: TypedScalar)
     if rows is None:
         raise ValueError(f"{constraint.reference} has no reference rows to name one of")
     keys = rows.column(domain.tables[constraint.reference].key_columns[0])
-    if not pc.any(pc.equal(keys, scalar_text(value))).as_py():
+    text = scalar_text(value)
+    if not pc.any(pc.equal(keys, text)).as_py():
         known = [str(key) for key in keys.to_pylist()]
         shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
-        nearest = nearest_spelling(scalar_text(value), known)
-        hint = f"; did you mean {nearest!r}?" if nearest else ""
-        raise ValueError(
-            f"{scalar_text(value)!r} is no {constraint.reference} (there are: {shown}){hint}"
-        )
+        hint = spelling_hint(text, known)
+        raise ValueError(f"{text!r} is no {constraint.reference} (there are: {shown}){hint}")
 
 
 def _contradiction(
     scenario: Scenario, constraint: Constraint, value: TypedScalar
 ) -> dict[str, Any] | None:
-    """A given value that every row group concerned has pinned to another one."""
+    """Why a given value can have no effect; None when it has one.
+
+    Every row group concerned pins the constraint to another value (``with``), or makes the columns
+    that the constraint sets in its own way (``set``).
+    """
     tables = {table for table, _ in constraint.sets}
-    concerned = [
-        (name, group)
+    concerned = {
+        name: group
         for name, group in scenario.groups.items()
         if (group.table or name) in tables or constraint.name in group.constraints
-    ]
-    pinned = [
-        (name, constraint.parse(group.constraints[constraint.name]))
-        for name, group in concerned
+    }
+    pinned = {
+        name: constraint.parse(group.constraints[constraint.name])
+        for name, group in concerned.items()
         if constraint.name in group.constraints
-    ]
-    if not pinned and concerned and value is not None:
-        return _set_otherwise(scenario, constraint, value, [name for name, _ in concerned])
-    if not pinned or len(pinned) < len(concerned) or any(other == value for _, other in pinned):
-        return None
-    group, fixed = pinned[0]
-    asked = {"name": constraint.name, "value": scalar_json(value), "source": "request"}
-    held = {"name": constraint.name, "value": scalar_json(fixed), "source": f"row group {group}"}
-    return {
-        "constraint": constraint.name,
-        "constraint_a": asked,
-        "constraint_b": held,
-        "message": f"{constraint.name}={scalar_text(value)} contradicts row group {group} of "
-        f"{scenario.key}, which fixes {constraint.name}={scalar_text(fixed)}",
     }
-
-
-def _set_otherwise(
-    scenario: Scenario, constraint: Constraint, value: TypedScalar, concerned: list[str]
-) -> dict[str, Any] | None:
-    """A given value for columns that every row group concerned makes in its own way (``set``)."""
-    for name in concerned:
-        group = scenario.groups[name]
-        if not any(table == group.table and to in group.set for table, to in constraint.sets):
+    fixed: TypedScalar = None
+    if pinned:
+        if len(pinned) < len(concerned) or value in pinned.values():
             return None
-    columns = ", ".join(f"{table}.{column}" for table, column in constraint.sets)
-    group_name = concerned[0]
+        name, fixed = next(iter(pinned.items()))
+        how = f"fixes {constraint.name}={scalar_text(fixed)}"
+    else:
+        free = [group for group in concerned.values() if not _sets_one_of(group, constraint)]
+        if free or not concerned or value is None:
+            return None
+        name = next(iter(concerned))
+        columns = ", ".join(f"{table}.{column}" for table, column in constraint.sets)
+        how = f"makes {columns} in its own way"
     return {
         "constraint": constraint.name,
-        "constraint_a": {
-            "name": constraint.name,
-            "value": scalar_json(value),
-            "source": "request",
-        },
-        "constraint_b": {
-            "name": constraint.name,
-            "value": None,
-            "source": f"row group {group_name}",
-        },
-        "message": f"{constraint.name}={scalar_text(value)} contradicts row group {group_name} of "
-        f"{scenario.key}, which makes {columns} in its own way",
+        "constraint_a": _sourced(constraint, value, "request"),
+        "constraint_b": _sourced(constraint, fixed, f"row group {name}"),
+        "message": f"{constraint.name}={scalar_text(value)} contradicts row group {name} of "
+        f"{scenario.key}, which {how}",
     }
+
+
+def _sets_one_of(group: RowGroup, constraint: Constraint) -> bool:
+    return any(table == group.table and to in group.set for table, to in constraint.sets)
+
+
+def _sourced(constraint: Constraint, value: TypedScalar, source: str) -> dict[str, Any]:
+    return {"name": constraint.name, "value": scalar_json(value), "source": source}
 
 
 def _check_capacity(spec: RequestSpec) -> None:

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from atdm_engine.arrow.json_texts import json_text, json_texts
 from atdm_engine.arrow.types import ColumnKind, column_kind, parse_value, repeated
-from atdm_engine.errors import nearest_spelling
+from atdm_engine.errors import spelling_hint
 from atdm_engine.generators.cells import Cells, Luhn
 from atdm_engine.values.fields import SpecModel
 from atdm_engine.values.scalars import TypedScalar, key_text, scalar_text
@@ -42,8 +42,7 @@ class Finding(NamedTuple):
 
     def __str__(self) -> str:
         where = ".".join(key_text(part) for part in self.path)
-        nearest = nearest_spelling(self.found.strip("'"), self.known)
-        hint = f"; did you mean {nearest!r}?" if nearest else ""
+        hint = spelling_hint(self.found.strip("'"), self.known)
         return f"{where}{': ' if where else ''}found {self.found}; allowed: {self.allowed}{hint}"
 
 

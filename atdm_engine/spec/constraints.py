@@ -12,7 +12,7 @@ from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Literal
 
-from atdm_engine.errors import nearest_spelling
+from atdm_engine.errors import spelling_hint
 from atdm_engine.values.scalars import TypedScalar, scalar_text
 from atdm_engine.values.times import timestamp
 
@@ -51,12 +51,9 @@ class Constraint:
             return None
         typed = parse_scalar(self.type, value)
         if self.values and typed not in self.values:
-            listed = ", ".join(scalar_text(allowed) for allowed in self.values)
-            nearest = nearest_spelling(
-                scalar_text(typed), [scalar_text(allowed) for allowed in self.values]
-            )
-            hint = f"; did you mean {nearest!r}?" if nearest else ""
-            raise ValueError(f"{scalar_text(value)!r} is not one of: {listed}{hint}")
+            words = [scalar_text(allowed) for allowed in self.values]
+            hint = spelling_hint(scalar_text(typed), words)
+            raise ValueError(f"{scalar_text(value)!r} is not one of: {', '.join(words)}{hint}")
         if self.min is not None and typed < self.min:  # type: ignore[operator]
             raise ValueError(f"{scalar_text(typed)} is less than the minimum {self.allowed()}")
         if self.max is not None and typed > self.max:  # type: ignore[operator]

@@ -21,16 +21,15 @@ import numpy as np
 import pyarrow as pa
 
 from atdm_engine.checks.dataset import distinct, group_hashes, hash_groups, outcome_json
-from atdm_engine.generation.batches import BATCH_ROWS
+from atdm_engine.generation.batches import BATCH_ROWS, batches
 from atdm_engine.generation.datasets import (
     REFERENCE_SHARD,
     Slice,
-    batches,
     dataset_id,
-    owned_by_nobody,
-    request_of,
+    part_request,
     slices,
     version_id,
+    without_run_ids,
 )
 from atdm_engine.hashing.content import RowHash
 from atdm_engine.model import Dataset, Domain, MixPart
@@ -224,7 +223,7 @@ class _ShardFiles:
             for batch in self._batches(parts):
                 if work.check:
                     validator.check(batch)
-                self.write(owned_by_nobody(batch))
+                self.write(without_run_ids(batch))
             outcomes = validator.outcomes() if work.check else []
             self.outcomes += [outcome_json(outcome) for outcome in outcomes]
             self.runs += sum(part.last - part.first + 1 for part in parts)
@@ -236,8 +235,8 @@ class _ShardFiles:
         waiting: list[dict[str, pa.Table]] = []
         rows = 0
         for part in parts:
-            spec = request_of(self.work.domain, self.work.dataset, part.part, self.work.as_of)
-            for batch in batches(spec, part):
+            spec = part_request(self.work.domain, self.work.dataset, part.part, self.work.as_of)
+            for batch in batches(spec, first=part.first, last=part.last):
                 waiting.append(batch)
                 rows += sum(table.num_rows for table in batch.values())
                 if rows >= BATCH_ROWS:

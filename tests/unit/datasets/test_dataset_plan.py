@@ -10,13 +10,13 @@ import pytest
 
 from atdm_engine.bundle.registry import Registry
 from atdm_engine.checks.dataset import group_hashes, hash_groups
+from atdm_engine.generation.batches import batches
 from atdm_engine.generation.datasets import (
-    batches,
     dataset_id,
-    owned_by_nobody,
-    request_of,
+    part_request,
     slices,
     version_id,
+    without_run_ids,
 )
 from atdm_engine.model import Dataset, Domain
 from atdm_engine.random.run_ids import is_request_id, time_of
@@ -38,8 +38,9 @@ def shard(domain: Domain, dataset: Dataset, number: int, clock: datetime = CLOCK
     """The members of a shard as they are published."""
     made = []
     for part in slices(dataset, number):
-        for batch in batches(request_of(domain, dataset, part.part, clock), part):
-            made.append(owned_by_nobody(batch)["member"])
+        spec = part_request(domain, dataset, part.part, clock)
+        for batch in batches(spec, first=part.first, last=part.last):
+            made.append(without_run_ids(batch)["member"])
     return pa.concat_tables(made)
 
 
