@@ -82,7 +82,7 @@ def reclaim_runs(
     for first in range(0, len(run_ids), MOST):
         done += _called(
             conn,
-            "SELECT atdm.give_back(%s, %s, %s, %s, %s)",
+            "SELECT atdm.reclaim(%s, %s, %s, %s, %s)",
             (list(run_ids[first : first + MOST]), strategy, ended_as, invoker, source),
         )
     return done

@@ -70,7 +70,7 @@ def _counted(
         b"  WHERE r.status = 'ready' AND r.pool_key = atdm.pool_key(s.domain, s.scenario_id,"
         b"   s.version, atdm.effective_constraints(s.parameters, s.defaults, %s))"
         b"  AND r.as_of >= now() - s.max_age LIMIT %s) AS counted), s.violates"
-        b" FROM atdm.published(%s, %s) AS s"
+        b" FROM atdm.published_scenario(%s, %s) AS s"
     )
     given = Jsonb(dict(constraints), dumps=partial(json.dumps, default=str))
     try:

@@ -181,8 +181,7 @@ def _refuse_leases(
         named = ", ".join(str(holder["owner"]) for holder in holders)
         raise AtdmError(
             ErrorCode.BUSY,
-            f"test runs of domain {domain} are leased to {named}; give them back or revoke the "
-            "leases",
+            f"test runs of domain {domain} are leased to {named}; reset them or revoke the leases",
             {"domain": domain, "owners": holders},
         )
     return holders

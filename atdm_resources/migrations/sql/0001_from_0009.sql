@@ -2,12 +2,19 @@
 
 UPDATE atdm.alembic_version SET version_num = '0001_catalog';
 DROP TABLE atdm.reset_path;
-DROP FUNCTION IF EXISTS atdm.closure(oid[], text[], oid[], tid[], text[]),
-    atdm.delete_any_runs(text, text[]), atdm.delete_rows(text, oid[], tid[]),
-    atdm.delete_runs(text, text[]),
-    atdm.has_reset_path(text), atdm.keys_between(oid[]), atdm.lay_reset_path(text),
-    atdm.referring(oid[]), atdm.refuse_leftovers(bigint, bigint, bigint),
-    atdm.refuse_strangers(text[], oid[], text[]), atdm.table_label(text, oid);
+DO $$
+DECLARE
+    old regprocedure;
+BEGIN
+    FOR old IN
+        SELECT oid FROM pg_proc
+        -- The two that tables use are replaced.
+        WHERE pronamespace = 'atdm'::regnamespace AND proname NOT IN ('luhn_holds', 'refuse_change')
+    LOOP
+        EXECUTE 'DROP FUNCTION ' || old;
+    END LOOP;
+END;
+$$;
 CREATE TABLE atdm.reset_function (
     domain text COLLATE "C",
     relations oid[] NOT NULL,

@@ -1,6 +1,4 @@
--- What may not be changed, and who may call what.
-
--- What happened stays as it was written (requirement A-AUD-12).
+-- Rights: recorded events never change (requirement A-AUD-12).
 CREATE OR REPLACE TRIGGER audit_event_append_only
     BEFORE UPDATE OR DELETE OR TRUNCATE ON atdm.audit_event
     FOR EACH STATEMENT EXECUTE FUNCTION atdm.refuse_change();
@@ -8,9 +6,9 @@ CREATE OR REPLACE TRIGGER audit_seal_append_only
     BEFORE UPDATE OR DELETE OR TRUNCATE ON atdm.audit_seal
     FOR EACH STATEMENT EXECUTE FUNCTION atdm.refuse_change();
 
--- Whoever is not named may call nothing and read nothing.
+-- PUBLIC may read nothing and call one function, which CHECK constraints of tables use. What
+-- role atdm_client may call is granted by atdm init.
 REVOKE ALL ON ALL TABLES IN SCHEMA atdm FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA atdm FROM PUBLIC;
--- Called by CHECK constraints of tables that the application writes to.
 GRANT EXECUTE ON FUNCTION atdm.luhn_holds(text) TO PUBLIC;
 GRANT USAGE ON SCHEMA atdm TO PUBLIC;

@@ -1,4 +1,4 @@
--- The catalog: what is published, what was asked for, what was made, who holds it, what happened.
+-- The catalog: published scenarios, requests, test runs and their leases, and the audit trail.
 
 CREATE TABLE atdm.target (
     only_row boolean DEFAULT true,
@@ -11,7 +11,7 @@ CREATE TABLE atdm.target (
     CONSTRAINT ck_target_because CHECK (disposable_because IN ('empty', 'named'))
 );
 COMMENT ON TABLE atdm.target IS
-    'The mark that this database may be written to and reset; it holds for the named database alone.';
+    'The mark that the named database, and no copy of it, may be written to and reset.';
 
 CREATE TABLE atdm.domain (
     domain text COLLATE "C",
@@ -20,9 +20,9 @@ CREATE TABLE atdm.domain (
     CONSTRAINT pk_domain PRIMARY KEY (domain)
 );
 COMMENT ON COLUMN atdm.domain.next_number IS
-    'First unused number for unique columns: each request takes a range of its own.';
+    'First unused number of unique columns. Each request takes a range of numbers.';
 COMMENT ON COLUMN atdm.domain.draining_until IS
-    'While in the future, nothing new starts: somebody waits for the domain alone and renews it.';
+    'Until then, no new work starts: an operation waits for the exclusive lock, and prolongs this.';
 
 CREATE TABLE atdm.domain_table (
     domain text COLLATE "C",
@@ -56,9 +56,9 @@ CREATE TABLE atdm.scenario (
 );
 CREATE UNIQUE INDEX uq_scenario_current ON atdm.scenario (domain, scenario_id) WHERE current;
 COMMENT ON COLUMN atdm.scenario.exposes IS
-    'Name to key, with {run} where the test run id stands; what cannot follow from it is in test_run.data.';
+    'Keys by name, with {run} for the test run id. Keys that do not follow from it: test_run.data.';
 COMMENT ON COLUMN atdm.scenario.parts IS
-    'What the version covers, part by part, as digests: tells what changed between two versions.';
+    'Hashes of the parts that the version covers, to tell what changed between two versions.';
 
 CREATE TABLE atdm.request (
     request_id text COLLATE "C",
@@ -103,9 +103,9 @@ CREATE INDEX ix_request_pending ON atdm.request (created_at) WHERE status = 'pen
 CREATE INDEX ix_request_kept ON atdm.request (finished_at)
     WHERE partition_removed_at IS NULL AND status <> 'pending';
 COMMENT ON COLUMN atdm.request.partition_removed_at IS
-    'When its partition key and its staged files were removed; the request itself stays as history.';
+    'When its partition key and staged files were removed. The request itself is kept.';
 
--- No foreign key to request: it would be checked once for each of a million runs of one request.
+-- No foreign key to request: it would be checked for each of a million runs of one request.
 CREATE TABLE atdm.test_run (
     test_run_id text COLLATE "C",
     request_id text COLLATE "C" NOT NULL
@@ -134,11 +134,11 @@ CREATE INDEX ix_test_run_ready ON atdm.test_run (pool_key, pick)
 CREATE INDEX ix_test_run_leased ON atdm.test_run (owner, expires_at) WHERE status = 'leased';
 CREATE INDEX ix_test_run_expires_at ON atdm.test_run (expires_at) WHERE status = 'leased';
 COMMENT ON COLUMN atdm.test_run.pool_key IS
-    'Domain, scenario, version and effective constraints as one value; NULL: never leased from a pool.';
+    'Hash of domain, scenario, version and effective constraints; NULL: not leased from a pool.';
 COMMENT ON COLUMN atdm.test_run.cleanup_strategy IS
-    'Who gives the run back: its test, the end of its suite, or (leave) nobody before it expires.';
+    'When the run is reset: after its test, after its suite, or (leave) when its lease expires.';
 COMMENT ON COLUMN atdm.test_run.retry_at IS
-    'Taking the run back failed: not tried again before.';
+    'A reset failed: the next attempt is not made before.';
 
 CREATE TABLE atdm.audit_event (
     event_id bigint GENERATED ALWAYS AS IDENTITY,
@@ -159,14 +159,14 @@ CREATE TABLE atdm.audit_event (
     began timestamptz DEFAULT now(),
     CONSTRAINT pk_audit_event PRIMARY KEY (event_id)
 );
--- Who looks for a run knows its request: it follows from the run's id.
+-- Also finds the events of a run, whose id contains the request id.
 CREATE INDEX ix_audit_event_request_id ON atdm.audit_event (request_id, test_run_id);
 CREATE INDEX ix_audit_event_xid ON atdm.audit_event (xid, event_id);
 COMMENT ON COLUMN atdm.audit_event.began IS
-    'When the transaction started that the event belongs to; for how long writing it took, not sealed.';
+    'When the transaction of the event started, to tell how long it took. Not sealed.';
 
--- The sealed trail: each event's hash covers the hash before it. An event is sealed once no
--- transaction is open that could still write one before it.
+-- The sealed trail: the hash of each event covers the hash before it. An event is sealed when no
+-- open transaction can write an earlier one any more.
 CREATE TABLE atdm.audit_seal (
     seal_number bigint,
     event_id bigint NOT NULL,
@@ -177,7 +177,7 @@ CREATE TABLE atdm.audit_seal (
     CONSTRAINT uq_audit_seal_event_id UNIQUE (event_id),
     CONSTRAINT ck_audit_seal_hash CHECK (octet_length(hash) = 32)
 );
-COMMENT ON COLUMN atdm.audit_seal.seal_number IS 'From 1 without gaps, in the order of the chain.';
+COMMENT ON COLUMN atdm.audit_seal.seal_number IS 'From 1, without gaps, in the order of the chain.';
 
 CREATE TABLE atdm.audit_export (
     first_seal bigint,
@@ -188,11 +188,10 @@ CREATE TABLE atdm.audit_export (
     CONSTRAINT ck_audit_export_range CHECK (last_seal >= first_seal)
 );
 COMMENT ON TABLE atdm.audit_export IS
-    'A range of seals and the files it is in; without files: begun, to be written again.';
+    'A range of seals and its files. Without files it was started, and is written again.';
 
--- Baselines as this target saw them made and restored. What exists is decided by the store: a
--- baseline made from another target is restored here like one of its own.
-
+-- Baselines that this target has made or restored. Only the store knows which exist: baselines of
+-- other targets can be restored here too.
 CREATE TABLE atdm.baseline (
     domain text COLLATE "C",
     baseline_id text COLLATE "C",
@@ -216,9 +215,9 @@ CREATE TABLE atdm.baseline (
     CONSTRAINT ck_baseline_status CHECK (status IN ('capturing', 'complete', 'failed', 'deleted'))
 );
 COMMENT ON COLUMN atdm.baseline.restored_at IS
-    'When this target was last brought to this baseline; what happened since is not known from it.';
+    'When the baseline was last restored here. Later changes are not recorded.';
 
--- Databases made from a baseline. A template is the one that the others are copied from.
+-- Databases made from a baseline, and the templates that they are copied from.
 CREATE TABLE atdm.clone (
     database_name text COLLATE "C",
     domain text COLLATE "C" NOT NULL,
@@ -246,17 +245,16 @@ CREATE TABLE atdm.clone (
 CREATE INDEX ix_clone_baseline ON atdm.clone (domain, baseline_id, kind, status)
     WHERE status <> 'dropped';
 CREATE INDEX ix_clone_dropped_at ON atdm.clone (dropped_at) WHERE status = 'dropped';
-COMMENT ON COLUMN atdm.clone.baseline_id IS 'NULL: initialised, without rows of a baseline.';
+COMMENT ON COLUMN atdm.clone.baseline_id IS 'NULL: tables without the rows of a baseline.';
 COMMENT ON COLUMN atdm.clone.fingerprint IS
-    'atdm.bundle_fingerprint() of the target when it was made: another one, and it is out of date.';
+    'atdm.bundle_fingerprint() of the target when it was made. If they differ, it is outdated.';
 COMMENT ON COLUMN atdm.clone.latest IS
-    'Made from whatever was the newest baseline at created_at: a newer one, and it is out of date.';
-COMMENT ON COLUMN atdm.clone.fresh_until IS 'A ready clone is not handed out after this.';
+    'Made from the newest baseline at created_at. If there is a newer one, it is outdated.';
+COMMENT ON COLUMN atdm.clone.fresh_until IS 'A ready clone is not leased after this.';
 COMMENT ON COLUMN atdm.clone.used_at IS 'When a template was last copied.';
-COMMENT ON COLUMN atdm.clone.retry_at IS 'Dropping it failed: not tried again before.';
+COMMENT ON COLUMN atdm.clone.retry_at IS 'Dropping it failed: the next attempt is not made before.';
 
--- Who fills which pool at the moment: one request a scenario at a time.
-
+-- The request that fills a pool: one per scenario at a time.
 CREATE TABLE atdm.top_up (
     domain text COLLATE "C",
     scenario_id text COLLATE "C",
@@ -268,12 +266,12 @@ CREATE TABLE atdm.top_up (
     CONSTRAINT pk_top_up PRIMARY KEY (domain, scenario_id)
 );
 COMMENT ON COLUMN atdm.top_up.request_id IS
-    'The request that fills the pool; NULL: nobody does.';
+    'The request that fills the pool; NULL: none.';
 COMMENT ON COLUMN atdm.top_up.failures IS
-    'In a row: each doubles the time until the next attempt, up to an hour.';
+    'Consecutive failures. Each doubles the wait for the next attempt, up to an hour.';
 
--- The queue: asking for data by a row. What is asked is answered in the same row, without tokens;
--- whoever asked leases by the idempotency key.
+-- The queue: a submission asks for data and gets its answer in the same row, without tokens. The
+-- client leases the data by the idempotency key.
 CREATE TABLE atdm.submission (
     submission_id bigint GENERATED ALWAYS AS IDENTITY,
     idempotency_key text COLLATE "C" NOT NULL,
@@ -307,7 +305,7 @@ CREATE TABLE atdm.submission (
         CHECK ((status IN ('fulfilled', 'rejected')) = (answer IS NOT NULL))
 );
 COMMENT ON COLUMN atdm.submission.group_key IS
-    'Submissions with the same key are made by one request: scenario and effective constraints.';
+    'Scenario and effective constraints: one request makes the data of all with the same key.';
 CREATE INDEX ix_submission_waiting
     ON atdm.submission (group_key, priority, submission_id) WHERE status = 'waiting';
 CREATE INDEX ix_submission_launched ON atdm.submission (request_id) WHERE status = 'launched';
@@ -315,8 +313,7 @@ CREATE INDEX ix_submission_request_id ON atdm.submission (request_id);
 CREATE INDEX ix_submission_unpublished ON atdm.submission (submission_id)
     WHERE origin = 'inbox' AND answer IS NOT NULL AND published_at IS NULL;
 
--- What tests made of their data: one row for each run that a test used.
-
+-- Outcomes of tests: one row for each run that a test used.
 CREATE TABLE atdm.test_outcome (
     outcome_id bigint GENERATED ALWAYS AS IDENTITY,
     session text COLLATE "C" NOT NULL,
@@ -338,13 +335,13 @@ CREATE TABLE atdm.test_outcome (
         CHECK (outcome IN ('passed', 'failed', 'error', 'skipped'))
 );
 COMMENT ON TABLE atdm.test_outcome IS
-    'As told by whoever may lease. A run that is deleted from the catalog keeps its outcomes.';
+    'As reported by clients. They are kept when the run is deleted from the catalog.';
 COMMENT ON COLUMN atdm.test_outcome.requirement_ids IS
-    'Those of the scenario when the outcome was recorded: a file that changes later changes no history.';
+    'Of the scenario when the outcome was recorded, so that later changes do not affect it.';
 CREATE INDEX ix_test_outcome_test_run_id ON atdm.test_outcome (test_run_id);
 CREATE INDEX ix_test_outcome_at ON atdm.test_outcome (at);
 
--- Counters over the audit trail, kept so that reading them does not cost reading the trail.
+-- Counters over the audit trail, stored so that reading them does not read the trail.
 CREATE TABLE atdm.metric_count (
     metric text COLLATE "C",
     labels text[] COLLATE "C",
@@ -352,7 +349,7 @@ CREATE TABLE atdm.metric_count (
     CONSTRAINT pk_metric_count PRIMARY KEY (metric, labels)
 );
 COMMENT ON TABLE atdm.metric_count IS
-    'Sums over every event that metric_state.counted sees. They only grow.';
+    'Sums over all events that are visible in metric_state.counted. They only grow.';
 
 CREATE TABLE atdm.metric_state (
     only_row boolean DEFAULT true,
@@ -364,11 +361,11 @@ CREATE TABLE atdm.metric_state (
     CONSTRAINT ck_metric_state_only_row CHECK (only_row)
 );
 COMMENT ON COLUMN atdm.metric_state.counted IS
-    'The events that are counted are those that this snapshot sees.';
+    'The events visible in this snapshot are counted.';
 COMMENT ON COLUMN atdm.metric_state.sealed IS
-    'The last seal that was looked at for an event that is missing.';
+    'The last seal that was checked for missing events.';
 COMMENT ON COLUMN atdm.metric_state.definition IS
-    'Which version of the counters this is; a newer one counts everything anew.';
+    'Version of the counters. A newer version counts all events again.';
 INSERT INTO atdm.metric_state DEFAULT VALUES;
 
 CREATE TABLE atdm.reset_function (

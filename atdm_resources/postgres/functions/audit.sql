@@ -1,3 +1,4 @@
+-- Recorded events never change (requirement A-AUD-12).
 CREATE OR REPLACE FUNCTION atdm.refuse_change() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -8,7 +9,7 @@ BEGIN
 END;
 $$;
 
--- What is hashed of an event: one JSON array, the same in every session.
+-- The text of an event that is hashed: a JSON array, the same in every session.
 CREATE OR REPLACE FUNCTION atdm.canonical_event(event atdm.audit_event) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp

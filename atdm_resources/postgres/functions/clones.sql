@@ -1,4 +1,4 @@
--- What a copy of this target's catalog holds: its version, its tables and the published scenarios.
+-- A hash of what a copy of this target contains: catalog version, tables, published scenarios.
 CREATE OR REPLACE FUNCTION atdm.bundle_fingerprint() RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp

@@ -1,5 +1,5 @@
--- One constraint value as its type, NULL when it is no value of that type. The same texts are
--- accepted as in the engine, which checks a request before it gets here.
+-- A constraint value as a value of its type; NULL if it is none. Accepts the same texts as the
+-- engine, which checks a request earlier.
 CREATE OR REPLACE FUNCTION atdm.typed_value(kind text, value jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -39,8 +39,8 @@ EXCEPTION
 END;
 $$;
 
--- -1, 0 or 1 as two values of one type compare; texts that stand for numbers compare as numbers.
-CREATE OR REPLACE FUNCTION atdm.compared(kind text, one jsonb, other jsonb) RETURNS integer
+-- -1, 0 or 1: how two values of one type compare. Texts of numbers compare as numbers.
+CREATE OR REPLACE FUNCTION atdm.compare_values(kind text, one jsonb, other jsonb) RETURNS integer
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -53,9 +53,9 @@ AS $$
     END
 $$;
 
--- `given` over `defaults`, every value typed. `parameters` is what a scenario publishes: by name an
--- object with type and, where they apply, values, min, max, allowed (the words for a person).
--- Raises CONSTRAINT_INVALID with every problem.
+-- The constraints of a request: `defaults`, overridden by `given`, each value as its type.
+-- `parameters` maps names to objects with type and, where they apply, values, min, max and allowed
+-- (a text for people). Raises CONSTRAINT_INVALID with every problem.
 CREATE OR REPLACE FUNCTION atdm.effective_constraints(parameters jsonb, defaults jsonb, given jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE
@@ -88,9 +88,9 @@ BEGIN
         IF typed IS NULL
             OR (parameter ? 'values' AND NOT parameter -> 'values' @> jsonb_build_array(typed))
             OR (parameter ? 'min'
-                AND atdm.compared(parameter ->> 'type', typed, parameter -> 'min') < 0)
+                AND atdm.compare_values(parameter ->> 'type', typed, parameter -> 'min') < 0)
             OR (parameter ? 'max'
-                AND atdm.compared(parameter ->> 'type', typed, parameter -> 'max') > 0)
+                AND atdm.compare_values(parameter ->> 'type', typed, parameter -> 'max') > 0)
         THEN
             problems := problems || jsonb_build_object(
                 'constraint', item.key, 'found', item.value, 'allowed', parameter -> 'allowed');
@@ -116,7 +116,7 @@ BEGIN
 END;
 $$;
 
--- What has to be equal for one test run to stand for another. jsonb writes equal objects alike.
+-- Test runs with the same key are interchangeable. jsonb writes equal objects as equal texts.
 CREATE OR REPLACE FUNCTION atdm.pool_key(domain text, scenario text, version text, effective jsonb)
 RETURNS uuid
 LANGUAGE sql IMMUTABLE STRICT

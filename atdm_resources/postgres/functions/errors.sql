@@ -1,5 +1,6 @@
--- An error that a client turns back into its code; the details are JSON.
-CREATE OR REPLACE FUNCTION atdm.fail(code text, message text, details jsonb DEFAULT '{}') RETURNS void
+-- Raise an error that clients turn back into its code. The details are JSON.
+CREATE OR REPLACE FUNCTION atdm.fail(code text, message text, details jsonb DEFAULT '{}')
+RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -24,8 +25,8 @@ BEGIN
 END;
 $$;
 
--- The fields of an error raised by atdm.fail, or of any other, for an answer and the audit trail.
-CREATE OR REPLACE FUNCTION atdm.error_of(state text, message text, detail text) RETURNS jsonb
+-- The fields of an error, raised by atdm.fail or by PostgreSQL, for an answer and the audit trail.
+CREATE OR REPLACE FUNCTION atdm.error_fields(state text, message text, detail text) RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$

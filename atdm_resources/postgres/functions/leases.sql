@@ -1,4 +1,4 @@
--- 256 bits of a hash over 366 random ones, in a form that can be searched for and put in a URL.
+-- A token: 256 bits of a hash over 366 random bits, safe in URLs, with a prefix to search for.
 CREATE OR REPLACE FUNCTION atdm.new_token() RETURNS text
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -8,7 +8,7 @@ AS $$
         || uuid_send(gen_random_uuid())), 'base64'), '+/=', '-_')
 $$;
 
--- Refuse what no lease may have, and fill in what was left open.
+-- The duration of a lease; `fallback` if none is given. Raises REQUEST_INVALID outside the limits.
 CREATE OR REPLACE FUNCTION atdm.lease_ttl(ttl interval, fallback interval) RETURNS interval
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -23,10 +23,10 @@ BEGIN
 END;
 $$;
 
--- As before, and "overdue": true where somebody's lease is past its time: whoever leases then takes
--- it back, in a transaction of its own.
+-- Record that `run` was leased just now, and return the lease. "overdue": true asks the client to
+-- reset an expired lease in a transaction of its own.
 CREATE OR REPLACE FUNCTION atdm.lease_answer(
-    run atdm.test_run, wanted atdm.scenario, token text, invoker text, source text
+    run atdm.test_run, scenario atdm.scenario, token text, invoker text, source text
 ) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -35,22 +35,22 @@ BEGIN
     INSERT INTO atdm.audit_event
         (action, domain, scenario_id, request_id, test_run_id, invoker, source, inputs, outputs)
     VALUES
-        ('leased', wanted.domain, wanted.scenario_id, run.request_id, run.test_run_id,
+        ('leased', scenario.domain, scenario.scenario_id, run.request_id, run.test_run_id,
          invoker, source, jsonb_build_object('owner', run.owner),
          jsonb_build_object('expires_at', run.expires_at));
     RETURN jsonb_build_object(
         'test_run_id', run.test_run_id,
         'request_id', run.request_id,
-        'domain', wanted.domain,
-        'scenario_id', wanted.scenario_id,
+        'domain', scenario.domain,
+        'scenario_id', scenario.scenario_id,
         'token', token,
-        'data', replace(wanted.exposes::text, '{run}', run.test_run_id)::jsonb
+        'data', replace(scenario.exposes::text, '{run}', run.test_run_id)::jsonb
             || coalesce(run.data, '{}'),
         'owner', run.owner,
         'expires_at', run.expires_at,
         'seed', (SELECT q.seed FROM atdm.request AS q WHERE q.request_id = run.request_id),
         'as_of', run.as_of)
-        -- As in atdm.overdue(), whose settings would cost a lease 50 microseconds.
+        -- The condition of atdm.overdue(), whose settings would take 50 microseconds per lease.
         || CASE WHEN (
             SELECT true FROM atdm.test_run AS o
             WHERE o.status = 'leased' AND o.expires_at < now()
@@ -60,8 +60,8 @@ BEGIN
 END;
 $$;
 
--- Lease a ready test run of a pool: one round trip. `domain` NULL means the default domain, or the
--- only one that has the scenario. Raises SCENARIO_NOT_FOUND, CONSTRAINT_INVALID, NONE_READY, BUSY.
+-- Lease a ready test run of a pool, in one round trip. Raises SCENARIO_NOT_FOUND,
+-- CONSTRAINT_INVALID, REQUEST_INVALID, NONE_READY, and the errors of enter_domain.
 CREATE OR REPLACE FUNCTION atdm.lease(
     domain text,
     scenario text,
@@ -75,84 +75,60 @@ CREATE OR REPLACE FUNCTION atdm.lease(
 ) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
--- Planning once is enough, and the order of the index is the point of the query: without statistics
--- the planner would sort.
+-- One plan is enough, and it has to use the order of the index: without statistics, the planner
+-- would sort.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET enable_sort = off
 AS $$
 DECLARE
-    wanted atdm.scenario;
+    chosen atdm.scenario := atdm.published_scenario(domain, scenario);
     run atdm.test_run;
     key uuid;
     oldest timestamptz;
     moment timestamptz := clock_timestamp();
-    start real := random();
+    lowest real := random();
+    highest real := 'infinity';
     token text := atdm.new_token();
     hashed bytea;
 BEGIN
-    SELECT s.* INTO wanted
-    FROM atdm.scenario AS s
-    WHERE s.current AND s.scenario_id = scenario AND s.domain = coalesce(
-        lease.domain,
-        (SELECT t.default_domain FROM atdm.target AS t
-         WHERE EXISTS (SELECT FROM atdm.scenario AS o
-                       WHERE o.current AND o.scenario_id = scenario
-                         AND o.domain = t.default_domain)),
-        (SELECT min(o.domain) FROM atdm.scenario AS o
-         WHERE o.current AND o.scenario_id = scenario HAVING count(*) = 1));
-    IF NOT FOUND THEN
-        PERFORM atdm.fail('SCENARIO_NOT_FOUND',
-            format('no scenario %s is published in %s', scenario,
-                coalesce('domain ' || lease.domain, 'the default domain')),
-            jsonb_build_object('scenario', scenario, 'domain', lease.domain, 'known', (
-                SELECT coalesce(jsonb_agg(DISTINCT s.scenario_id), '[]')
-                FROM atdm.scenario AS s
-                WHERE s.current AND s.domain = coalesce(lease.domain, s.domain))));
-    END IF;
-    PERFORM atdm.enter_domain(wanted.domain);
+    PERFORM atdm.enter_domain(chosen.domain);
     IF constraints IS NULL OR constraints = '{}' THEN
-        key := wanted.default_pool_key;
+        key := chosen.default_pool_key;
     ELSE
-        key := atdm.pool_key(wanted.domain, wanted.scenario_id, wanted.version,
-            atdm.effective_constraints(wanted.parameters, wanted.defaults, constraints));
+        key := atdm.pool_key(chosen.domain, chosen.scenario_id, chosen.version,
+            atdm.effective_constraints(chosen.parameters, chosen.defaults, constraints));
     END IF;
     owner := coalesce(owner, session_user);
-    ttl := atdm.lease_ttl(ttl, wanted.lease_ttl);
-    oldest := moment - coalesce(lease.max_age, wanted.max_age);
+    ttl := atdm.lease_ttl(ttl, chosen.lease_ttl);
+    oldest := moment - coalesce(lease.max_age, chosen.max_age);
     hashed := sha256(convert_to(token, 'UTF8'));
-    -- From a random place to the end, then from the beginning: clients do not meet at one row, and
-    -- none of them walks over the runs that were leased before.
-    UPDATE atdm.test_run AS r
-    SET status = 'leased', token_sha256 = hashed, owner = lease.owner,
-        owner_secret_sha256 = lease.owner_secret_sha256, leased_at = moment,
-        expires_at = moment + ttl
-    WHERE r.ctid = (
-        SELECT p.ctid FROM atdm.test_run AS p
-        WHERE p.status = 'ready' AND p.pool_key = key AND p.pick >= start AND p.as_of >= oldest
-        ORDER BY p.pick LIMIT 1
-        FOR UPDATE SKIP LOCKED)
-    RETURNING r.* INTO run;
-    IF NOT FOUND THEN
+    -- From a random place to the end, then from the start: clients do not compete for one row, and
+    -- do not step over the runs that were leased before.
+    FOR round IN 1..2 LOOP
         UPDATE atdm.test_run AS r
         SET status = 'leased', token_sha256 = hashed, owner = lease.owner,
             owner_secret_sha256 = lease.owner_secret_sha256, leased_at = moment,
             expires_at = moment + ttl
         WHERE r.ctid = (
             SELECT p.ctid FROM atdm.test_run AS p
-            WHERE p.status = 'ready' AND p.pool_key = key AND p.pick < start AND p.as_of >= oldest
+            WHERE p.status = 'ready' AND p.pool_key = key AND p.as_of >= oldest
+              AND p.pick >= lowest AND p.pick < highest
             ORDER BY p.pick LIMIT 1
             FOR UPDATE SKIP LOCKED)
         RETURNING r.* INTO run;
-    END IF;
-    IF NOT FOUND THEN
+        EXIT WHEN FOUND;
+        highest := lowest;
+        lowest := 0;
+    END LOOP;
+    IF run.test_run_id IS NULL THEN
         PERFORM atdm.fail('NONE_READY',
             format('no ready test run of %s/%s with these constraints',
-                wanted.domain, wanted.scenario_id),
-            jsonb_build_object('domain', wanted.domain, 'scenario', wanted.scenario_id));
+                chosen.domain, chosen.scenario_id),
+            jsonb_build_object('domain', chosen.domain, 'scenario', chosen.scenario_id));
     END IF;
-    RETURN atdm.lease_answer(run, wanted, token,
+    RETURN atdm.lease_answer(run, chosen, token,
         coalesce(invoker, 'human:' || session_user), coalesce(source, 'sql'));
 END;
 $$;
@@ -168,8 +144,9 @@ AS $$
     FROM generate_series(0, 5) AS n
 $$;
 
--- Lease the ready runs of one request, in order, at most `count` of them. For whoever asked: the
--- runs of a request that is not pooled are reached in no other way.
+-- Lease the ready runs of one request, in order, at most `count` of them. The only way to the runs
+-- of a request that is not pooled. Raises RUN_NOT_FOUND, NONE_READY, and the errors of
+-- enter_domain.
 CREATE OR REPLACE FUNCTION atdm.lease_request(
     request_id text,
     owner text DEFAULT NULL,
@@ -183,26 +160,26 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    asked atdm.request;
-    wanted atdm.scenario;
+    request atdm.request;
+    scenario atdm.scenario;
     run atdm.test_run;
     moment timestamptz := clock_timestamp();
     token text;
     result jsonb[] := '{}';
 BEGIN
-    SELECT q.* INTO asked FROM atdm.request AS q WHERE q.request_id = lease_request.request_id;
+    SELECT q.* INTO request FROM atdm.request AS q WHERE q.request_id = lease_request.request_id;
     IF NOT FOUND THEN
         PERFORM atdm.fail('RUN_NOT_FOUND', format('no request %s', lease_request.request_id));
     END IF;
-    PERFORM atdm.enter_domain(asked.domain);
-    SELECT s.* INTO wanted FROM atdm.scenario AS s
-    WHERE s.domain = asked.domain AND s.scenario_id = asked.scenario_id
-      AND s.version = asked.scenario_version;
-    ttl := atdm.lease_ttl(ttl, wanted.lease_ttl);
+    PERFORM atdm.enter_domain(request.domain);
+    SELECT s.* INTO scenario FROM atdm.scenario AS s
+    WHERE s.domain = request.domain AND s.scenario_id = request.scenario_id
+      AND s.version = request.scenario_version;
+    ttl := atdm.lease_ttl(ttl, scenario.lease_ttl);
     FOR run IN
         SELECT r.* FROM atdm.test_run AS r
-        WHERE r.test_run_id > asked.request_id
-          AND r.test_run_id <= left(asked.request_id, 20) || 'ZZZZZZ'
+        WHERE r.test_run_id > request.request_id
+          AND r.test_run_id <= left(request.request_id, 20) || 'ZZZZZZ'
           AND r.status = 'ready'
         ORDER BY r.test_run_id
         LIMIT lease_request.count
@@ -216,20 +193,21 @@ BEGIN
             expires_at = moment + ttl
         WHERE r.test_run_id = run.test_run_id
         RETURNING r.* INTO run;
-        result := result || atdm.lease_answer(run, wanted, token,
+        result := result || atdm.lease_answer(run, scenario, token,
             coalesce(invoker, 'human:' || session_user), coalesce(source, 'sql'));
     END LOOP;
     IF result = '{}' THEN
         PERFORM atdm.fail('NONE_READY',
-            format('request %s has no ready test run (it is %s)', asked.request_id, asked.status),
-            jsonb_build_object('request_id', asked.request_id, 'status', asked.status));
+            format('request %s has no ready test run (it is %s)',
+                request.request_id, request.status),
+            jsonb_build_object('request_id', request.request_id, 'status', request.status));
     END IF;
     RETURN to_jsonb(result);
 END;
 $$;
 
--- Record which fixture files were written for a leased run (requirement A-AUD-07). Whoever holds the
--- token wrote them; the token itself is not recorded.
+-- Record the fixture files that the holder of a lease has written (requirement A-AUD-07). The token
+-- itself is not recorded. Raises TOKEN_MISMATCH.
 CREATE OR REPLACE FUNCTION atdm.record_fixtures(
     test_run_id text,
     token text,

@@ -1,5 +1,5 @@
--- Lock keys: advisory locks work through PgBouncer in transaction mode as long as they are
--- transaction level, so every holder keeps a transaction open.
+-- Keys of advisory locks. Locks of a transaction work through PgBouncer in transaction mode, so
+-- each holder keeps a transaction open (ADR 0006).
 CREATE OR REPLACE FUNCTION atdm.domain_lock_key(domain text) RETURNS bigint
 LANGUAGE sql IMMUTABLE STRICT
 SET search_path = pg_catalog, pg_temp
@@ -10,8 +10,9 @@ LANGUAGE sql IMMUTABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT pg_catalog.hashtextextended('atdm.request:' || request_id, 0) $$;
 
--- Nobody works on a domain while its rows are replaced as a whole, and nothing is written to a
--- database whose mark is missing or was made for another one (a copy of it).
+-- Hold a shared lock on a domain until the transaction ends. Raises TARGET_NOT_INITIALISED without
+-- the domain, TARGET_NOT_DISPOSABLE if the database has no mark of its own (a copy has that of the
+-- original), BUSY while all rows of the domain are replaced.
 CREATE OR REPLACE FUNCTION atdm.enter_domain(domain text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp

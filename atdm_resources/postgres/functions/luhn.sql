@@ -1,11 +1,12 @@
--- The Luhn checksum of a text of ASCII digits; false for any other text. Ten digits at a time from the
--- right; zeros before a number do not change its sum. It is run for every row of every load, so it
--- makes few statements, and no settings of its own (built-in functions come first on any path).
+-- Whether a text of ASCII digits has a valid Luhn check digit; false for any other text. CHECK
+-- constraints call it for every loaded row. So it takes ten digits per step, from the right
+-- (leading zeros do not change the sum), and sets no search_path (built-in functions come first on
+-- any path).
 CREATE OR REPLACE FUNCTION atdm.luhn_holds(digits text) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 AS $$
 DECLARE
-    -- What each digit counts when it is doubled: its own digits added up.
+    -- The digit sum of each doubled digit.
     doubled CONSTANT bytea := '\x00020406080103050709';
     bytes bytea;
     total bigint := 0;

@@ -1,4 +1,4 @@
--- What is wrong with one outcome; NULL: nothing.
+-- The problem of one outcome; NULL if there is none.
 CREATE OR REPLACE FUNCTION atdm.outcome_problem(item jsonb) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -57,11 +57,11 @@ END;
 $$;
 
 -- Record outcomes: an array of objects with test_run_id, nodeid, outcome, duration_seconds, session
--- and at, all of them. A run that lives in a clone is known there alone: its outcome says scenario
--- (domain/name) and seed, and counts for the version that is published here. What was recorded
--- before is not recorded twice (`repeated`); outcomes of runs that the catalog does not know, and of
--- scenarios that it does not know either, are left out and named (`unknown`). Raises REQUEST_INVALID
--- with the place and the problem of each wrong one, and records none then.
+-- and at. This catalog does not know the runs of a clone: their outcomes also have scenario
+-- (domain/name) and seed, and count for the version published here. Outcomes that exist are counted
+-- (`repeated`). Run ids without a known run or scenario are listed (`unknown`), and their outcomes
+-- ignored. Raises REQUEST_INVALID with the place and problem of each wrong outcome, and records
+-- none.
 CREATE OR REPLACE FUNCTION atdm.record_outcomes(outcomes jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -92,7 +92,7 @@ BEGIN
              FROM jsonb_array_elements(problems) AS w),
             jsonb_build_object('problems', problems));
     END IF;
-    WITH told AS (
+    WITH received AS (
         SELECT e.item, e.item ->> 'test_run_id' AS test_run_id, s.domain, s.scenario_id, s.version,
                s.linked_requirement_ids, coalesce(q.seed, (e.item ->> 'seed')::bigint) AS seed
         FROM jsonb_array_elements(outcomes) AS e (item)
@@ -101,7 +101,8 @@ BEGIN
         LEFT JOIN atdm.scenario AS s
             ON s.domain = coalesce(q.domain, split_part(e.item ->> 'scenario', '/', 1))
             AND s.scenario_id = coalesce(q.scenario_id, split_part(e.item ->> 'scenario', '/', 2))
-            AND CASE WHEN q.request_id IS NULL THEN s.current ELSE s.version = q.scenario_version END
+            AND CASE WHEN q.request_id IS NULL THEN s.current
+                     ELSE s.version = q.scenario_version END
     ), added AS (
         INSERT INTO atdm.test_outcome
             (session, nodeid, test_run_id, outcome, duration_seconds, at, domain, scenario_id,
@@ -109,7 +110,7 @@ BEGIN
         SELECT t.item ->> 'session', t.item ->> 'nodeid', t.test_run_id, t.item ->> 'outcome',
                (t.item ->> 'duration_seconds')::double precision, (t.item ->> 'at')::timestamptz,
                t.domain, t.scenario_id, t.version, t.linked_requirement_ids, t.seed
-        FROM told AS t WHERE t.version IS NOT NULL
+        FROM received AS t WHERE t.version IS NOT NULL
         ON CONFLICT DO NOTHING
         RETURNING 1
     )
@@ -117,7 +118,7 @@ BEGIN
                FILTER (WHERE t.version IS NULL), '[]'),
            count(t.version), (SELECT count(*) FROM added)
     INTO unknown, known, recorded
-    FROM told AS t;
+    FROM received AS t;
     RETURN jsonb_build_object(
         'recorded', recorded, 'repeated', known - recorded, 'unknown', unknown);
 END;

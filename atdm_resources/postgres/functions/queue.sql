@@ -1,4 +1,4 @@
--- Problems of the fields of a submission, as texts; none: it can be recorded.
+-- The problems of a submission, as texts. Without any it can be recorded.
 CREATE OR REPLACE FUNCTION atdm.submission_problems(submission jsonb) RETURNS text[]
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -45,7 +45,7 @@ BEGIN
         found := found || 'scenario is missing'::text;
     END IF;
     IF kind = 'suite_finished' AND coalesce(submission ->> 'build', '') = '' THEN
-        found := found || 'build is missing: the owner whose test runs are given back'::text;
+        found := found || 'build is missing: the owner whose test runs are reset'::text;
     END IF;
     IF coalesce(jsonb_typeof(submission -> 'constraints'), 'object') <> 'object' THEN
         found := found || 'constraints must be a JSON object'::text;
@@ -92,11 +92,12 @@ BEGIN
 END;
 $$;
 
--- Put something into the queue. Fields: idempotency_key, kind (request | suite_started |
+-- Put a submission into the queue. Fields: idempotency_key, kind (request | suite_started |
 -- suite_finished), priority; scenario (or domain and scenario), constraints, runs, seed, as_of,
--- owner, ttl, cleanup_strategy, reason, secret_sha256 (who claims must know the secret); build,
--- baseline, revoke_leases for suites. The same key twice is one submission; the same key with other
--- values is refused. What names no scenario or no allowed constraint is answered at once.
+-- owner, ttl, cleanup_strategy, reason, secret_sha256 (of the secret needed to claim); build,
+-- baseline, revoke_leases for suites. The same key with the same values is the same submission,
+-- with other values REQUEST_CONFLICT. An unknown scenario or constraint is answered (rejected) at
+-- once.
 CREATE OR REPLACE FUNCTION atdm.submit(submission jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -104,8 +105,8 @@ AS $$
 DECLARE
     problems text[] := atdm.submission_problems(submission);
     kind text;
-    wanted atdm.scenario;
-    row_ atdm.submission;
+    scenario atdm.scenario;
+    entry atdm.submission;
     named text[];
     state text := 'waiting';
     refusal jsonb;
@@ -113,31 +114,31 @@ DECLARE
     message text;
     detail text;
     key text;
-    who text;
+    invoker text;
 BEGIN
     IF problems <> '{}' THEN
         PERFORM atdm.fail('REQUEST_INVALID', array_to_string(problems, '; '),
             jsonb_build_object('refused', to_jsonb(problems)));
     END IF;
     kind := coalesce(submission ->> 'kind', 'request');
-    who := coalesce(submission ->> 'invoker', 'human:' || session_user);
-    SELECT s.* INTO row_ FROM atdm.submission AS s
+    invoker := coalesce(submission ->> 'invoker', 'human:' || session_user);
+    SELECT s.* INTO entry FROM atdm.submission AS s
     WHERE s.idempotency_key = submission ->> 'idempotency_key';
     IF FOUND THEN
-        RETURN atdm.submitted_before(row_, submission);
+        RETURN atdm.existing_submission(entry, submission);
     END IF;
     IF kind = 'request' THEN
         BEGIN
             named := string_to_array(submission ->> 'scenario', '/');
             IF cardinality(named) > 1 THEN
-                wanted := atdm.published(named[1], named[2]);
+                scenario := atdm.published_scenario(named[1], named[2]);
             ELSE
-                wanted := atdm.published(submission ->> 'domain', named[1]);
+                scenario := atdm.published_scenario(submission ->> 'domain', named[1]);
             END IF;
-            key := atdm.pool_key(wanted.domain, wanted.scenario_id, wanted.version,
-                atdm.effective_constraints(wanted.parameters, wanted.defaults,
+            key := atdm.pool_key(scenario.domain, scenario.scenario_id, scenario.version,
+                atdm.effective_constraints(scenario.parameters, scenario.defaults,
                     coalesce(submission -> 'constraints', '{}')))::text;
-            -- Another seed or clock is other data: nobody else's request can give it.
+            -- Another seed or as_of makes other data: the submission needs a request of its own.
             IF submission ->> 'seed' IS NOT NULL OR submission ->> 'as_of' IS NOT NULL THEN
                 key := key || ':' || (submission ->> 'idempotency_key');
             END IF;
@@ -146,7 +147,7 @@ BEGIN
                 code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL;
             state := 'rejected';
             refusal := jsonb_build_object('status', 'rejected',
-                'error', atdm.error_of(code, message, detail));
+                'error', atdm.error_fields(code, message, detail));
         END;
     END IF;
     INSERT INTO atdm.submission AS s
@@ -155,76 +156,80 @@ BEGIN
     VALUES
         (submission ->> 'idempotency_key', kind, state,
          coalesce((submission ->> 'priority')::integer, 0), submission - 'secret_sha256',
-         coalesce(submission ->> 'source', 'sql'), submission ->> 'file_name', who,
+         coalesce(submission ->> 'source', 'sql'), submission ->> 'file_name', invoker,
          decode(submission ->> 'secret_sha256', 'hex'),
-         coalesce(wanted.domain, submission ->> 'domain'), wanted.scenario_id, key,
+         coalesce(scenario.domain, submission ->> 'domain'), scenario.scenario_id, key,
          coalesce((submission ->> 'runs')::integer, 1), refusal,
          CASE WHEN refusal IS NOT NULL THEN clock_timestamp() END)
     ON CONFLICT (idempotency_key) DO NOTHING
-    RETURNING s.* INTO row_;
+    RETURNING s.* INTO entry;
     IF NOT FOUND THEN
-        SELECT s.* INTO row_ FROM atdm.submission AS s
+        SELECT s.* INTO entry FROM atdm.submission AS s
         WHERE s.idempotency_key = submission ->> 'idempotency_key';
-        RETURN atdm.submitted_before(row_, submission);
+        RETURN atdm.existing_submission(entry, submission);
     END IF;
     INSERT INTO atdm.audit_event
         (action, status, domain, scenario_id, invoker, source, inputs, outputs)
-    VALUES ('submitted', state, row_.domain, row_.scenario_id, who, row_.origin,
-        jsonb_build_object('idempotency_key', row_.idempotency_key, 'kind', kind,
+    VALUES ('submitted', state, entry.domain, entry.scenario_id, invoker, entry.origin,
+        jsonb_build_object('idempotency_key', entry.idempotency_key, 'kind', kind,
             'scenario', submission -> 'scenario', 'constraints', submission -> 'constraints',
-            'runs', row_.runs, 'reason', submission -> 'reason', 'build', submission -> 'build'),
+            'runs', entry.runs, 'reason', submission -> 'reason', 'build', submission -> 'build'),
         coalesce(refusal, '{}'));
-    RETURN atdm.submission_answer(row_) || '{"created": true}';
+    RETURN atdm.submission_answer(entry) || '{"created": true}';
 END;
 $$;
 
--- What anybody who knows the key is told: how it stands, keys or errors, never a token.
-CREATE OR REPLACE FUNCTION atdm.submission_answer(row_ atdm.submission) RETURNS jsonb
+-- The answer to anyone who knows the key: status, keys of the data or errors, never a token.
+CREATE OR REPLACE FUNCTION atdm.submission_answer(entry atdm.submission) RETURNS jsonb
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT jsonb_build_object('idempotency_key', row_.idempotency_key, 'kind', row_.kind,
-        'status', row_.status, 'request_id', row_.request_id, 'runs', row_.runs,
-        'claimed', row_.claimed_at IS NOT NULL, 'submitted_at', row_.submitted_at,
-        'answered_at', row_.answered_at, 'answer', row_.answer)
+    SELECT jsonb_build_object('idempotency_key', entry.idempotency_key, 'kind', entry.kind,
+        'status', entry.status, 'request_id', entry.request_id, 'runs', entry.runs,
+        'claimed', entry.claimed_at IS NOT NULL, 'submitted_at', entry.submitted_at,
+        'answered_at', entry.answered_at, 'answer', entry.answer)
 $$;
 
-CREATE OR REPLACE FUNCTION atdm.submitted_before(row_ atdm.submission, submission jsonb) RETURNS jsonb
+-- The answer to a submission with a key that exists. Raises REQUEST_CONFLICT if values differ.
+CREATE OR REPLACE FUNCTION atdm.existing_submission(entry atdm.submission, submission jsonb)
+RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    told text[] := ARRAY['file_name', 'invoker', 'priority', 'reason', 'secret_sha256', 'source'];
+    ignored text[] := ARRAY['file_name', 'invoker', 'priority', 'reason', 'secret_sha256',
+        'source'];
 BEGIN
-    IF row_.payload - told <> submission - told
-        OR row_.secret_sha256 IS DISTINCT FROM decode(submission ->> 'secret_sha256', 'hex')
+    IF entry.payload - ignored <> submission - ignored
+        OR entry.secret_sha256 IS DISTINCT FROM decode(submission ->> 'secret_sha256', 'hex')
     THEN
         PERFORM atdm.fail('REQUEST_CONFLICT',
-            format('%s was submitted before, with other values', row_.idempotency_key),
-            jsonb_build_object('idempotency_key', row_.idempotency_key));
+            format('%s was submitted before, with other values', entry.idempotency_key),
+            jsonb_build_object('idempotency_key', entry.idempotency_key));
     END IF;
-    RETURN atdm.submission_answer(row_) || '{"created": false}';
+    RETURN atdm.submission_answer(entry) || '{"created": false}';
 END;
 $$;
 
--- The submission of a key, if the caller knows its secret (where it has one).
-CREATE OR REPLACE FUNCTION atdm.submission_of(idempotency_key text, secret text) RETURNS atdm.submission
+-- The submission with this key, locked. Raises RUN_NOT_FOUND if its secret is another one.
+CREATE OR REPLACE FUNCTION atdm.find_submission(idempotency_key text, secret text)
+RETURNS atdm.submission
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    row_ atdm.submission;
+    entry atdm.submission;
 BEGIN
-    SELECT s.* INTO row_ FROM atdm.submission AS s
-    WHERE s.idempotency_key = submission_of.idempotency_key
+    SELECT s.* INTO entry FROM atdm.submission AS s
+    WHERE s.idempotency_key = find_submission.idempotency_key
       AND (s.secret_sha256 IS NULL
            OR s.secret_sha256 = sha256(convert_to(coalesce(secret, ''), 'UTF8')))
     FOR UPDATE;
     IF NOT FOUND THEN
         PERFORM atdm.fail('RUN_NOT_FOUND',
-            format('no submission %s for this secret', left(submission_of.idempotency_key, 200)));
+            format('no submission %s for this secret', left(find_submission.idempotency_key, 200)));
     END IF;
-    RETURN row_;
+    RETURN entry;
 END;
 $$;
 
@@ -233,12 +238,12 @@ RETURNS jsonb
 LANGUAGE sql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT atdm.submission_answer(atdm.submission_of(idempotency_key, secret))
+    SELECT atdm.submission_answer(atdm.find_submission(idempotency_key, secret))
 $$;
 
--- Lease the runs of a fulfilled submission, once: their tokens are in the answer and nowhere else.
--- Raises RUN_NOT_FOUND (also for a wrong secret), NONE_READY while it waits, the error it was
--- rejected with, REQUEST_CONFLICT the second time.
+-- Lease the runs of a fulfilled submission, once: only this answer has their tokens. Raises
+-- RUN_NOT_FOUND (also for a wrong secret), NONE_READY while the submission waits, its own error if
+-- it was rejected, REQUEST_CONFLICT the second time.
 CREATE OR REPLACE FUNCTION atdm.claim(
     idempotency_key text,
     secret text DEFAULT NULL,
@@ -252,41 +257,41 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    asked atdm.submission := atdm.submission_of(idempotency_key, secret);
-    made atdm.request;
-    wanted atdm.scenario;
+    entry atdm.submission := atdm.find_submission(idempotency_key, secret);
+    request atdm.request;
+    scenario atdm.scenario;
     run atdm.test_run;
     moment timestamptz := clock_timestamp();
     token text;
     result jsonb[] := '{}';
 BEGIN
-    IF asked.kind <> 'request' THEN
-        PERFORM atdm.fail('REQUEST_INVALID', format('%s asks for no test runs', asked.kind));
-    ELSIF asked.status = 'rejected' THEN
-        PERFORM atdm.fail(asked.answer #>> '{error,code}', asked.answer #>> '{error,message}',
-            coalesce(asked.answer #> '{error,details}', '{}'));
-    ELSIF asked.claimed_at IS NOT NULL THEN
+    IF entry.kind <> 'request' THEN
+        PERFORM atdm.fail('REQUEST_INVALID', format('%s asks for no test runs', entry.kind));
+    ELSIF entry.status = 'rejected' THEN
+        PERFORM atdm.fail(entry.answer #>> '{error,code}', entry.answer #>> '{error,message}',
+            coalesce(entry.answer #> '{error,details}', '{}'));
+    ELSIF entry.claimed_at IS NOT NULL THEN
         PERFORM atdm.fail('REQUEST_CONFLICT',
             format('the test runs of %s are leased already; their tokens were shown then',
-                asked.idempotency_key),
-            jsonb_build_object('idempotency_key', asked.idempotency_key));
+                entry.idempotency_key),
+            jsonb_build_object('idempotency_key', entry.idempotency_key));
     END IF;
-    SELECT q.* INTO made FROM atdm.request AS q WHERE q.request_id = asked.request_id;
-    IF made.status IS DISTINCT FROM 'ready' THEN
+    SELECT q.* INTO request FROM atdm.request AS q WHERE q.request_id = entry.request_id;
+    IF request.status IS DISTINCT FROM 'ready' THEN
         PERFORM atdm.fail('NONE_READY',
-            format('%s is %s, its request %s', asked.idempotency_key, asked.status,
-                coalesce(made.status, 'not made yet')),
-            jsonb_build_object('idempotency_key', asked.idempotency_key, 'status', asked.status));
+            format('%s is %s, its request %s', entry.idempotency_key, entry.status,
+                coalesce(request.status, 'not made yet')),
+            jsonb_build_object('idempotency_key', entry.idempotency_key, 'status', entry.status));
     END IF;
-    PERFORM atdm.enter_domain(made.domain);
-    SELECT s.* INTO wanted FROM atdm.scenario AS s
-    WHERE s.domain = made.domain AND s.scenario_id = made.scenario_id
-      AND s.version = made.scenario_version;
-    ttl := atdm.lease_ttl(coalesce(ttl, (asked.payload ->> 'ttl')::interval), wanted.lease_ttl);
+    PERFORM atdm.enter_domain(request.domain);
+    SELECT s.* INTO scenario FROM atdm.scenario AS s
+    WHERE s.domain = request.domain AND s.scenario_id = request.scenario_id
+      AND s.version = request.scenario_version;
+    ttl := atdm.lease_ttl(coalesce(ttl, (entry.payload ->> 'ttl')::interval), scenario.lease_ttl);
     FOR run IN
         SELECT r.* FROM atdm.test_run AS r
-        WHERE r.test_run_id >= atdm.run_id(made.request_id, asked.first_run)
-          AND r.test_run_id <= atdm.run_id(made.request_id, asked.first_run + asked.runs - 1)
+        WHERE r.test_run_id >= atdm.run_id(request.request_id, entry.first_run)
+          AND r.test_run_id <= atdm.run_id(request.request_id, entry.first_run + entry.runs - 1)
           AND r.status = 'ready'
         ORDER BY r.test_run_id
         FOR UPDATE
@@ -294,30 +299,30 @@ BEGIN
         token := atdm.new_token();
         UPDATE atdm.test_run AS r
         SET status = 'leased', token_sha256 = sha256(convert_to(token, 'UTF8')),
-            owner = coalesce(claim.owner, asked.payload ->> 'owner', asked.payload ->> 'build',
+            owner = coalesce(claim.owner, entry.payload ->> 'owner', entry.payload ->> 'build',
                 session_user),
             owner_secret_sha256 = claim.owner_secret_sha256, leased_at = moment,
             expires_at = moment + ttl,
-            cleanup_strategy = coalesce(asked.payload ->> 'cleanup_strategy', 'after_test')
+            cleanup_strategy = coalesce(entry.payload ->> 'cleanup_strategy', 'after_test')
         WHERE r.test_run_id = run.test_run_id
         RETURNING r.* INTO run;
-        result := result || atdm.lease_answer(run, wanted, token,
-            coalesce(invoker, asked.invoker), coalesce(source, asked.origin));
+        result := result || atdm.lease_answer(run, scenario, token,
+            coalesce(invoker, entry.invoker), coalesce(source, entry.origin));
     END LOOP;
-    IF cardinality(result) <> asked.runs THEN
+    IF cardinality(result) <> entry.runs THEN
         PERFORM atdm.fail('NONE_READY',
             format('%s of the %s test runs of %s are still ready: they waited too long',
-                cardinality(result), asked.runs, asked.idempotency_key),
-            jsonb_build_object('idempotency_key', asked.idempotency_key));
+                cardinality(result), entry.runs, entry.idempotency_key),
+            jsonb_build_object('idempotency_key', entry.idempotency_key));
     END IF;
     UPDATE atdm.submission AS s SET claimed_at = moment
-    WHERE s.submission_id = asked.submission_id;
+    WHERE s.submission_id = entry.submission_id;
     RETURN to_jsonb(result);
 END;
 $$;
 
--- Answer the submissions of a request that has ended; at most three attempts where trying again may
--- help. Returns how many were answered and how many wait again.
+-- Answer the submissions of a request that has ended. If another attempt may help, they wait again,
+-- up to three attempts in all. Returns how many were answered and how many wait again.
 CREATE OR REPLACE FUNCTION atdm.settle(
     request_id text, failure jsonb DEFAULT NULL, OUT answered integer, OUT again integer
 )
@@ -325,46 +330,43 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    made atdm.request;
-    wanted atdm.scenario;
+    request atdm.request;
+    scenario atdm.scenario;
     problem jsonb;
 BEGIN
     answered := 0;
     again := 0;
-    SELECT q.* INTO made FROM atdm.request AS q WHERE q.request_id = settle.request_id;
-    IF made.status = 'pending' OR (made.status IS NULL AND failure IS NULL) THEN
+    SELECT q.* INTO request FROM atdm.request AS q WHERE q.request_id = settle.request_id;
+    IF request.status = 'pending' OR (request.status IS NULL AND failure IS NULL) THEN
         RETURN;
     END IF;
-    IF made.status IN ('ready', 'retired') THEN
-        SELECT s.* INTO wanted FROM atdm.scenario AS s
-        WHERE s.domain = made.domain AND s.scenario_id = made.scenario_id
-          AND s.version = made.scenario_version;
+    IF request.status IN ('ready', 'retired') THEN
+        SELECT s.* INTO scenario FROM atdm.scenario AS s
+        WHERE s.domain = request.domain AND s.scenario_id = request.scenario_id
+          AND s.version = request.scenario_version;
         UPDATE atdm.submission AS s
-        SET status = 'fulfilled', answered_at = clock_timestamp(), answer = jsonb_build_object(
-            'status', 'ready', 'request_id', made.request_id,
-            'test_run_ids', (
-                SELECT jsonb_agg(r.test_run_id ORDER BY r.test_run_id) FROM atdm.test_run AS r
-                WHERE r.test_run_id >= atdm.run_id(made.request_id, s.first_run)
-                  AND r.test_run_id <= atdm.run_id(made.request_id, s.first_run + s.runs - 1)),
-            'data', (
-                SELECT jsonb_agg(replace(wanted.exposes::text, '{run}', r.test_run_id)::jsonb
-                    || coalesce(r.data, '{}') ORDER BY r.test_run_id) FROM atdm.test_run AS r
-                WHERE r.test_run_id >= atdm.run_id(made.request_id, s.first_run)
-                  AND r.test_run_id <= atdm.run_id(made.request_id, s.first_run + s.runs - 1)))
-        WHERE s.request_id = made.request_id AND s.status = 'launched';
+        SET status = 'fulfilled', answered_at = clock_timestamp(), answer = (
+            SELECT jsonb_build_object('status', 'ready', 'request_id', request.request_id,
+                'test_run_ids', jsonb_agg(r.test_run_id ORDER BY r.test_run_id),
+                'data', jsonb_agg(replace(scenario.exposes::text, '{run}', r.test_run_id)::jsonb
+                    || coalesce(r.data, '{}') ORDER BY r.test_run_id))
+            FROM atdm.test_run AS r
+            WHERE r.test_run_id >= atdm.run_id(request.request_id, s.first_run)
+              AND r.test_run_id <= atdm.run_id(request.request_id, s.first_run + s.runs - 1))
+        WHERE s.request_id = request.request_id AND s.status = 'launched';
         GET DIAGNOSTICS answered = ROW_COUNT;
         RETURN;
     END IF;
-    IF made.status = 'rejected' AND (made.error #>> '{details,expected}')::boolean THEN
+    IF request.status = 'rejected' AND (request.error #>> '{details,expected}')::boolean THEN
         UPDATE atdm.submission AS s
         SET status = 'fulfilled', answered_at = clock_timestamp(), answer = jsonb_build_object(
-            'status', 'rejected', 'expected', true, 'request_id', made.request_id,
-            'violates', made.error #> '{details,failed}')
-        WHERE s.request_id = made.request_id AND s.status = 'launched';
+            'status', 'rejected', 'expected', true, 'request_id', request.request_id,
+            'violates', request.error #> '{details,failed}')
+        WHERE s.request_id = request.request_id AND s.status = 'launched';
         GET DIAGNOSTICS answered = ROW_COUNT;
         RETURN;
     END IF;
-    problem := coalesce(made.error, failure,
+    problem := coalesce(request.error, failure,
         '{"code": "SEED_FAILED", "message": "the request was rolled back", "details": {}}');
     IF problem ->> 'code' IN ('SEED_FAILED', 'BUSY', 'STORE_FAILED', 'TARGET_UNREACHABLE') THEN
         UPDATE atdm.submission AS s

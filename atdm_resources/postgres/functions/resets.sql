@@ -36,16 +36,17 @@ AS $$
     JOIN pg_class AS parent ON parent.oid = k.confrelid AND parent.relkind <> 'p'
 $$;
 
--- What the functions of a domain depend on, as a text: its tables, and the foreign keys that lead to
--- `relations`. The text stays the same when a foreign key is dropped and added again.
+-- What the functions of a domain depend on, as a text: its tables, and the foreign keys that lead
+-- to `relations`. The text stays the same when a foreign key is dropped and added again.
 CREATE OR REPLACE FUNCTION atdm.reset_fingerprint(domain text, relations oid[]) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RETURN concat_ws(E'\n',
-        (SELECT string_agg(concat_ws(' ', d.table_name, to_regclass(
-                    format('%I.%I', d.schema_name, d.table_name))::oid), E'\n' ORDER BY d.table_name)
+        (SELECT string_agg(concat_ws(' ', d.table_name,
+                    to_regclass(format('%I.%I', d.schema_name, d.table_name))::oid), E'\n'
+                    ORDER BY d.table_name)
          FROM atdm.domain_table AS d WHERE d.domain = reset_fingerprint.domain),
         (SELECT string_agg(concat_ws(' ', k.conrelid, k.conrelid::regclass, k.confrelid,
                     k.conpfeqop::regoperator[], pg_get_constraintdef(k.oid)), E'\n'
@@ -78,7 +79,7 @@ BEGIN
                ORDER BY d.load_order), NULL)
     INTO own FROM atdm.domain_table AS d WHERE d.domain = prepare_reset.domain;
     SELECT array_agg(DISTINCT r.relation) INTO reached
-    FROM (SELECT unnest(own) UNION ALL SELECT k.child FROM atdm.referring(own) AS k) AS r (relation);
+    FROM (SELECT unnest(own) UNION ALL SELECT child FROM atdm.referring(own)) AS r (relation);
     IF pg_try_advisory_xact_lock(hashtextextended('atdm.reset_function:' || domain, 0)) THEN
         INSERT INTO atdm.reset_function AS f (domain, relations, fingerprint)
         VALUES (domain, reached, atdm.reset_fingerprint(domain, reached))
@@ -102,10 +103,10 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $write$
 DECLARE
-    -- Rows that refer to rows p by one foreign key: table, row, test run (where the table belongs to a
-    -- domain). They are locked, so that nothing can be made to refer to them. A lateral query that
-    -- locks is run for each p, by an index on the foreign key: also where the planner knows nothing
-    -- yet about tables that were filled a moment ago.
+    -- Rows that refer to rows p by one foreign key: table, row, test run (where the table belongs
+    -- to a domain). They are locked, so that nothing can be made to refer to them. A lateral query
+    -- that locks is run for each p, by an index on the foreign key: also where the planner knows
+    -- nothing yet about tables that were filled a moment ago.
     of_each CONSTANT text := 'SELECT e.* FROM ONLY %1$s AS p CROSS JOIN LATERAL (SELECT'
         ' c.tableoid AS o, c.ctid AS t, %2$s AS r FROM %3$s FOR UPDATE) AS e WHERE %4$s';
     -- The same for very many p: the planner may begin with the other table.
@@ -126,8 +127,9 @@ DECLARE
 BEGIN
     SELECT CASE WHEN all_runs
            THEN format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', string_agg(o.name, ', '))
-           ELSE 'PERFORM ' || string_agg(format('FROM (SELECT FROM ONLY %s WHERE %s FOR UPDATE) AS r',
-               o.name, o.is_run), ' UNION ALL SELECT ') END,
+           ELSE 'PERFORM ' || string_agg(
+               format('FROM (SELECT FROM ONLY %s WHERE %s FOR UPDATE) AS r', o.name, o.is_run),
+               ' UNION ALL SELECT ') END,
            array_agg(o.label),
            string_agg(format('o%s AS (DELETE FROM ONLY %s WHERE %s RETURNING 1)',
                o.oid, o.name, o.is_run), ', '),
@@ -139,8 +141,8 @@ BEGIN
           FROM pg_class WHERE oid = ANY (own) ORDER BY array_position(own, oid)) AS o;
     SELECT array_agg(CASE WHEN c.oid = ANY (own) THEN c.relname
                           ELSE n.nspname || '.' || c.relname END ORDER BY c.oid),
-           string_agg(format('d%1$s AS (DELETE FROM ONLY %2$s WHERE ctid = ANY (ARRAY('
-               'SELECT f.t FROM unnest(relations, rows) AS f (o, t) WHERE f.o = %1$s)) RETURNING 1)',
+           string_agg(format('d%1$s AS (DELETE FROM ONLY %2$s WHERE ctid = ANY (ARRAY(SELECT f.t'
+               ' FROM unnest(relations, rows) AS f (o, t) WHERE f.o = %1$s)) RETURNING 1)',
                c.oid, c.oid::regclass), ', ' ORDER BY c.oid),
            string_agg(format('(SELECT count(*) FROM d%s)', c.oid), ', ' ORDER BY c.oid)
     INTO names, deletions, counts
@@ -185,15 +187,15 @@ BEGIN
     SELECT array_agg(n.o), array_agg(n.t), array_agg(n.r) INTO fresh, fresh_rows, fresh_runs
     FROM (%2$s) AS n;
     WHILE fresh IS NOT NULL LOOP
-        PERFORM atdm.refuse_strangers(fresh, fresh_runs);
+        PERFORM atdm.refuse_other_runs(fresh, fresh_runs);
         relations := relations || fresh;
         rows := rows || fresh_rows;
         SELECT array_agg(n.o), array_agg(n.t), array_agg(n.r) INTO fresh, fresh_rows, fresh_runs
         FROM (%3$s EXCEPT SELECT f.o, f.t, NULL FROM unnest(relations, rows) AS f (o, t))
             AS n (o, t, r);
     END LOOP;
-    -- One statement, so that cycles, rows that refer to themselves and the order of foreign keys do not
-    -- matter. Triggers of the application expect the schemas that it uses itself.
+    -- One statement, so that cycles, rows that refer to themselves and the order of foreign keys do
+    -- not matter. Triggers of the application expect the schemas that it uses itself.
     PERFORM set_config('search_path', 'pg_catalog, public, pg_temp', true);
     IF rows = '{}' THEN
         WITH %4$s SELECT ARRAY[%5$s] INTO own_counts;
@@ -225,22 +227,22 @@ $body$,
 END;
 $write$;
 
--- A row of a run that is not reset is refused.
-CREATE OR REPLACE FUNCTION atdm.refuse_strangers(relations oid[], runs text[]) RETURNS void
+-- Refuse to delete a row of a run that is not being reset.
+CREATE OR REPLACE FUNCTION atdm.refuse_other_runs(relations oid[], runs text[]) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    stranger record;
+    other record;
 BEGIN
-    SELECT f.o::regclass::text AS relation, f.r AS run INTO stranger
+    SELECT f.o::regclass::text AS relation, f.r AS run INTO other
     FROM unnest(relations, runs) AS f (o, r)
     WHERE f.r IS NOT NULL LIMIT 1;
     IF FOUND THEN
         PERFORM atdm.fail('RESET_FAILED',
             format('a row of %s that belongs to test run %s refers to a row of this one',
-                stranger.relation, stranger.run),
-            jsonb_build_object('table', stranger.relation, 'other_run', stranger.run));
+                other.relation, other.run),
+            jsonb_build_object('table', other.relation, 'other_run', other.run));
     END IF;
 END;
 $$;
@@ -273,9 +275,9 @@ BEGIN
 END;
 $$;
 
--- Delete the rows of leased runs whose rows in test_run the caller has locked, record the outcome.
--- Errors are an answer ({"error": {...}}), not an exception: the audit trail has to keep them.
-CREATE OR REPLACE FUNCTION atdm.take_back(
+-- Reset runs of one domain that the caller has locked in test_run, and record it. An error is
+-- returned ({"error": {...}}), not raised: raising it would remove its event from the audit trail.
+CREATE OR REPLACE FUNCTION atdm.reset_runs(
     domain text, runs atdm.test_run[], invoker text, source text, strategy text
 ) RETURNS jsonb
 LANGUAGE plpgsql
@@ -292,19 +294,19 @@ BEGIN
     SELECT array_agg(r.test_run_id) INTO run_ids FROM unnest(runs) AS r;
     INSERT INTO atdm.audit_event
         (action, domain, scenario_id, request_id, test_run_id, invoker, source, inputs)
-    SELECT 'reset_started', take_back.domain, q.scenario_id, r.request_id, r.test_run_id,
-           take_back.invoker, take_back.source, jsonb_build_object('strategy', strategy)
+    SELECT 'reset_started', reset_runs.domain, q.scenario_id, r.request_id, r.test_run_id,
+           reset_runs.invoker, reset_runs.source, jsonb_build_object('strategy', strategy)
     FROM unnest(runs) AS r JOIN atdm.request AS q USING (request_id);
     BEGIN
         SELECT d.deleted, d.adopted INTO gone FROM atdm.delete_runs(domain, run_ids) AS d;
     EXCEPTION WHEN OTHERS THEN
         GET STACKED DIAGNOSTICS
             state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL;
-        failure := atdm.error_of(state, message, detail);
+        failure := atdm.error_fields(state, message, detail);
         INSERT INTO atdm.audit_event
             (action, status, domain, scenario_id, request_id, test_run_id, invoker, source, outputs)
-        SELECT 'reset_failed', 'failed', take_back.domain, q.scenario_id, r.request_id,
-               r.test_run_id, take_back.invoker, take_back.source, failure
+        SELECT 'reset_failed', 'failed', reset_runs.domain, q.scenario_id, r.request_id,
+               r.test_run_id, reset_runs.invoker, reset_runs.source, failure
         FROM unnest(runs) AS r JOIN atdm.request AS q USING (request_id);
         RETURN jsonb_build_object('error', failure);
     END;
@@ -314,8 +316,8 @@ BEGIN
     WHERE r.test_run_id = ANY (run_ids);
     INSERT INTO atdm.audit_event
         (action, status, domain, scenario_id, request_id, test_run_id, invoker, source, outputs)
-    SELECT 'reset_completed', 'cleaned', take_back.domain, q.scenario_id, r.request_id,
-           r.test_run_id, take_back.invoker, take_back.source, jsonb_build_object(
+    SELECT 'reset_completed', 'cleaned', reset_runs.domain, q.scenario_id, r.request_id,
+           r.test_run_id, reset_runs.invoker, reset_runs.source, jsonb_build_object(
                'strategy', strategy, 'runs', cardinality(run_ids),
                'deleted_counts', gone.deleted, 'adopted', gone.adopted)
     FROM unnest(runs) AS r JOIN atdm.request AS q USING (request_id);
@@ -323,7 +325,7 @@ BEGIN
 END;
 $$;
 
--- Take back one leased run. An unknown run and a wrong token are answered alike.
+-- Reset a leased run. An unknown run and a wrong token get the same answer.
 CREATE OR REPLACE FUNCTION atdm.reset_run(
     test_run_id text, token text, invoker text DEFAULT NULL, source text DEFAULT NULL
 ) RETURNS jsonb
@@ -332,14 +334,14 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     run atdm.test_run;
-    asked atdm.request;
+    request atdm.request;
     result jsonb;
 BEGIN
     invoker := coalesce(invoker, 'human:' || session_user);
     source := coalesce(source, 'sql');
     SELECT r.* INTO run FROM atdm.test_run AS r
     WHERE r.test_run_id = reset_run.test_run_id FOR UPDATE;
-    -- Hashes are compared, of which nobody can choose a prefix: the time it takes tells nothing.
+    -- Hashes are compared: a caller cannot choose their first bytes, so the time reveals nothing.
     IF sha256(convert_to(coalesce(token, ''), 'UTF8')) IS DISTINCT FROM run.token_sha256 THEN
         INSERT INTO atdm.audit_event
             (action, status, request_id, test_run_id, invoker, source, outputs)
@@ -353,9 +355,9 @@ BEGIN
         RETURN jsonb_build_object('status', 'already_cleaned', 'test_run_id', run.test_run_id,
             'deleted', '{}'::jsonb, 'adopted', '{}'::jsonb);
     END IF;
-    SELECT q.* INTO asked FROM atdm.request AS q WHERE q.request_id = run.request_id;
-    PERFORM atdm.enter_domain(asked.domain);
-    result := atdm.take_back(asked.domain, ARRAY[run], invoker, source, 'reset_run');
+    SELECT q.* INTO request FROM atdm.request AS q WHERE q.request_id = run.request_id;
+    PERFORM atdm.enter_domain(request.domain);
+    result := atdm.reset_runs(request.domain, ARRAY[run], invoker, source, 'reset_run');
     IF result ? 'error' THEN
         RETURN result;
     END IF;
@@ -363,8 +365,8 @@ BEGIN
 END;
 $$;
 
--- Take back every run that `owner` has leased with this secret. Whoever owns the catalog may leave
--- the secret out.
+-- Reset all runs that `owner` has leased with this secret. The owner of the catalog needs no
+-- secret.
 CREATE OR REPLACE FUNCTION atdm.reset_owner(
     owner text, secret text DEFAULT NULL, invoker text DEFAULT NULL, source text DEFAULT NULL
 ) RETURNS jsonb
@@ -373,7 +375,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     privileged boolean := secret IS NULL AND pg_has_role(session_user, current_user, 'MEMBER');
-    held record;
+    of_domain record;
     result jsonb;
     cleaned text[] := '{}';
     deleted jsonb := '{}';
@@ -396,7 +398,7 @@ BEGIN
             'message', 'the secret does not fit the owner',
             'details', jsonb_build_object('owner', left(owner, 200))));
     END IF;
-    FOR held IN
+    FOR of_domain IN
         SELECT m.domain, array_agg(m.run) AS runs
         FROM (SELECT q.domain, r::atdm.test_run AS run
               FROM atdm.test_run AS r JOIN atdm.request AS q USING (request_id)
@@ -406,22 +408,22 @@ BEGIN
               FOR UPDATE OF r) AS m
         GROUP BY m.domain ORDER BY m.domain
     LOOP
-        PERFORM atdm.enter_domain(held.domain);
-        result := atdm.take_back(held.domain, held.runs, invoker, source, 'reset_owner');
+        PERFORM atdm.enter_domain(of_domain.domain);
+        result := atdm.reset_runs(of_domain.domain, of_domain.runs, invoker, source, 'reset_owner');
         IF result ? 'error' THEN
             RETURN result;
         END IF;
-        cleaned := cleaned || ARRAY(SELECT r.test_run_id FROM unnest(held.runs) AS r);
-        deleted := deleted || jsonb_build_object(held.domain, result -> 'deleted');
-        adopted := adopted || jsonb_build_object(held.domain, result -> 'adopted');
+        cleaned := cleaned || ARRAY(SELECT r.test_run_id FROM unnest(of_domain.runs) AS r);
+        deleted := deleted || jsonb_build_object(of_domain.domain, result -> 'deleted');
+        adopted := adopted || jsonb_build_object(of_domain.domain, result -> 'adopted');
     END LOOP;
     RETURN jsonb_build_object('status', 'cleaned', 'owner', owner, 'runs', to_jsonb(cleaned),
         'deleted', deleted, 'adopted', adopted);
 END;
 $$;
 
--- Delete every row of every test run of the domain, and all that refers to them. For the owner of
--- the catalog, in a transaction that holds the domain's exclusive lock. Shared rows stay.
+-- Delete the rows of all test runs of a domain, and all rows that refer to them. Shared rows stay.
+-- For the owner of the catalog, in a transaction that holds the exclusive lock of the domain.
 CREATE OR REPLACE FUNCTION atdm.reset_all(
     domain text, revoke boolean DEFAULT false, invoker text DEFAULT NULL, source text DEFAULT NULL
 ) RETURNS jsonb
@@ -441,7 +443,7 @@ BEGIN
           WHERE q.domain = reset_all.domain AND r.status = 'leased' GROUP BY 1) AS l;
     IF holders IS NOT NULL AND NOT revoke THEN
         PERFORM atdm.fail('BUSY',
-            format('test runs of domain %s are leased to %s; give them back or revoke the leases',
+            format('test runs of domain %s are leased to %s; reset them or revoke the leases',
                 reset_all.domain, (SELECT string_agg(h ->> 'owner', ', ')
                                 FROM jsonb_array_elements(holders) AS h)),
             jsonb_build_object('domain', reset_all.domain, 'owners', holders));

@@ -327,7 +327,7 @@ def test_tables_of_the_application_come_along(
         may = own.execute(
             "SELECT has_function_privilege('atdm_client', 'atdm.lease(text,text,jsonb,text,"
             "interval,bytea,interval,text,text)', 'EXECUTE'), count(*) FROM pg_proc AS p"
-            " WHERE pronamespace = 'atdm'::regnamespace AND proname = 'give_back'"
+            " WHERE pronamespace = 'atdm'::regnamespace AND proname = 'reclaim'"
             " AND has_function_privilege('public', p.oid, 'EXECUTE')"
         ).fetchone()
         assert may == (True, 0)

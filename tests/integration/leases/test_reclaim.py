@@ -136,7 +136,7 @@ def test_a_client_role_may_take_back_what_is_overdue_and_nothing_else(
     assert row[0]["runs"] == [one["test_run_id"]]
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         conn.execute(
-            "SELECT atdm.give_back(ARRAY[%s], 's', 'cleaned', 'a', 'b')", (two["test_run_id"],)
+            "SELECT atdm.reclaim(ARRAY[%s], 's', 'cleaned', 'a', 'b')", (two["test_run_id"],)
         )
     conn.execute("RESET ROLE")
     assert status(conn, two["test_run_id"]) == "leased"

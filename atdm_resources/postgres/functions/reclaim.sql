@@ -1,5 +1,5 @@
--- Whether a lease is past its time. The range of the index is empty as long as none is, however
--- many runs were leased and given back since; without statistics the planner would read the table.
+-- Whether a lease has expired. If none has, the range of the index is empty, however many leases
+-- there were. Without statistics, the planner would read the table.
 CREATE OR REPLACE FUNCTION atdm.overdue() RETURNS boolean
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -16,18 +16,18 @@ BEGIN
 END;
 $$;
 
--- Take back ready and leased runs by their ids, whoever holds them: for operators, pools, expiry
--- and the end of a suite. Runs that somebody is working on are passed over. Runs of a domain that
--- is being reset are left (`busy`); where a batch fails, each of its runs is tried alone, and those
--- that fail (`failed`) are left alone for ten minutes.
-CREATE OR REPLACE FUNCTION atdm.give_back(
+-- Reset ready and leased runs by their ids, without tokens: for operators, pools, expiry and the
+-- end of a suite. Runs that another transaction has locked are skipped, and so are those of a
+-- domain that is being reset (`busy`). If a batch fails, each of its runs is tried alone; those
+-- that fail (`failed`) are not tried again for ten minutes.
+CREATE OR REPLACE FUNCTION atdm.reclaim(
     run_ids text[], strategy text, ended_as text, invoker text, source text
 ) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    held record;
+    of_domain record;
     run atdm.test_run;
     parts atdm.test_run[];
     result jsonb;
@@ -37,7 +37,7 @@ DECLARE
     deleted jsonb := '{}';
     adopted jsonb := '{}';
 BEGIN
-    FOR held IN
+    FOR of_domain IN
         SELECT m.domain, array_agg(m.run) AS runs
         FROM (SELECT q.domain, r::atdm.test_run AS run
               FROM atdm.test_run AS r JOIN atdm.request AS q USING (request_id)
@@ -47,22 +47,22 @@ BEGIN
         GROUP BY m.domain ORDER BY m.domain
     LOOP
         BEGIN
-            PERFORM atdm.enter_domain(held.domain);
+            PERFORM atdm.enter_domain(of_domain.domain);
         EXCEPTION WHEN SQLSTATE 'AT004' THEN
-            busy := busy || held.domain;
+            busy := busy || of_domain.domain;
             CONTINUE;
         END;
-        result := atdm.take_back(held.domain, held.runs, invoker, source, strategy);
+        result := atdm.reset_runs(of_domain.domain, of_domain.runs, invoker, source, strategy);
         IF NOT result ? 'error' THEN
-            done := done || atdm.ended(held.runs, ended_as, invoker, source);
-            deleted := atdm.added(deleted, held.domain, result -> 'deleted');
-            adopted := atdm.added(adopted, held.domain, result -> 'adopted');
+            done := done || atdm.end_runs(of_domain.runs, ended_as, invoker, source);
+            deleted := atdm.add_counts(deleted, of_domain.domain, result -> 'deleted');
+            adopted := atdm.add_counts(adopted, of_domain.domain, result -> 'adopted');
             CONTINUE;
         END IF;
-        FOREACH run IN ARRAY held.runs LOOP
+        FOREACH run IN ARRAY of_domain.runs LOOP
             parts := ARRAY[run];
-            IF cardinality(held.runs) > 1 THEN
-                result := atdm.take_back(held.domain, parts, invoker, source, strategy);
+            IF cardinality(of_domain.runs) > 1 THEN
+                result := atdm.reset_runs(of_domain.domain, parts, invoker, source, strategy);
             END IF;
             IF result ? 'error' THEN
                 UPDATE atdm.test_run AS r SET retry_at = now() + interval '10 minutes'
@@ -71,9 +71,9 @@ BEGIN
                     'test_run_id', run.test_run_id, 'error', result -> 'error');
                 CONTINUE;
             END IF;
-            done := done || atdm.ended(parts, ended_as, invoker, source);
-            deleted := atdm.added(deleted, held.domain, result -> 'deleted');
-            adopted := atdm.added(adopted, held.domain, result -> 'adopted');
+            done := done || atdm.end_runs(parts, ended_as, invoker, source);
+            deleted := atdm.add_counts(deleted, of_domain.domain, result -> 'deleted');
+            adopted := atdm.add_counts(adopted, of_domain.domain, result -> 'adopted');
         END LOOP;
     END LOOP;
     RETURN jsonb_build_object('runs', to_jsonb(done), 'deleted', deleted, 'adopted', adopted,
@@ -81,8 +81,8 @@ BEGIN
 END;
 $$;
 
--- Counts by table added to those of `domain` in `totals`.
-CREATE OR REPLACE FUNCTION atdm.added(totals jsonb, domain text, counts jsonb) RETURNS jsonb
+-- `totals` with the counts by table added to those of `domain`.
+CREATE OR REPLACE FUNCTION atdm.add_counts(totals jsonb, domain text, counts jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -94,8 +94,8 @@ AS $$
             GROUP BY e.key) AS c), '{}'))
 $$;
 
--- Runs that take_back has cleaned; where their time was up they are expired, which is recorded.
-CREATE OR REPLACE FUNCTION atdm.ended(
+-- The ids of runs that were reset. If their leases had expired, their status and an event say so.
+CREATE OR REPLACE FUNCTION atdm.end_runs(
     runs atdm.test_run[], ended_as text, invoker text, source text
 ) RETURNS text[]
 LANGUAGE plpgsql
@@ -109,7 +109,7 @@ BEGIN
         INSERT INTO atdm.audit_event
             (action, status, domain, scenario_id, request_id, test_run_id, invoker, source, inputs)
         SELECT 'lease_expired', 'expired', q.domain, q.scenario_id, r.request_id, r.test_run_id,
-               ended.invoker, ended.source,
+               end_runs.invoker, end_runs.source,
                jsonb_build_object('owner', r.owner, 'expires_at', r.expires_at)
         FROM unnest(runs) AS r JOIN atdm.request AS q USING (request_id);
     END IF;
@@ -117,8 +117,7 @@ BEGIN
 END;
 $$;
 
--- Take back at most `most` leased runs whose time is up. Anybody who may lease may call it: it does
--- what the lease's end says.
+-- Reset at most `most` runs whose leases have expired. Any client may call it.
 CREATE OR REPLACE FUNCTION atdm.expire_due(
     most integer DEFAULT 100, invoker text DEFAULT NULL, source text DEFAULT NULL
 ) RETURNS jsonb
@@ -139,7 +138,7 @@ BEGIN
     IF due IS NULL THEN
         RETURN '{"runs": [], "deleted": {}, "adopted": {}, "failed": [], "busy": []}';
     END IF;
-    RETURN atdm.give_back(due, 'expiry', 'expired',
+    RETURN atdm.reclaim(due, 'expiry', 'expired',
         coalesce(invoker, 'agent:atdm-expiry'), coalesce(source, 'expiry'));
 END;
 $$;
