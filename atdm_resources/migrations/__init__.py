@@ -30,11 +30,12 @@ def run_file(connection: Connection, name: str) -> None:
 
 
 def run_functions(connection: Connection) -> None:
-    """Create or replace the catalog's functions."""
+    """Create or replace the catalog's functions, and set who may call them."""
     # Functions call each other, in any order.
     connection.execute(text("SET LOCAL check_function_bodies = off"))
     for file in (files("atdm_resources.postgres") / "functions").iterdir():
         _run(connection, file)
+    run_file(connection, "rights.sql")
 
 
 def _run(connection: Connection, file: Traversable) -> None:
@@ -64,7 +65,6 @@ def upgrade(connection: Connection) -> None:
     if version == _BEFORE_SQUASH:
         run_file(connection, "0001_from_0009.sql")
         run_functions(connection)
-        run_file(connection, "0001_rights.sql")
         return
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if version not in {None, *known}:

@@ -14,4 +14,3 @@ def upgrade() -> None:
     """Create everything; the schema itself is there already, for Alembic's own table."""
     run_file(op.get_bind(), "0001_tables.sql")
     run_functions(op.get_bind())
-    run_file(op.get_bind(), "0001_rights.sql")

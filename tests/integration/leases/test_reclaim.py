@@ -125,7 +125,7 @@ def test_inside_a_transaction_of_the_callers_a_lease_leaves_the_sweep_to_others(
         assert status(conn, old["test_run_id"]) == "leased"
 
 
-def test_a_client_role_may_take_back_what_is_overdue_and_nothing_else(
+def test_a_client_role_may_reset_expired_leases_and_nothing_else(
     conn: psycopg.Connection[Any], made: Made
 ) -> None:
     one, two, *_ = leasing.lease_request(conn, made.request_id)

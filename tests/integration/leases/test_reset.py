@@ -59,7 +59,7 @@ def either_way(
 def insert_claim(
     conn: psycopg.Connection[Any], lease: Lease, key: str, run: str | None = None
 ) -> None:
-    """A claim of the application's own on the run's member."""
+    """Insert a claim of the application that refers to the member of the run."""
     conn.execute(
         "INSERT INTO healthcare.claim SELECT %s, member_id, provider_id, procedure_code,"
         " diagnosis_code, status, submitted_at, denial_reason, %s FROM healthcare.claim"
@@ -121,7 +121,7 @@ def test_rows_that_bear_the_run_in_every_table_go_with_it(
 
 
 @pytest.mark.usefixtures("either_way")
-def test_what_the_application_hung_on_the_run_is_deleted_and_reported_as_adopted(
+def test_rows_of_the_application_that_refer_to_the_run_are_deleted_and_reported_as_adopted(
     conn: psycopg.Connection[Any], leases: list[Lease]
 ) -> None:
     lease, other, _ = leases
@@ -303,7 +303,7 @@ def test_a_ready_run_has_no_token_to_guess(
     assert caught.value.code is ErrorCode.TOKEN_MISMATCH
 
 
-def test_a_row_that_somebody_holds_is_waited_for_and_then_reported(
+def test_a_reset_waits_for_a_locked_row_and_then_reports_it(
     conn: psycopg.Connection[Any], target: str, leases: list[Lease]
 ) -> None:
     lease = leases[0]
@@ -344,7 +344,7 @@ def test_a_row_that_is_being_inserted_goes_too(
     assert count(conn, "healthcare.claim") == 2
 
 
-def test_a_reset_waits_for_nobody_when_the_domain_is_taken(
+def test_a_reset_fails_at_once_while_the_domain_is_locked(
     conn: psycopg.Connection[Any], target: str, leases: list[Lease]
 ) -> None:
     lease = leases[0]
@@ -357,7 +357,7 @@ def test_a_reset_waits_for_nobody_when_the_domain_is_taken(
 
 
 @pytest.mark.usefixtures("either_way")
-def test_an_owner_gives_everything_back_with_the_secret(
+def test_an_owner_resets_all_its_runs_with_the_secret(
     conn: psycopg.Connection[Any], leases: list[Lease]
 ) -> None:
     insert_claim(conn, leases[0], "app")
@@ -413,7 +413,7 @@ def test_reset_all_needs_confirmation_and_refuses_while_runs_are_leased(
     assert count(conn, "healthcare.claim") == 3
 
 
-def test_reset_all_deletes_runs_and_what_hangs_on_them_and_keeps_the_rest(
+def test_reset_all_deletes_runs_and_what_refers_to_them_and_keeps_the_rest(
     conn: psycopg.Connection[Any], tmp_path: Path, registry: Registry, leases: list[Lease]
 ) -> None:
     ready = seeded(conn, tmp_path, registry, "denied_claim_withdrawn_code", runs=2)
@@ -443,7 +443,7 @@ def test_reset_all_deletes_runs_and_what_hangs_on_them_and_keeps_the_rest(
     assert count(conn, "healthcare.member") == 0
     assert count(conn, "healthcare.diagnosis_code") == 4
     assert runs.summary(conn)["runs"] == {"cleaned": 2, "expired": 3}
-    # A lease that was revoked has nothing left to give back.
+    # A revoked lease has nothing left to reset.
     lease = leases[0]
     again = leasing.reset_run(conn, lease["test_run_id"], lease["token"])
     assert again["status"] == "already_cleaned"

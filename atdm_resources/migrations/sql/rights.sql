@@ -1,4 +1,6 @@
--- Rights: recorded events never change (requirement A-AUD-12).
+-- Run after the functions, each time they are created.
+
+-- Recorded events never change (requirement A-AUD-12).
 CREATE OR REPLACE TRIGGER audit_event_append_only
     BEFORE UPDATE OR DELETE OR TRUNCATE ON atdm.audit_event
     FOR EACH STATEMENT EXECUTE FUNCTION atdm.refuse_change();
