@@ -11,10 +11,10 @@ import psycopg
 from atdm_assets import names
 from atdm_assets.instance import ticks
 from atdm_engine.bundle.registry import Registry
-from atdm_resources.catalog import counters, seal
+from atdm_resources.catalog import counters, outside_events, seal
+from atdm_resources.catalog.outside_events import Gathered
 from atdm_resources.store.files import Store
-from atdm_services.audit import export, outside_events
-from atdm_services.audit.outside_events import Gathered
+from atdm_services.audit import export
 
 SEALED_A_TICK = 50_000
 COUNTED_A_TICK = 3

@@ -233,3 +233,23 @@ def _answer(conn: psycopg.Connection[Any], query: str, values: tuple[Any, ...]) 
     assert row is not None
     answer: dict[str, Any] = row[0]
     return answer
+
+
+def unpublished_answers(
+    conn: psycopg.Connection[Any], most: int
+) -> list[tuple[int, str, dict[str, Any]]]:
+    """Id, file name and answer of answered submissions from files without a file of the answer."""
+    return conn.execute(
+        "SELECT submission_id, file_name, atdm.submission_answer(s) FROM atdm.submission AS s"
+        " WHERE origin = 'inbox' AND answer IS NOT NULL AND published_at IS NULL"
+        " ORDER BY submission_id LIMIT %s",
+        (most,),
+    ).fetchall()
+
+
+def mark_published(conn: psycopg.Connection[Any], submission_id: int) -> None:
+    """Record that the answer of a submission is in the outbox."""
+    conn.execute(
+        "UPDATE atdm.submission SET published_at = clock_timestamp() WHERE submission_id = %s",
+        (submission_id,),
+    )

@@ -107,6 +107,18 @@ def unsealed(conn: psycopg.Connection[Any]) -> int:
     return int(row[0])
 
 
+def seals_between(
+    conn: psycopg.Connection[Any], first: int, last: int
+) -> dict[int, tuple[int, bytes]]:
+    """Event id and hash of the seals ``first`` to ``last`` by number, and of seal 0."""
+    rows = conn.execute(
+        "SELECT seal_number, event_id, hash FROM atdm.audit_seal"
+        " WHERE seal_number BETWEEN %s AND %s",
+        (first, last),
+    ).fetchall()
+    return {0: (0, GENESIS), **{number: (event, kept) for number, event, kept in rows}}
+
+
 def verify(conn: psycopg.Connection[Any], progress: Callable[[int], None] | None = None) -> Verdict:
     """Compute the chain again; reports the first event that was changed, removed or inserted.
 

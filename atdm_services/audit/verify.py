@@ -12,7 +12,8 @@ from typing import Any
 import psycopg
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.catalog.seal import GENESIS, chained
+from atdm_resources.catalog import exports
+from atdm_resources.catalog.seal import chained, seals_between
 from atdm_resources.store.files import Store
 
 _CANONICAL = (
@@ -57,13 +58,10 @@ def verify_exports(
     cannot be reached; a file that cannot be read is a problem in the result.
     """
     verdict = ExportVerdict()
-    ranges = conn.execute(
-        "SELECT first_seal, last_seal, files FROM atdm.audit_export"
-        " WHERE exported_at IS NOT NULL ORDER BY first_seal"
-    ).fetchall()
+    ranges = exports.finished(conn)
     there = set(store.files("audit")) if ranges else set()
     for first, last, files in ranges:
-        seals = _seals(conn, first - 1, last)
+        seals = seals_between(conn, first - 1, last)
         seen: set[int] = set()
         whole = True
         for file in files:
@@ -94,16 +92,6 @@ def verify_exports(
                 }
             )
     return verdict
-
-
-def _seals(conn: psycopg.Connection[Any], first: int, last: int) -> Seals:
-    """Event and hash of seals by number, with the seal before the range."""
-    rows = conn.execute(
-        "SELECT seal_number, event_id, hash FROM atdm.audit_seal"
-        " WHERE seal_number BETWEEN %s AND %s",
-        (first, last),
-    ).fetchall()
-    return {0: (0, GENESIS), **{number: (event, kept) for number, event, kept in rows}}
 
 
 def _checked(

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.catalog import queue as queueing
+from atdm_resources.catalog import queue
 from atdm_resources.store.files import Store
 
 INBOX = "inbox"
@@ -59,7 +59,7 @@ def take_in(conn: psycopg.Connection[Any], store: Store, most: int) -> TakenIn:
                 raise
             continue  # another process was faster
         try:
-            queueing.submit(conn, _submission(name, size, content))
+            queue.submit(conn, _submission(name, size, content))
         except AtdmError as error:
             if error.code not in (ErrorCode.REQUEST_INVALID, ErrorCode.REQUEST_CONFLICT):
                 raise
@@ -73,20 +73,11 @@ def take_in(conn: psycopg.Connection[Any], store: Store, most: int) -> TakenIn:
 
 def publish_answers(conn: psycopg.Connection[Any], store: Store, most: int) -> list[str]:
     """Write answers of submissions from files to the outbox; returns the paths."""
-    rows = conn.execute(
-        "SELECT submission_id, file_name, atdm.submission_answer(s) FROM atdm.submission AS s"
-        " WHERE origin = 'inbox' AND answer IS NOT NULL AND published_at IS NULL"
-        " ORDER BY submission_id LIMIT %s",
-        (most,),
-    ).fetchall()
     written = []
-    for submission_id, name, answer in rows:
+    for submission_id, name, answer in queue.unpublished_answers(conn, most):
         path = f"{OUTBOX}/{name}"
         store.write_bytes(path, (json.dumps(answer, indent=1) + "\n").encode())
-        conn.execute(
-            "UPDATE atdm.submission SET published_at = clock_timestamp() WHERE submission_id = %s",
-            (submission_id,),
-        )
+        queue.mark_published(conn, submission_id)
         written.append(path)
     return written
 

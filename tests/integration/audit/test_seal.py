@@ -12,10 +12,10 @@ import psycopg
 import pyarrow.parquet as pq
 import pytest
 
-from atdm_resources.catalog import seal
+from atdm_resources.catalog import outside_events, seal
 from atdm_resources.postgres.connection import connect
 from atdm_resources.store.files import Store
-from atdm_services.audit import export, outside_events
+from atdm_services.audit import export
 from tests.support.waiting import until
 
 
