@@ -104,11 +104,11 @@ def _clones(output: Output, domain: str | None) -> Clones:
 
 
 def _clone_text(made: Mapping[str, Any]) -> str:
-    """A leased clone. The password is masked: terminals and logs keep what they show."""
-    from atdm_resources.postgres.connection import masked
+    """A leased clone. The password is not shown: terminals and logs keep what they show."""
+    from atdm_resources.telemetry.redaction import redact_url
 
     url = str(made["url"])
-    hidden = masked(url)
+    hidden = redact_url(url)
     lines = [
         f"leased {made['database']} until {made['expires_at']}",
         f"  baseline: {made['baseline'] or 'none: initialised, without test runs'}",

@@ -88,7 +88,7 @@ def replay(
 
 
 def _replay_text(answer: Mapping[str, Any], into: str | None) -> str:
-    from atdm_resources.postgres.connection import masked
+    from atdm_resources.telemetry.redaction import redact_url
 
     text = lease_text(answer)
     done = answer["replay"]
@@ -101,7 +101,7 @@ def _replay_text(answer: Mapping[str, Any], into: str | None) -> str:
         else "not compared with the whole request; --prove does that"
     )
     # The command that gives it back uses the target of the environment.
-    where = [] if into is None else [f"          with ATDM_DATABASE_URL={masked(into)}"]
+    where = [] if into is None else [f"          with ATDM_DATABASE_URL={redact_url(into)}"]
     return "\n".join(
         (
             text,

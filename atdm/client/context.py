@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.postgres.connection import masked
 from atdm_resources.settings import Settings
+from atdm_resources.telemetry.redaction import redact_url
 from atdm_services.progress import Silent
 from atdm_services.target import access
 
@@ -46,7 +46,7 @@ class Caller:
             database_url, dagster_url = None, database_url
         if dagster_url is not None and not _is_web_address(dagster_url):
             raise _refused(
-                f"dagster_url {masked(dagster_url)!r}: write http://HOST:PORT or https://HOST"
+                f"dagster_url {redact_url(dagster_url)!r}: write http://HOST:PORT or https://HOST"
             )
         self.reporter = Silent()
         self.source = source

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_resources.postgres.connection import masked
+from atdm_resources.telemetry.redaction import redact_url
 
 _DONE = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
 _FIRST_POLL_SECONDS = 0.1
@@ -95,7 +95,7 @@ class DagsterWebserver:
         code_location: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.place = masked(url.rstrip("/"))
+        self.place = redact_url(url.rstrip("/"))
         self._code_location = code_location
         self._http = httpx.Client(
             base_url=f"{url.rstrip('/')}/",
@@ -311,7 +311,7 @@ class DagsterWebserver:
         where = answer.headers.get("location")
         raise self._unreachable(
             f"{self.place} answered {answer.status_code} {answer.reason_phrase}"
-            + (f", to {masked(where)}" if where else ""),
+            + (f", to {redact_url(where)}" if where else ""),
             hint,
             answer.status_code,
         )

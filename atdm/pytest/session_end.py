@@ -9,8 +9,8 @@ from atdm.pytest.client import SessionClient, in_one_line
 from atdm.pytest.orphans import clean_up
 from atdm.pytest.session_files import SessionFolder, read_entries
 from atdm_engine.errors import AtdmError
-from atdm_resources.postgres.connection import masked
 from atdm_resources.settings import Settings
+from atdm_resources.telemetry.redaction import redact_url
 
 
 @dataclass
@@ -34,7 +34,7 @@ def end_session(session_id: str, settings: Settings | None) -> Ended:
         if not folder.path.is_dir():
             return ended
         target = SessionClient(known)
-        ended.url = masked(target.url).replace(":***@", "@")
+        ended.url = redact_url(target.url).replace(":***@", "@")
         for path in folder.journals():
             ended.kept += [entry for entry in read_entries(path) if "kept" in entry]
         ended.problems = clean_up(folder, target, keep=True)

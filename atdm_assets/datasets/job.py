@@ -95,7 +95,7 @@ def materialise_version(
     step = names.dataset_step_name(dataset.domain, dataset.name)
     config = {"processes": request.processes} if request.processes else {}
     run_id = str(uuid.uuid4())
-    with run_liveness.vouched_for(target, run_id) as vouched, reporting(progress):
+    with run_liveness.hold_run_lock(target, run_id) as lock_tags, reporting(progress):
         result = job.execute_in_process(
             instance=instance,
             run_id=run_id,
@@ -104,7 +104,7 @@ def materialise_version(
                 "ops": {step: {"config": config}},
                 "loggers": {"console": {"config": {"log_level": log_level}}},
             },
-            tags={**tags, **vouched},
+            tags={**tags, **lock_tags},
             raise_on_error=False,
         )
     if not result.success:
@@ -127,7 +127,7 @@ def _record(
 ) -> None:
     """Record in the target, with events, what was published and what was deleted."""
     actor = Actor(request.invoker or Settings.from_environment().invoker, request.source)
-    with run_liveness.usable(target) as conn:
+    with run_liveness.usable_connection(target) as conn:
         if conn is None:
             return
         made = read_manifest(store, dataset.domain, version)

@@ -43,9 +43,9 @@ def build(
             reporter.working(f"building dataset {version.dataset}") as step,
             instance(resolved) as opened,
         ):
-            with run_liveness.usable(target) as conn:
+            with run_liveness.usable_connection(target) as conn:
                 if conn is not None:
-                    run_liveness.report_dead(opened, conn)
+                    run_liveness.report_dead_runs(opened, conn)
             outcome = materialise_version(
                 version,
                 registry=registry,

@@ -1,4 +1,4 @@
-"""Who launched a run, where a proxy before the webserver says so."""
+"""The person who launched a run, as an authenticating proxy names them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ MOST_CHARACTERS = 96
 
 
 class AttributingRunCoordinator(SyncInMemoryRunCoordinator):
-    """Launches at once, as Dagster's default does, and tags the run with its person.
+    """Launches a run at once, as Dagster's default does, and tags it with the user who asked.
 
-    ATDM_USER_HEADER names the header in which an authenticating proxy hands on the user's name; the
-    proxy must overwrite what a client sends. Unset: no header is read. A run without the header
-    keeps the tags that it came with.
+    ATDM_USER_HEADER names the header with the user's name; the proxy must overwrite it in each
+    request. Without the variable no header is read. A run without the header keeps its tags.
     """
 
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
-        """Tag and launch; returns the run as it then is."""
+        """Tag and launch the run; returns its new state."""
         header = Settings.from_environment().user_header
         user = context.get_request_header(header) if header else None
         if user:
@@ -34,5 +33,5 @@ class AttributingRunCoordinator(SyncInMemoryRunCoordinator):
 
 
 def invoker_of(user: str) -> str:
-    """A proxy's user as ATDM names people (requirement A-AUD-13): ``human:<name>``."""
+    """The invoker ``human:<name>`` for a user of the proxy (requirement A-AUD-13)."""
     return f"human:{re.sub(r'[^!-~]', '-', user.strip())[:MOST_CHARACTERS]}"

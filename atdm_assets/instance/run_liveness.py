@@ -1,4 +1,4 @@
-"""Runs that a process executes itself, without a launcher that would notice its death."""
+"""Runs that a process executes itself, without a launcher that notices the end of the process."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _log = logging.getLogger("atdm")
 
 
 @contextmanager
-def usable(target: TargetResource | None) -> Iterator[psycopg.Connection[Any] | None]:
-    """A connection to the target; None where there is no target that may be written to."""
+def usable_connection(target: TargetResource | None) -> Iterator[psycopg.Connection[Any] | None]:
+    """A connection to the target; None if there is no target or it must not be written to."""
     with ExitStack() as opened:
         conn = None
         if target is not None:
@@ -50,13 +50,13 @@ def usable(target: TargetResource | None) -> Iterator[psycopg.Connection[Any] | 
 
 
 @contextmanager
-def vouched_for(target: TargetResource | None, run_id: str) -> Iterator[dict[str, str]]:
-    """Hold the lock of a run while the block executes it; gives the tags that say where it is.
+def hold_run_lock(target: TargetResource | None, run_id: str) -> Iterator[dict[str, str]]:
+    """Hold the lock of a run while the block executes it; yields the tags that name its place.
 
-    Without a target that can be used nobody vouches for the run: no tags, and if its process dies,
-    a person has to end it.
+    Without a usable target there are no lock and no tags: if the process ends early, a person has
+    to end the run in Dagster (ADR 0085).
     """
-    with usable(target) as conn:
+    with usable_connection(target) as conn:
         place = None if conn is None else run_lock.place(conn)
     if place is None or target is None:
         yield {}
@@ -65,8 +65,8 @@ def vouched_for(target: TargetResource | None, run_id: str) -> Iterator[dict[str
         yield {names.VOUCHED_TAG: place}
 
 
-def report_dead(instance: dg.DagsterInstance, conn: psycopg.Connection[Any]) -> list[str]:
-    """Report runs as failed that this target vouched for and whose process is gone; their ids."""
+def report_dead_runs(instance: dg.DagsterInstance, conn: psycopg.Connection[Any]) -> list[str]:
+    """Report runs as failed whose lock is of this target and whose process is gone; their ids."""
     filters = dg.RunsFilter(
         tags={names.VOUCHED_TAG: run_lock.place(conn)}, statuses=list(_UNFINISHED)
     )
@@ -74,7 +74,7 @@ def report_dead(instance: dg.DagsterInstance, conn: psycopg.Connection[Any]) -> 
     for run in instance.get_runs(filters=filters):
         if run_lock.is_held(conn, run.run_id):
             continue
-        # It may have ended between the two looks: what ends well is not reported.
+        # It may have ended well since the list was read.
         current = instance.get_run_by_id(run.run_id)
         if current is not None and not current.is_finished:
             instance.report_run_failed(current, "The process that executed this run is gone.")

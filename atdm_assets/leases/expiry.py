@@ -69,7 +69,7 @@ def tick(
         "clones dropped": len(databases),
     }
     if thorough:
-        done["runs whose process is gone"] = len(run_liveness.report_dead(instance, conn))
+        done["runs whose process is gone"] = len(run_liveness.report_dead_runs(instance, conn))
         unclaimed = reclaim.reset_unclaimed(
             conn, retention.ready, EXPIRED_A_TICK, invoker=INVOKER, source=SOURCE
         )

@@ -1,4 +1,4 @@
-"""What the running Dagster webserver answers, over plain HTTP on this machine."""
+"""Questions to the Dagster webserver on this machine, over HTTP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def answers(url: str) -> bool:
 
 
 def load_errors(url: str) -> dict[str, str] | None:
-    """Why code locations did not load, by name; None while one still loads or nothing answers."""
+    """Why code locations did not load, by name; None while one is loading, or without an answer."""
     answer = _get(f"{url}/graphql", {"query": _LOCATIONS})
     if answer is None or answer.get("data") is None:
         return None
@@ -37,7 +37,7 @@ def load_errors(url: str) -> dict[str, str] | None:
 
 
 def _get(address: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    # A proxy named in the environment must not be asked about this machine's own address.
+    # A proxy in the environment cannot reach this machine's own address.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(
         address,

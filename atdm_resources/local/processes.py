@@ -1,4 +1,4 @@
-"""Background processes of one ATDM home: started, recorded, recognised again, stopped."""
+"""Background processes of one ATDM home: start, record, find, stop."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process that was started: ``started`` is the system's own word on when, so that a pid that
-    has been given to somebody else is not taken for it."""
+    """A process that was started. ``started`` is its ``start_time``: by then the pid can be another
+    process's."""
 
     name: str
     pid: int
@@ -44,7 +44,7 @@ def start(
 ) -> Process:
     """Start a process that outlives this one and record it; it writes to ``home/log/NAME.log``.
 
-    What an earlier one of this name has left running, dying, is stopped first.
+    What an earlier process of this name has left running is stopped first.
     """
     stop(home, name)
     log = home / "log" / f"{name}.log"
@@ -59,11 +59,11 @@ def start(
             cwd=home,
             start_new_session=True,
         )
-    process = Process(name, child.pid, _started(child.pid) or "", list(command), port)
+    process = Process(name, child.pid, start_time(child.pid) or "", list(command), port)
     record = _record(home, name)
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(asdict(process), indent=2) + "\n", encoding="utf-8")
-    # The child is on its own: without this Popen would warn that it is still running.
+    # The child outlives this process: without this Popen warns that it still runs.
     child.returncode = 0
     return process
 
@@ -73,24 +73,24 @@ def running(home: Path, name: str) -> Process | None:
     process = _recorded(home, name)
     if process is not None and _is_there(process):
         return process
-    # What it started and left behind is still to be found by ``stop``.
+    # ``stop`` needs the record to find the children that it left.
     if process is None or not _group(process, home):
         _record(home, name).unlink(missing_ok=True)
     return None
 
 
 def stop(home: Path, name: str) -> Process | None:
-    """Stop the recorded process and all that it started; None when nothing of it runs.
+    """Stop the recorded process and all that it started; None when none of them runs.
 
-    Asks first (SIGTERM) and insists after 15 seconds. Returns when the last of them has ended, also
-    those that the process itself did not wait for.
+    Sends SIGTERM, and SIGKILL after 15 seconds. Returns when the last process has ended, also if
+    its parent did not wait for it.
     """
     process = _recorded(home, name)
     ours = process is not None and bool(_group(process, home))
     if process is not None and ours:
         for wanted, seconds in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, _STOP_SECONDS)):
             try:
-                # It leads its own session, so its children have its group.
+                # It leads a session of its own, so its children are in its group.
                 os.killpg(process.pid, wanted)
             except ProcessLookupError:
                 break
@@ -101,7 +101,7 @@ def stop(home: Path, name: str) -> Process | None:
 
 
 def log_tail(home: Path, name: str, lines: int = 15) -> str:
-    """The last lines that a process wrote."""
+    """The last lines of a process's log."""
     try:
         text = (home / "log" / f"{name}.log").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -129,19 +129,19 @@ def _recorded(home: Path, name: str) -> Process | None:
 
 
 def _is_there(process: Process) -> bool:
-    return bool(process.started) and _started(process.pid) == process.started
+    return bool(process.started) and start_time(process.pid) == process.started
 
 
 def _group(process: Process, home: Path) -> list[int]:
-    """The processes of a recorded one's group that run, itself included.
+    """The running processes of the group that a recorded process leads, itself included.
 
-    A pid is not given away while it is a group's, so a group whose leader is gone is the recorded
-    one's; that its processes work in the home is looked at all the same.
+    The system does not reuse a pid while a group has it: a group without its leader is still the
+    recorded one. Its processes must also have the home as their working directory.
     """
     if _is_there(process):
         leader = [process.pid]
-    elif _started(process.pid) is not None:
-        return []  # somebody else got the pid
+    elif start_time(process.pid) is not None:
+        return []  # another process has the pid
     else:
         leader = []
     if not (_PROC / "self/stat").exists():
@@ -167,8 +167,11 @@ def _record(home: Path, name: str) -> Path:
     return home / "run" / f"{name}.json"
 
 
-def _started(pid: int) -> str | None:
-    """When a process started, as the system says it; None when there is none (or only a zombie)."""
+def start_time(pid: int) -> str | None:
+    """When a process started, in the system's own form; None for no process and for a zombie.
+
+    Together with its pid it identifies a process of this machine.
+    """
     if (_PROC / "self/stat").exists():
         fields = _stat(pid)
         if fields is None or fields[0] in "ZX":
@@ -186,7 +189,7 @@ def _started(pid: int) -> str | None:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat from the state on; None when there is no such process."""
+    """The fields of /proc/PID/stat from the state on; None if there is no such process."""
     try:
         text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import psycopg
 
 from atdm_engine.errors import AtdmError, ErrorCode
+from atdm_resources.telemetry.redaction import redact_url
 
 _OPTIONS: dict[str, Any] = {
     "connect_timeout": 10,
@@ -27,7 +28,7 @@ def connect(url: str, *, autocommit: bool = True, **options: Any) -> psycopg.Con
     go to psycopg.
 
     Raises:
-        AtdmError: TARGET_UNREACHABLE with the URL (its password masked) and what to do.
+        AtdmError: TARGET_UNREACHABLE with the URL (without its password) and what to do.
     """
     try:
         return psycopg.connect(libpq_url(url), autocommit=autocommit, **{**_OPTIONS, **options})
@@ -49,25 +50,12 @@ def unreachable(url: str, error: BaseException) -> AtdmError:
     advice = next(
         (text for pattern, text in _ADVICE if re.search(pattern, said, re.IGNORECASE)), _CHECK_URL
     )
-    shown = masked(url)
+    shown = redact_url(url)
     return AtdmError(
         ErrorCode.TARGET_UNREACHABLE,
         f"cannot connect to {shown}: {said}\n{advice}",
         {"url": shown, "reason": said, "advice": advice},
     )
-
-
-def masked(url: str) -> str:
-    """``url`` with its password, wherever it stands, as ``***``."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "(not a URL)"
-    user, at, host = parts.netloc.rpartition("@")
-    if ":" in user and user.partition(":")[2]:
-        user = f"{user.partition(':')[0]}:***"
-    query = re.sub(r"((?:^|&)(?:password|sslpassword)=)[^&]*", r"\1***", parts.query)
-    return urlunsplit(parts._replace(netloc=f"{user}{at}{host}", query=query))
 
 
 def libpq_url(url: str) -> str:

@@ -12,7 +12,7 @@ import psycopg
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.local import postgres_server
-from atdm_resources.postgres.connection import connect, masked
+from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "current_database",
     "database_url",
     "ensure_disposable",
-    "masked",
     "reason_to_mark",
     "refuse_real_name",
 ]

@@ -9,36 +9,28 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 REDACTED: Final = "***"
-
-TOKEN: Final = re.compile(r"atdm_[A-Za-z0-9_-]{43,}")
-"""A cleanup token as ``atdm.new_token()`` makes it: 256 bits."""
 
 _SECRET_NAME = (
     r"[\w.-]*(?:password|passwd|passphrase|secret|token|api[_-]?key|access[_-]?key)[\w.-]*"
 )
-_SECRET_KEY = re.compile(rf"{_SECRET_NAME}\Z", re.IGNORECASE)
+# Texts, which ``re`` compiles when they are first used: a lease imports this module.
 _PATTERNS: Final = (
-    (TOKEN, REDACTED),
+    # A cleanup token as ``atdm.new_token()`` makes it: 256 bits.
+    (r"atdm_[A-Za-z0-9_-]{43,}", REDACTED),
     # Up to the last @ before a blank: a password can hold any other character, encoded or not.
-    (re.compile(r"(\w://[^\s:/@\"']*:)\S*@"), rf"\1{REDACTED}@"),
+    (r"(\w://[^\s:/@\"']*:)\S*@", rf"\1{REDACTED}@"),
     (
-        re.compile(
-            rf"\b({_SECRET_NAME}\s*=\s*)(\"[^\"]*\"|'(?:[^'\\]|\\.)*'|[^\s&,;)\]}}\"']+)",
-            re.IGNORECASE,
-        ),
+        rf"(?i)\b({_SECRET_NAME}\s*=\s*)(\"[^\"]*\"|'(?:[^'\\]|\\.)*'|[^\s&,;)\]}}\"']+)",
         rf"\1{REDACTED}",
     ),
     (
-        re.compile(
-            rf"([\"']{_SECRET_NAME}[\"']\s*:\s*)(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')",
-            re.IGNORECASE,
-        ),
+        rf"(?i)([\"']{_SECRET_NAME}[\"']\s*:\s*)(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')",
         rf'\1"{REDACTED}"',
     ),
-    (re.compile(r"\b((?:Bearer|Basic)\s+)[A-Za-z0-9+/=._~-]{8,}"), rf"\1{REDACTED}"),
+    (r"\b((?:Bearer|Basic)\s+)[A-Za-z0-9+/=._~-]{8,}", rf"\1{REDACTED}"),
 )
 _URLS: Final = ("ATDM_DATABASE_URL", "ATDM_DAGSTER_DATABASE_URL")
 _VARIABLES: Final = (
@@ -64,12 +56,25 @@ def known_secrets(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
     return tuple(sorted((text for text in written if len(text) >= _SHORTEST), key=len)[::-1])
 
 
+def redact_url(url: str) -> str:
+    """``url`` without the passwords in its authority and in its parameters."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(not a URL)"
+    user, at, host = parts.netloc.rpartition("@")
+    if user.partition(":")[2]:
+        user = f"{user.partition(':')[0]}:{REDACTED}"
+    query = re.sub(r"((?:^|&)(?:password|sslpassword)=)[^&]*", rf"\1{REDACTED}", parts.query)
+    return urlunsplit(parts._replace(netloc=f"{user}{at}{host}", query=query))
+
+
 def redact_text(text: str, secrets: tuple[str, ...] = ()) -> str:
     """``text`` without tokens, passwords in URLs, values named as secrets, and ``secrets``."""
     for secret in secrets:
         text = text.replace(secret, REDACTED)
     for pattern, instead in _PATTERNS:
-        text = pattern.sub(instead, text)
+        text = re.sub(pattern, instead, text)
     return text
 
 
@@ -85,15 +90,10 @@ def redact_value(value: Any, secrets: tuple[str, ...] = (), depth: int = 20) -> 
     if depth > 0 and isinstance(value, Mapping):
         return {
             redact_text(str(key), secrets): REDACTED
-            if item not in (None, "") and is_secret_name(str(key))
+            if item not in (None, "") and re.fullmatch(_SECRET_NAME, str(key), re.IGNORECASE)
             else redact_value(item, secrets, depth - 1)
             for key, item in value.items()
         }
     if depth > 0 and isinstance(value, list | tuple | set | frozenset):
         return [redact_value(item, secrets, depth - 1) for item in value]
     return redact_text(str(value), secrets)
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether a field of this name holds a secret."""
-    return bool(_SECRET_KEY.match(name))

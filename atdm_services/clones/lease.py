@@ -17,9 +17,9 @@ from atdm_resources.catalog import clones
 from atdm_resources.catalog.clones import LATEST, CloneRequest
 from atdm_resources.catalog.events import Actor
 from atdm_resources.postgres import databases
-from atdm_resources.postgres.connection import masked
 from atdm_resources.postgres.target import current_database, ensure_disposable, refuse_real_name
 from atdm_resources.settings import Settings
+from atdm_resources.telemetry.redaction import redact_url
 from atdm_services.clones import creation, teardown
 from atdm_services.clones.creation import CloneLease
 
@@ -33,7 +33,7 @@ _SWEPT_AT_ONCE = 1
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """A clone or a template as it is listed. ``url`` has its password masked."""
+    """A clone or a template as it is listed. ``url`` has without its password."""
 
     url: str
     database: str
@@ -157,7 +157,7 @@ def listed(
 ) -> list[Clone]:
     """The clones that are leased, newest first; ``everything``: the pool and templates as well."""
     return [
-        Clone(url=masked(creation.sibling(server_url, row["database"])), **row)
+        Clone(url=redact_url(creation.sibling(server_url, row["database"])), **row)
         for row in clones.listed(conn, everything=everything)
     ]
 

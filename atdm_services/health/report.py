@@ -16,8 +16,8 @@ from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.local import dagster_http as web
 from atdm_resources.local import postgres_server, processes
 from atdm_resources.local.processes import AUDIT, DAEMON, HOST, WEBSERVER
-from atdm_resources.postgres.connection import connect, masked
-from atdm_resources.telemetry.redaction import known_secrets, redact_text
+from atdm_resources.postgres.connection import connect
+from atdm_resources.telemetry.redaction import known_secrets, redact_text, redact_url
 
 if TYPE_CHECKING:
     import psycopg
@@ -62,7 +62,7 @@ def report(settings: Settings) -> dict[str, Any]:
     # The parts wait for different things: a database, a disk or an object store, two servers.
     parts = [
         _Part("database", lambda: _database(settings), {"reachable": False}),
-        _Part("store", lambda: _store(settings), {"url": masked(settings.store_url)}),
+        _Part("store", lambda: _store(settings), {"url": redact_url(settings.store_url)}),
         _Part(WEBSERVER, lambda: _webserver(settings), {"running": True}),
         _Part(DAEMON, lambda: _dagster(settings), {"running": True}),
     ]
@@ -124,7 +124,7 @@ def _database(settings: Settings) -> Read:
     shown: dict[str, Any] = {"reachable": False, "embedded": not settings.database_url}
     if url is None:
         return shown, ["PostgreSQL does not run: `atdm init` (or `atdm up`) starts it"]
-    shown["url"] = masked(url)
+    shown["url"] = redact_url(url)
     problems: list[str] = []
     try:
         with connect(url, connect_timeout=CONNECT_SECONDS) as connection:
@@ -258,7 +258,7 @@ def _late(found: dict[str, Any]) -> list[str]:
 
 
 def _store(settings: Settings) -> Read:
-    shown: dict[str, Any] = {"url": masked(settings.store_url), "usable": None}
+    shown: dict[str, Any] = {"url": redact_url(settings.store_url), "usable": None}
     folder = settings.store_url.removeprefix("file://")
     if folder != settings.store_url and not os.path.exists(folder):
         # The first file makes the folder; looking at a store does not.
@@ -337,7 +337,7 @@ def _dagster(settings: Settings) -> Read:
     url = given or postgres_server.running_url(settings.home, postgres_server.DAGSTER_DATABASE)
     if url is None:
         return shown, []
-    shown["url"] = masked(url)
+    shown["url"] = redact_url(url)
     try:
         with connect(url, connect_timeout=CONNECT_SECONDS) as connection, connection.transaction():
             health.limit_statements(connection, STATEMENT_MILLISECONDS)

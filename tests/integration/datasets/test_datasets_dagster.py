@@ -114,20 +114,20 @@ def test_a_run_whose_process_is_gone_is_reported_and_a_living_one_is_not(tiny: W
         )
 
     dead, living, elsewhere = (str(uuid.uuid4()) for _ in range(3))
-    with run_liveness.vouched_for(tiny.resources["target"], dead) as tags:
+    with run_liveness.hold_run_lock(tiny.resources["target"], dead) as tags:
         started(dead, tags)
         started(elsewhere, {names.VOUCHED_TAG: "another@1"})
         with connect(tiny.target_url) as conn:
-            assert run_liveness.report_dead(tiny.instance, conn) == []
-    with run_liveness.vouched_for(tiny.resources["target"], living) as tags:
+            assert run_liveness.report_dead_runs(tiny.instance, conn) == []
+    with run_liveness.hold_run_lock(tiny.resources["target"], living) as tags:
         started(living, tags)
         with connect(tiny.target_url) as conn:
-            assert run_liveness.report_dead(tiny.instance, conn) == [dead]
-            assert run_liveness.report_dead(tiny.instance, conn) == []
+            assert run_liveness.report_dead_runs(tiny.instance, conn) == [dead]
+            assert run_liveness.report_dead_runs(tiny.instance, conn) == []
     ended = tiny.instance.get_run_by_id(dead)
     assert ended is not None
     assert ended.status is dg.DagsterRunStatus.FAILURE
-    with run_liveness.vouched_for(None, living) as tags:
+    with run_liveness.hold_run_lock(None, living) as tags:
         assert tags == {}
 
 

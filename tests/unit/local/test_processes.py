@@ -109,11 +109,11 @@ def test_stop_ends_all_that_it_started(
     if then == "sys.exit()":
         while processes.running(tmp_path, "parent") is not None:
             time.sleep(0.02)
-    assert processes._started(left) is not None
+    assert processes.start_time(left) is not None
     stopped = processes.stop(tmp_path, "parent")
     assert stopped is not None
     assert stopped.pid == parent.pid
-    assert processes._started(left) is None
+    assert processes.start_time(left) is None
     assert processes.stop(tmp_path, "parent") is None
 
 
@@ -129,5 +129,5 @@ def test_start_ends_what_an_earlier_one_left(tmp_path: Path) -> None:
     while processes.running(tmp_path, "parent") is not None:
         time.sleep(0.02)
     processes.start(tmp_path, "parent", SLEEP, environment=os.environ)
-    assert processes._started(left) is None
+    assert processes.start_time(left) is None
     assert processes.stop(tmp_path, "parent") is not None

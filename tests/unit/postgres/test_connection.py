@@ -1,10 +1,11 @@
-"""URLs: passwords are masked wherever they stand."""
+"""URLs: passwords are redacted in each of their places."""
 
 from __future__ import annotations
 
 import pytest
 
-from atdm_resources.postgres.connection import libpq_url, masked, unreachable
+from atdm_resources.postgres.connection import libpq_url, unreachable
+from atdm_resources.telemetry.redaction import redact_url
 
 
 @pytest.mark.parametrize(
@@ -18,8 +19,8 @@ from atdm_resources.postgres.connection import libpq_url, masked, unreachable
         ("postgresql://[bad", "(not a URL)"),
     ],
 )
-def test_a_password_is_masked(url: str, shown: str) -> None:
-    assert masked(url) == shown
+def test_a_password_is_redacted(url: str, shown: str) -> None:
+    assert redact_url(url) == shown
 
 
 def test_an_error_does_not_repeat_the_password() -> None:
