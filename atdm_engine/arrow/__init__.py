@@ -1,1 +1,1 @@
-"""Arrow tables and columns: types, text columns, hashes of texts, DuckDB over them."""
+"""Arrow tables and columns: types, text columns, JSON texts, DuckDB over them."""

@@ -1,4 +1,4 @@
-"""Guarded DuckDB: the one way in which SQL of specification files is read and run."""
+"""Guarded DuckDB: SQL of specification files is read and run here and nowhere else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _UNSTABLE_WORDS = frozenset(
 )  # fmt: skip
 
 
-class SqlProblem(ValueError):  # noqa: N818 - what is wrong with a text somebody wrote
+class SqlProblem(ValueError):  # noqa: N818 - a problem of a file, not a failure
     """Why a query is refused. ``line`` counts from 1 in the query's text, 0 when unknown."""
 
     def __init__(self, message: str, line: int = 0) -> None:
@@ -195,7 +195,9 @@ def _database() -> duckdb.DuckDBPyConnection:
 
 @lru_cache(maxsize=1)
 def _functions() -> tuple[frozenset[str], frozenset[str]]:
-    """The functions of this DuckDB whose results the arguments do not give, and its aggregates."""
+    """The functions of this DuckDB whose results do not follow from their arguments, and its
+    aggregates.
+    """
     with reading() as reader:
         rows = reader.execute(
             "SELECT function_name, function_type, "
@@ -332,9 +334,9 @@ def row_hashes(rows: pa.Table) -> NDArray[np.uint64]:
 
 
 def json_verdicts(texts: pa.Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether DuckDB reads each text as JSON, and whether it holds what only DuckDB may accept.
+    """Whether DuckDB reads each text as JSON, and whether PostgreSQL may refuse what it reads.
 
-    That is NaN, Infinity, trailing commas, and escapes that stand for no character. NULL is JSON.
+    The second is so for NaN, Infinity, trailing commas and ``\\u`` escapes. NULL is JSON.
     """
     with reading(given=pa.table({"value": texts})) as reader:
         found = reader.execute(

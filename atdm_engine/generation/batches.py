@@ -12,7 +12,7 @@ from atdm_engine.generation.request import RequestSpec
 from atdm_engine.random.run_ids import RUN_COLUMN, run_number_array
 
 BATCH_ROWS = 500_000
-"""Rows a batch, at most, as long as one run has no more: memory is bounded by it."""
+"""The most rows of a batch, unless a single run has more. It bounds the memory."""
 
 
 def generate(spec: RequestSpec, first: int, last: int) -> dict[str, pa.Table]:

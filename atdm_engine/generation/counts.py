@@ -1,9 +1,10 @@
-"""How many rows a row group makes: of one owner at most, and for each owner of a batch."""
+"""How many rows a row group has: at most, and for each row that it is made per."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from graphlib import CycleError, TopologicalSorter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,21 +93,24 @@ def _poisson(mean: float, most: int) -> NDArray[np.float64]:
     return shares
 
 
+def after_parents(scenario: Scenario) -> list[str]:
+    """The row groups, each after the one it is made ``per``; ValueError when there is a circle."""
+    parents = {name: [group.per] if group.per else [] for name, group in scenario.groups.items()}
+    try:
+        return list(TopologicalSorter(parents).static_order())
+    except CycleError as error:
+        circle = " -> ".join(error.args[1])
+        raise ValueError(f"row groups are made per each other: {circle}") from error
+
+
 def max_rows(scenario: Scenario, constraints: Mapping[str, TypedScalar]) -> dict[str, int]:
     """The most rows of each table that one run can have."""
-    most: dict[str, int] = {}
-
-    def rows_of(name: str, seen: tuple[str, ...] = ()) -> int:
-        if name not in most:
-            group = scenario.groups[name]
-            if name in seen:
-                raise ValueError(f"row groups are made per each other: {' -> '.join(seen)}")
-            owners = rows_of(group.per, (*seen, name)) if group.per else 1
-            most[name] = owners * count_range(resolved_count(group, constraints))[1]
-        return most[name]
-
-    totals: dict[str, int] = {}
-    for name, group in scenario.groups.items():
+    of_group: dict[str, int] = {}
+    of_table: dict[str, int] = {}
+    for name in after_parents(scenario):
+        group = scenario.groups[name]
+        owners = of_group[group.per] if group.per else 1
+        of_group[name] = owners * count_range(resolved_count(group, constraints))[1]
         table = group.table or name
-        totals[table] = totals.get(table, 0) + rows_of(name)
-    return totals
+        of_table[table] = of_table.get(table, 0) + of_group[name]
+    return of_table

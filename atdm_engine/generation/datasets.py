@@ -26,10 +26,10 @@ _NAME_DIGITS = 10
 
 
 def dataset_id(domain: str, name: str) -> str:
-    """The identity that stands in a dataset's keys where a request's id stands elsewhere.
+    """The id that a dataset's keys hold in place of a request's id.
 
-    It has the form of a request id of the first millisecond of 1970, which no request ever has, and
-    50 bits of the dataset's name: version after version, run n of a dataset has the same keys.
+    It has the form of a request id of the first millisecond of 1970, which no request has, and 50
+    bits of the dataset's name. So run n of a dataset has the same keys in every version.
     """
     digest = hashlib.blake2b(f"dataset:{domain}/{name}".encode(), digest_size=8).digest()
     bits = int.from_bytes(digest, "big")

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from atdm_engine.generation.counts import count_range, drawn_counts, resolved_count
+from atdm_engine.generation.counts import after_parents, count_range, drawn_counts, resolved_count
 from atdm_engine.model import Scenario
 from atdm_engine.random.stream import Numbers, Stream
+from atdm_engine.spec.scenario import Count
 from atdm_engine.values.scalars import TypedScalar
 
 Positions = NDArray[np.int64] | None
@@ -48,8 +49,6 @@ class TableRows:
     """
 
     runs: NDArray[np.int64]
-    batch_runs: Positions
-    rows: Numbers
     starts: NDArray[np.int64]
     groups: tuple[str, ...]
     order: Positions
@@ -76,39 +75,18 @@ class _Local:
     per_run: NDArray[np.int64]
 
 
-def after_parents(scenario: Scenario) -> list[str]:
-    """The row groups, each after the one it is made ``per``."""
-    ordered: list[str] = []
-    waiting = list(scenario.groups)
-    while waiting:
-        ready = [
-            name
-            for name in waiting
-            if scenario.groups[name].per is None or scenario.groups[name].per in ordered
-        ]
-        if not ready:
-            raise ValueError(f"row groups are made per each other: {', '.join(sorted(waiting))}")
-        ordered += ready
-        waiting = [name for name in waiting if name not in ready]
-    return ordered
-
-
 def lay_out(
     scenario: Scenario, constraints: Mapping[str, TypedScalar], seed: int, first: int, last: int
 ) -> Layout:
     """The rows of runs ``first``..``last`` (both included)."""
     numbers = np.arange(first, last + 1, dtype=np.int64)
+    one_a_run = _Local(None, 0, None, np.ones(len(numbers), np.int64))
     local: dict[str, _Local] = {}
     for name in after_parents(scenario):
         group = scenario.groups[name]
-        count = resolved_count(group, constraints)
-        parent = local[group.per] if group.per else None
-        local[name] = _grown(
-            parent,
-            numbers,
-            None if count_range(count) == (1, 1) else count,
-            Stream((seed, scenario.key, "rows", name)),
-        )
+        parent = local[group.per] if group.per else one_a_run
+        stream = Stream((seed, scenario.key, "rows", name))
+        local[name] = _grown(parent, numbers, resolved_count(group, constraints), stream)
     tables: dict[str, TableRows] = {}
     groups: dict[str, GroupRows] = {}
     for table in scenario.tables:
@@ -121,23 +99,14 @@ def lay_out(
     return Layout(groups, tables)
 
 
-def _grown(
-    parent: _Local | None, numbers: NDArray[np.int64], count: object, stream: Stream
-) -> _Local:
-    if parent is None:
-        owners: Numbers = 0
-        owner_runs: Positions = None
-        owner_count = len(numbers)
-    else:
-        owners, owner_runs = parent.index, parent.batch_runs
-        owner_count = int(parent.per_run.sum())
-    if count is None:
-        if parent is None:
-            return _Local(None, 0, None, np.ones(len(numbers), np.int64))
-        return _Local(owner_runs, owners, None, parent.per_run)
+def _grown(parent: _Local, numbers: NDArray[np.int64], count: Count, stream: Stream) -> _Local:
+    """The rows of a group that is made per row of ``parent``."""
+    if count_range(count) == (1, 1):
+        return _Local(parent.batch_runs, parent.index, None, parent.per_run)
+    owner_runs = parent.batch_runs
     runs = numbers if owner_runs is None else numbers[owner_runs]
-    counts = drawn_counts(count, stream, runs, owners)  # type: ignore[arg-type]
-    parents = np.repeat(np.arange(owner_count), counts)
+    counts = drawn_counts(count, stream, runs, parent.index)
+    parents = np.repeat(np.arange(len(runs)), counts)
     batch_runs = parents if owner_runs is None else owner_runs[parents]
     per_run = np.bincount(batch_runs, minlength=len(numbers)).astype(np.int64)
     index = np.arange(len(parents)) - _starts(per_run)[batch_runs]
@@ -156,7 +125,7 @@ def _table(
     if len(local) == 1:
         only = local[0]
         runs = numbers if only.batch_runs is None else numbers[only.batch_runs]
-        table = TableRows(runs, only.batch_runs, only.index, _starts(only.per_run), names, None)
+        table = TableRows(runs, _starts(only.per_run), names, None)
         return table, [GroupRows(runs, only.batch_runs, only.index, only.parents, None)]
     starts = _starts(sum((part.per_run for part in local), np.zeros(len(numbers), np.int64)))
     before = np.zeros(len(numbers), np.int64)
@@ -173,13 +142,4 @@ def _table(
     everywhere = np.concatenate(places)
     order = np.empty(len(everywhere), np.int64)
     order[everywhere] = np.arange(len(everywhere))
-    batch_runs = np.repeat(np.arange(len(numbers)), np.diff(starts))
-    table = TableRows(
-        numbers[batch_runs],
-        batch_runs,
-        np.arange(len(batch_runs)) - starts[batch_runs],
-        starts,
-        names,
-        order,
-    )
-    return table, members
+    return TableRows(np.repeat(numbers, np.diff(starts)), starts, names, order), members

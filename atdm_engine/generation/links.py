@@ -1,4 +1,4 @@
-"""References that no parent settles: a row of the same run, else a shared reference row."""
+"""The rows that references pick: of the same run, else the shared reference rows."""
 
 from __future__ import annotations
 

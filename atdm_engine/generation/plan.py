@@ -172,7 +172,7 @@ class GenerationPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class _PlanContext(ColumnContext):
-    """A column of a row group of a plan. What its file says was checked with the file."""
+    """A column of a row group. Names that its file holds were checked with the file."""
 
     plan: GenerationPlan
     group: str

@@ -1,1 +1,1 @@
-"""Counter-based random numbers, permutations, run ids."""
+"""Random numbers and permutations as functions of a counter, and the ids of requests and runs."""

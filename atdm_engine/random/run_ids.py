@@ -1,4 +1,4 @@
-"""Identities: request ids, run ids and the keys derived from them.
+"""Request ids, run ids and the keys that follow from them.
 
 A request id is a ULID (26 Crockford base 32 characters) whose last six are zero; run number n
 (1-based) writes n there. So a run's request is known without a lookup, ids sort by time, and row
@@ -123,7 +123,7 @@ def time_of(request_id: str) -> datetime:
 
 
 def least_id(moment: datetime) -> str:
-    """What every id from ``moment`` (aware) on is not less than, and every earlier one is less."""
+    """The least id of ``moment`` (aware): later ids are not less, every earlier one is."""
     milliseconds = -((_EPOCH - moment) // timedelta(milliseconds=1))
     bounded = min(max(milliseconds, 0), 2**48 - 1)
     return "".join(ALPHABET[(bounded >> shift) & 31] for shift in range(45, -1, -5))

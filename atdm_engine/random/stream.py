@@ -1,4 +1,4 @@
-"""The random source: a pure function of where a cell is, never of what was drawn before.
+"""The random source: a pure function of the place of a cell, not of earlier draws.
 
 A cell's 64 bits follow from (seed, scenario, table, column, run number, row in run, lane) alone.
 Batches, processes, neighbouring columns and ids cannot change it, and no state is kept. The key
