@@ -1,4 +1,4 @@
-"""What a client installation lacks."""
+"""Parts that a client installation lacks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ _OWN = frozenset({"atdm", "atdm_assets", "atdm_services", "atdm_resources", "atd
 
 @contextmanager
 def server_part(what: str) -> Iterator[None]:
-    """Around the imports of a command that a client installation cannot run.
-
-    ``what`` says what needs them. Raises AtdmError MISSING_EXTRA.
-    """
+    """Turn a missing import inside the block into MISSING_EXTRA; ``what`` needs the import."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -36,7 +33,7 @@ def server_part(what: str) -> Iterator[None]:
 
 def load_registry(settings: Settings) -> Registry:
     """The registry of the specification files. Raises SpecError; MISSING_EXTRA in a client."""
-    # The call imports what it needs itself, so it has to be inside, not only the import.
+    # Inside with the import: the call imports further modules.
     with server_part("reading specification files"):
         from atdm_resources.store import bundle
 

@@ -52,7 +52,7 @@ class Reporter(Protocol):
     def debug(self) -> bool: ...
 
     def note(self, text: str) -> None:
-        """Report a side effect that the caller should know of."""
+        """Report a side effect that the user should know about."""
 
     def working(self, what: str) -> AbstractContextManager[Step]:
         """Report that ``what`` is in progress until the context ends."""

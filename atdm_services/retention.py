@@ -1,23 +1,19 @@
-"""How long what is kept: defaults, what a person may say instead, and deleting what is older.
-
-Audit events are never deleted.
-"""
+"""Retention: how long things are kept, and deleting what is older. Audit events always stay."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import psycopg
-from psycopg.types.json import Jsonb
 
 from atdm_engine.errors import AtdmError, ErrorCode, nearest_spelling
 from atdm_engine.random import run_ids
-from atdm_resources.catalog import queue as queueing
+from atdm_resources.catalog import queue, retirement
 from atdm_resources.store.files import Store
 from atdm_services.audit.export import FOLDER as AUDIT
 from atdm_services.queue import inbox
@@ -35,11 +31,15 @@ _AT_ONCE = 10_000
 class Retention:
     """How long things are kept. ``ATDM_RETENTION=ready=3d,exports=90d`` changes some of them.
 
-    ready: a ready run that nobody leases. retired: a request whose runs are all gone, before its
-    partition key and files go. failed: the same for one that was rejected or rolled back. runs: the
-    row of a run that is over, in the catalog. submissions: an answered submission and its file.
-    outcomes: how a test ended that used a run. quarantine: rejected rows. exports: the trail as
-    Parquet. dagster: events of Dagster's runs that the audit does not need.
+    - ready: a run that is not leased
+    - retired: partition key and files of a request whose runs are all gone
+    - failed: the same of a request that was rejected or rolled back
+    - runs: the catalog's row of a run that has ended
+    - submissions: an answered submission and its file
+    - outcomes: the outcome of a test that used a run
+    - quarantine: rejected rows
+    - exports: the audit trail as Parquet
+    - dagster: events of Dagster's runs that the audit does not need
     """
 
     ready: timedelta = timedelta(days=7)
@@ -54,7 +54,7 @@ class Retention:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Retention:
-        """The defaults with what ATDM_RETENTION says.
+        """The defaults, changed by ATDM_RETENTION.
 
         Raises:
             AtdmError: REQUEST_INVALID naming the part that cannot be read and what is allowed.
@@ -83,64 +83,39 @@ class Retention:
 def delete_old(
     conn: psycopg.Connection[Any], store: Store, retention: Retention, now: datetime
 ) -> dict[str, int]:
-    """Delete what is older than ``retention`` says; how much of what went.
+    """Delete what is older than its retention; returns how much of what.
 
     Keys: runs, submissions, outcomes (rows of the catalog); outbox, inbox, quarantine, exports
     (files).
     """
-    names = _old_submissions(conn, retention)
-    outbox = sum(store.delete_prefix(f"{inbox.OUTBOX}/{name}") for name in names if name)
+    files: list[str] = []
+    while part := queue.forget_answered(conn, retention.submissions, _AT_ONCE):
+        files += part
     return {
-        "runs": _old_runs(conn, retention),
-        "submissions": len(names),
-        "outcomes": _old_outcomes(conn, retention),
-        "outbox": outbox,
+        "runs": _all(retirement.delete_ended_runs, conn, retention.runs),
+        "submissions": len(files),
+        "outcomes": _all(retirement.delete_outcomes, conn, retention.outcomes),
+        "outbox": sum(store.delete_prefix(f"{inbox.OUTBOX}/{name}") for name in files if name),
         "inbox": _old_days(store, inbox.REJECTED, now - retention.submissions),
         "quarantine": _old_quarantine(store, now - retention.quarantine),
         "exports": _old_days(store, AUDIT, now - retention.exports),
     }
 
 
-def _old_submissions(conn: psycopg.Connection[Any], retention: Retention) -> list[str]:
-    names: list[str] = []
-    while part := queueing.forget_answered(conn, retention.submissions, _AT_ONCE):
-        names += part
-    return names
-
-
-def _old_runs(conn: psycopg.Connection[Any], retention: Retention) -> int:
-    """Rows of runs that are over and whose request is retired; the request stays as history."""
+def _all(
+    delete: Callable[[psycopg.Connection[Any], timedelta, int], int],
+    conn: psycopg.Connection[Any],
+    age: timedelta,
+) -> int:
+    """Delete all that is older, in parts; returns how many rows."""
     total = 0
-    while True:
-        gone = conn.execute(
-            "DELETE FROM atdm.test_run WHERE test_run_id IN ("
-            " SELECT r.test_run_id FROM atdm.request AS q"
-            " JOIN atdm.test_run AS r ON r.test_run_id > q.request_id"
-            "  AND r.test_run_id <= left(q.request_id, 20) || 'ZZZZZZ'"
-            " WHERE q.status = 'retired' AND q.finished_at < now() - %s"
-            " AND r.status IN ('cleaned', 'expired') AND r.ended_at < now() - %s LIMIT %s)",
-            (retention.runs, retention.runs, _AT_ONCE),
-        ).rowcount
-        total += gone
-        if gone < _AT_ONCE:
-            return total
-
-
-def _old_outcomes(conn: psycopg.Connection[Any], retention: Retention) -> int:
-    total = 0
-    while True:
-        gone = conn.execute(
-            "DELETE FROM atdm.test_outcome WHERE outcome_id IN ("
-            " SELECT outcome_id FROM atdm.test_outcome WHERE at < now() - %s LIMIT %s)",
-            (retention.outcomes, _AT_ONCE),
-        ).rowcount
-        total += gone
-        if gone < _AT_ONCE:
-            return total
+    while part := delete(conn, age, _AT_ONCE):
+        total += part
+    return total
 
 
 def _old_days(store: Store, folder: str, limit: datetime) -> int:
-    """Delete files below ``folder`` whose ``dt=`` folder is a day before ``limit``'s."""
+    """Delete files below ``folder`` in ``dt=`` folders of days before ``limit``; how many."""
     old = set()
     for path in store.files(folder):
         day = _DAY.search(path)
@@ -150,7 +125,7 @@ def _old_days(store: Store, folder: str, limit: datetime) -> int:
 
 
 def _old_quarantine(store: Store, limit: datetime) -> int:
-    """Delete the folders of requests older than ``limit``: a request's id tells its time."""
+    """Delete the folders of requests whose id was minted before ``limit``; how many files."""
     old = set()
     for path in store.files(QUARANTINE):
         folder, _, _ = path.rpartition("/")
@@ -158,12 +133,3 @@ def _old_quarantine(store: Store, limit: datetime) -> int:
         if run_ids.is_request_id(request_id) and run_ids.time_of(request_id) < limit:
             old.add(folder)
     return sum(store.delete_prefix(folder) for folder in sorted(old))
-
-
-def record(conn: psycopg.Connection[Any], deleted: Mapping[str, int]) -> None:
-    """Write retention_applied with how much of what was deleted."""
-    conn.execute(
-        "INSERT INTO atdm.audit_event (action, invoker, source, outputs)"
-        " VALUES ('retention_applied', 'agent:atdm-retention', 'retention', %s)",
-        (Jsonb(dict(deleted)),),
-    )

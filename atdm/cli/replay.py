@@ -58,6 +58,7 @@ def replay(
     Example: atdm replay 01K0ABCDEF0123456789000001 --into postgresql://me@localhost/scratch
     """
     from atdm_services.replay import replay as service
+    from atdm_services.replay.request import ReplayRequest
 
     if run is None and spec is None:
         raise UsageError(
@@ -72,7 +73,7 @@ def replay(
             found = service.replay_spec(connection, run)
         write_line(sys.stdout, found.model_dump_json(indent=2))
         return
-    request = service.ReplayRequest(
+    request = ReplayRequest(
         run=run,
         spec=spec,
         into=into or None,

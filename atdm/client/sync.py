@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 from atdm.client.context import Caller, earliest, length
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import leases
+from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
 from atdm_services.advice import ADVICE
-from atdm_services.target import access
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -428,7 +428,8 @@ class AtdmClient:
         """
         from pathlib import Path
 
-        from atdm_services.replay.replay import ReplayRequest, replay
+        from atdm_services.replay.replay import replay
+        from atdm_services.replay.request import ReplayRequest
 
         if run is None and spec is None:
             raise AtdmError(ErrorCode.REQUEST_INVALID, "name a test run, or a file with its spec")
@@ -488,5 +489,5 @@ class AtdmClient:
     @property
     def _connection(self) -> psycopg.Connection[Any]:
         if self._opened is None or self._opened.closed:
-            self._opened = access.opened(self._caller.target_url())
+            self._opened = connect(self._caller.target_url())
         return self._opened

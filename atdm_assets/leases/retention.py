@@ -17,6 +17,7 @@ from pydantic import Field
 
 from atdm_assets import metadata, names
 from atdm_assets.resources import StoreResource, TargetResource
+from atdm_resources.catalog.retirement import record_retention
 from atdm_resources.postgres.target import ensure_disposable
 from atdm_services import retention
 from atdm_services.retention import Retention
@@ -74,7 +75,7 @@ def retention_job() -> dg.JobDefinition:
             now = datetime.now(UTC)
             deleted = retention.delete_old(conn, store.store(), kept, now)
             deleted["dagster_events"] = forget_events(context.instance, now - kept.dagster)
-            retention.record(conn, deleted)
+            record_retention(conn, deleted)
         yield dg.Output(None, metadata=dict(deleted))
 
     @dg.job(

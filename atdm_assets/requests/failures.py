@@ -14,7 +14,7 @@ from atdm_assets.requests.launches import forget_key
 from atdm_assets.resources import StoreResource, TargetResource
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.catalog import pools, queue, requests
-from atdm_resources.catalog.requests import PendingRequest
+from atdm_resources.catalog.requests import RequestRef
 from atdm_resources.store.files import Store
 from atdm_services.requests.rollback import roll_back_orphans
 
@@ -32,7 +32,7 @@ def report_dead_requests(
     return report_failed(instance, roll_back_orphans(conn, store))
 
 
-def report_failed(instance: dg.DagsterInstance, rolled_back: Iterable[PendingRequest]) -> list[str]:
+def report_failed(instance: dg.DagsterInstance, rolled_back: Iterable[RequestRef]) -> list[str]:
     """Report the unfinished Dagster runs of requests that were rolled back as failed.
 
     Returns:

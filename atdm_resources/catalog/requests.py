@@ -85,8 +85,8 @@ class RequestRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class PendingRequest:
-    """A request that a process makes, or made until it died. ``label`` is its partition key."""
+class RequestRef:
+    """Which request: what finds its partition (``label`` is the key), its files and its run."""
 
     request_id: str
     label: str
@@ -414,12 +414,12 @@ def end_replay(
 
 def pending_requests(
     conn: psycopg.Connection[Any], dagster_run_ids: Sequence[str] | None = None
-) -> list[PendingRequest]:
+) -> list[RequestRef]:
     """Requests that are being made, or were when their process died; the oldest first.
 
     Pending ones, and ready ones with a replay under way. ``dagster_run_ids`` limits them.
     """
-    with conn.cursor(row_factory=class_row(PendingRequest)) as cursor:
+    with conn.cursor(row_factory=class_row(RequestRef)) as cursor:
         return cursor.execute(
             "SELECT request_id, label, domain, scenario_id, dagster_run_id FROM atdm.request"
             " WHERE (status = 'pending' OR status = 'ready' AND partition_removed_at IS NULL"

@@ -1,26 +1,17 @@
-"""Retires ended requests and removes their files and partition keys."""
+"""Retires ended requests, removes their files, deletes old runs and outcomes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import psycopg
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
 
-from atdm_resources.catalog.requests import request_folder
+from atdm_resources.catalog.requests import RequestRef
 from atdm_resources.store.files import Store
-
-
-@dataclass(frozen=True, slots=True)
-class OverRequest:
-    """A request whose partition key and staged files may go. ``label`` is its partition key."""
-
-    request_id: str
-    label: str
-    domain: str
-    scenario_id: str
 
 
 def retire(conn: psycopg.Connection[Any], gone_for: timedelta, most: int) -> list[str]:
@@ -56,30 +47,64 @@ def retire(conn: psycopg.Connection[Any], gone_for: timedelta, most: int) -> lis
 
 def over_requests(
     conn: psycopg.Connection[Any], failed_for: timedelta, most: int
-) -> list[OverRequest]:
-    """Requests whose partition keys are no longer needed.
+) -> list[RequestRef]:
+    """Requests whose partition keys and staged files are no longer needed.
 
     Retired ones, and those that were rejected or rolled back longer than ``failed_for`` ago.
     """
-    rows = conn.execute(
-        "SELECT request_id, label, domain, scenario_id FROM atdm.request"
-        " WHERE partition_removed_at IS NULL AND (status = 'retired'"
-        "  OR (status IN ('rejected', 'rolled_back') AND finished_at < now() - %s))"
-        " ORDER BY finished_at LIMIT %s",
-        (failed_for, most),
-    ).fetchall()
-    return [OverRequest(*row) for row in rows]
+    with conn.cursor(row_factory=class_row(RequestRef)) as cursor:
+        return cursor.execute(
+            "SELECT request_id, label, domain, scenario_id, dagster_run_id FROM atdm.request"
+            " WHERE partition_removed_at IS NULL AND (status = 'retired'"
+            "  OR (status IN ('rejected', 'rolled_back') AND finished_at < now() - %s))"
+            " ORDER BY finished_at LIMIT %s",
+            (failed_for, most),
+        ).fetchall()
 
 
-def forget(conn: psycopg.Connection[Any], store: Store, requests: Sequence[OverRequest]) -> None:
+def forget(conn: psycopg.Connection[Any], store: Store, requests: Sequence[RequestRef]) -> None:
     """Delete the staged files of requests whose partition keys the caller has removed.
 
     Recorded last: after an interruption the next call repeats it.
     """
     for request in requests:
-        store.delete_prefix(request_folder(request.domain, request.scenario_id, request.request_id))
+        store.delete_prefix(request.folder)
     conn.execute(
         "UPDATE atdm.request SET partition_removed_at = clock_timestamp()"
         " WHERE request_id = ANY (%s)",
         ([request.request_id for request in requests],),
+    )
+
+
+def delete_ended_runs(conn: psycopg.Connection[Any], age: timedelta, most: int) -> int:
+    """Delete at most ``most`` runs that ended longer ago, of retired requests; returns how many.
+
+    The requests stay as history.
+    """
+    return conn.execute(
+        "DELETE FROM atdm.test_run WHERE test_run_id IN ("
+        " SELECT r.test_run_id FROM atdm.request AS q"
+        " JOIN atdm.test_run AS r ON r.test_run_id > q.request_id"
+        "  AND r.test_run_id <= left(q.request_id, 20) || 'ZZZZZZ'"
+        " WHERE q.status = 'retired' AND q.finished_at < now() - %s"
+        " AND r.status IN ('cleaned', 'expired') AND r.ended_at < now() - %s LIMIT %s)",
+        (age, age, most),
+    ).rowcount
+
+
+def delete_outcomes(conn: psycopg.Connection[Any], age: timedelta, most: int) -> int:
+    """Delete at most ``most`` test outcomes that are older; returns how many."""
+    return conn.execute(
+        "DELETE FROM atdm.test_outcome WHERE outcome_id IN ("
+        " SELECT outcome_id FROM atdm.test_outcome WHERE at < now() - %s LIMIT %s)",
+        (age, most),
+    ).rowcount
+
+
+def record_retention(conn: psycopg.Connection[Any], deleted: Mapping[str, int]) -> None:
+    """Write event retention_applied: how much of what was deleted."""
+    conn.execute(
+        "INSERT INTO atdm.audit_event (action, invoker, source, outputs)"
+        " VALUES ('retention_applied', 'agent:atdm-retention', 'retention', %s)",
+        (Jsonb(dict(deleted)),),
     )

@@ -1,56 +1,32 @@
-"""A test run made again: what the catalog recorded of it, and bringing its rows back."""
+"""Replays of test runs: what the catalog recorded of a run, and loading its rows again."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 import psycopg
-from psycopg.types.json import Jsonb
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.batches import exposed_data
 from atdm_engine.hashing.content import ContentHash, combined
+from atdm_engine.model import Domain
 from atdm_engine.random.run_ids import is_run_id, request_of, run_id
 from atdm_engine.replay.regeneration import RegeneratedRun
 from atdm_engine.replay.spec import ReplaySpec
 from atdm_engine.values.scalars import json_value
-from atdm_resources.catalog import requests, runs
+from atdm_resources.catalog import replays, requests, runs
 from atdm_resources.catalog.leases import Lease
-from atdm_resources.postgres import drift
-from atdm_resources.postgres.ddl import domain_tables
-from atdm_resources.postgres.errors import guarded
 from atdm_resources.postgres.owner_rights import catalog_needed
-from atdm_resources.postgres.ownership import RunColumn, RunOwnership
+from atdm_resources.postgres.ownership import RunColumn
 from atdm_resources.postgres.run_rows import rows_of_run
-
-_SCRATCH = "atdm_expected"
-_LISTED_ROWS = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replay:
-    """Who has a run made again, and for how long. ``origin`` says where its specification was.
-
-    ``proved``: the whole request was made again and has the recorded hash.
-    """
-
-    owner: str
-    invoker: str
-    source: str
-    origin: str
-    proved: bool
-    ttl: timedelta | None = None
-    owner_secret: str | None = None
-    reason: str = ""
+from atdm_services.replay.request import ReplayRequest
+from atdm_services.requests.load import records_created, seed_failed
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What is in the database now. ``rows`` by table; the hash was computed from rows read back."""
+    """A run that was loaded again. ``rows`` by table; the hash is that of the rows read back."""
 
     lease: Lease
     rows: dict[str, int]
@@ -58,9 +34,9 @@ class Replayed:
 
 
 def recorded(conn: psycopg.Connection[Any], name: str) -> ReplaySpec:
-    """What the catalog recorded of a run; of the only run where ``name`` means a request.
+    """The recorded specification of a run. ``name`` is its id, or the request of a single run.
 
-    Of a request that was rejected, any run: none of them has rows.
+    Any run of a rejected request will do: none of them has rows.
 
     Raises:
         AtdmError: RUN_NOT_FOUND; REQUEST_INVALID where ``name`` means a request of several runs;
@@ -78,10 +54,10 @@ def _recorded(conn: psycopg.Connection[Any], name: str) -> ReplaySpec:
         request_id, found = runs.find(conn, name)
     record = requests.get_request(conn, request_id)
     if record.status in ("pending", "rolled_back"):
-        said = "is still being made" if record.status == "pending" else "was rolled back"
+        why = "is still being made" if record.status == "pending" else "was rolled back"
         raise AtdmError(
             ErrorCode.REQUEST_CONFLICT,
-            f"request {record.label!r} {said}: there never was a test run {name}",
+            f"request {record.label!r} {why}: there never was a test run {name}",
             {"request_id": request_id, "status": record.status},
         )
     if is_run_id(name):
@@ -96,17 +72,12 @@ def _recorded(conn: psycopg.Connection[Any], name: str) -> ReplaySpec:
             f" {first} to {last}",
             {"request_id": request_id, "runs": record.runs, "first": first, "last": last},
         )
-    row = conn.execute(
-        "SELECT coalesce(parts, '{}') FROM atdm.scenario"
-        " WHERE domain = %s AND scenario_id = %s AND version = %s",
-        (record.domain, record.scenario_id, record.scenario_version),
-    ).fetchone()
     return ReplaySpec(
         test_run_id=found,
         domain=record.domain,
         scenario_id=record.scenario_id,
         scenario_version=record.scenario_version,
-        parts=dict(sorted(row[0].items())) if row else {},
+        parts=replays.scenario_parts(conn, record),
         given=record.given,
         effective=record.effective,
         seed=record.seed,
@@ -121,63 +92,77 @@ def _recorded(conn: psycopg.Connection[Any], name: str) -> ReplaySpec:
 
 
 def refuse_while_there(conn: psycopg.Connection[Any], test_run_id: str) -> None:
-    """Raise REQUEST_CONFLICT when the run has its rows in this database, saying who holds it."""
+    """Raise REQUEST_CONFLICT, naming the holder, when the run has its rows in this database."""
     run = runs.run(conn, test_run_id)
-    if run is not None and run["status"] in ("ready", "leased"):
-        raise _there(conn, run)
-
-
-def _there(conn: psycopg.Connection[Any], run: Mapping[str, Any]) -> AtdmError:
-    run_of = str(run["test_run_id"])
+    if run is None or run["status"] not in ("ready", "leased"):
+        return
     until = run["expires_at"]
-    held = f"leased to {run['owner']} until {until}" if run["status"] == "leased" else "ready"
-    way_out = (
-        f"`atdm reset {run_of} --token TOKEN` or `atdm reset --owner {run['owner']}` deletes them"
-        if run["status"] == "leased"
-        else "Dagster's job reset_run deletes them"
-    )
-    return AtdmError(
+    held, way_out = "ready", "Dagster's job reset_run deletes them"
+    if run["status"] == "leased":
+        held = f"leased to {run['owner']} until {until}"
+        way_out = (
+            f"`atdm reset {test_run_id} --token TOKEN` or `atdm reset --owner {run['owner']}` "
+            "deletes them"
+        )
+    raise AtdmError(
         ErrorCode.REQUEST_CONFLICT,
-        f"the rows of test run {run_of} are in database {conn.info.dbname}: it is {held}",
+        f"the rows of test run {test_run_id} are in database {conn.info.dbname}: it is {held}",
         {
-            "test_run_id": run_of,
+            "test_run_id": test_run_id,
             "status": run["status"],
             "owner": run["owner"],
             "expires_at": None if until is None else str(until),
-            "hint": f"Look at them where test_run_id = '{run_of}', and at `atdm audit {run_of}`;"
-            f" {way_out}. Or make the run again in another database: --into URL.",
+            "hint": f"Look at them where test_run_id = '{test_run_id}', and at "
+            f"`atdm audit {test_run_id}`; {way_out}. Or make the run again in another database: "
+            "--into URL.",
         },
     )
 
 
-def replay(
+def load_run(
     conn: psycopg.Connection[Any],
     original: ReplaySpec,
     made: RegeneratedRun,
-    wanted: Replay,
-    ownership: RunOwnership | None = None,
+    request: ReplayRequest,
+    *,
+    invoker: str,
+    origin: str,
+    proved: bool,
 ) -> Replayed:
-    """Bring a run's rows back, leased under its old id, in one transaction.
+    """Load the rows of a run again, leased under its old id, in one transaction.
 
     The rows are read back and hashed before it ends. A database that does not know the request
-    learns of it as ``retired``: nothing of it is to be made there, and the lease's end takes the
-    run. ``conn`` must be in autocommit mode and its caller hold the request's lock.
+    records it as ``retired``: nothing of it is to be made there, and the lease's end deletes the
+    run. ``origin`` is where the specification was found; ``proved``: the whole request was made
+    again and has the recorded hash. ``conn`` must be in autocommit mode, and the caller holds the
+    request's lock.
 
     Raises:
-        AtdmError: REQUEST_CONFLICT, its rows are there, the request is another one here, or rows
-            of others have its values; TARGET_NOT_INITIALISED, the scenario's version is not
-            published; SEED_FAILED, BUSY; TARGET_DRIFT naming what differs from the table files
-            where that is why. Nothing has changed then.
+        AtdmError: REQUEST_CONFLICT, the run has its rows there, the request has other values there,
+            or rows of others have values of the run; TARGET_NOT_INITIALISED, the scenario's version
+            is not published; SEED_FAILED; BUSY; TARGET_DRIFT naming the differences from the table
+            files where they are the reason. Nothing has changed then.
     """
-    rows_of = ownership or RunColumn()
+    spec = made.spec
     table = "(start)"
     try:
         with conn.transaction():
-            _ensure_request(conn, original, made, wanted)
-            lease = _leased(conn, original, made, wanted)
-            for table in made.spec.scenario.tables:
+            requests.require_published(conn, spec.scenario)
+            _ensure_request(conn, original, request, invoker=invoker, numbers=spec.numbers_needed)
+            _, exposed = exposed_data(spec, made.tables)
+            lease = replays.lease_replayed(
+                conn,
+                original,
+                json_value(exposed[0]) if exposed else None,
+                owner=request.owner or invoker,
+                owner_secret=request.owner_secret,
+                ttl=request.ttl,
+                invoker=invoker,
+                source=request.source,
+            )
+            for table in spec.scenario.tables:
                 batches = made.tables[table].to_batches()
-                rows_of.load(conn, made.spec.domain.name, table, batches)
+                RunColumn().load(conn, spec.domain.name, table, batches)
             found = read_back_hashes(conn, made)
             differing = sorted(name for name in found if found[name] != made.hashes[name])
             if differing:
@@ -188,14 +173,31 @@ def replay(
                     {"test_run_id": original.test_run_id, "tables": differing},
                 )
             counts = {name: rows.num_rows for name, rows in made.tables.items()}
-            _record(conn, original, made, wanted, counts)
+            requests.add_event(
+                conn,
+                "replayed",
+                requests.get_request(conn, original.request_id),
+                test_run_id=original.test_run_id,
+                invoker=invoker,
+                source=request.source,
+                inputs={"from": origin, "reason": request.reason},
+                outputs={
+                    "content_hash": made.content_hash,
+                    "request_content_hash": original.content_hash,
+                    "request_proved": proved,
+                    "validators": list(spec.scenario.rules),
+                    "records_created": records_created(
+                        counts, lambda name: _keys(made, name), sum(counts.values())
+                    ),
+                },
+            )
     except (psycopg.Error, AtdmError) as error:
         raise _explained(conn, made, table, error) from error
     return Replayed(lease, counts, combined(found))
 
 
 def read_back_hashes(conn: psycopg.Connection[Any], made: RegeneratedRun) -> dict[str, str]:
-    """The hash of each table of the run as the database holds it."""
+    """The content hash of each table of the run as the database holds it."""
     spec, hashes = made.spec, {}
     run = made.test_run_id
     for table in spec.scenario.tables:
@@ -206,50 +208,21 @@ def read_back_hashes(conn: psycopg.Connection[Any], made: RegeneratedRun) -> dic
 
 
 def _ensure_request(
-    conn: psycopg.Connection[Any], original: ReplaySpec, made: RegeneratedRun, wanted: Replay
+    conn: psycopg.Connection[Any],
+    original: ReplaySpec,
+    request: ReplayRequest,
+    *,
+    invoker: str,
+    numbers: int,
 ) -> None:
-    """The request's row: the one that is there, if it is the same, or a new one."""
-    requests.require_published(conn, made.spec.scenario)
-    values = {
-        "request_id": original.request_id,
-        "domain": original.domain,
-        "scenario_id": original.scenario_id,
-        "scenario_version": original.scenario_version,
-        "given": Jsonb(original.given),
-        "effective": Jsonb(original.effective),
-        "seed": original.seed,
-        "as_of": original.as_of,
-        "runs": original.runs,
-        "number_base": original.number_base,
-        "invoker": wanted.invoker,
-        "source": wanted.source,
-        "reason": wanted.reason or f"replay of {original.test_run_id}",
-        "content_hash": original.content_hash,
-    }
-    if conn.execute(_ADD_REQUEST.encode(), values).rowcount:
-        # Later requests must not take the unique numbers that the replayed rows have.
-        conn.execute(
-            "UPDATE atdm.domain SET next_number = greatest(next_number, %s) WHERE domain = %s",
-            (original.number_base + made.spec.numbers_needed, original.domain),
-        )
-        record = requests.get_request(conn, original.request_id)
-        requests.add_event(
-            conn,
-            "request_received",
-            record,
-            inputs={
-                "request_id": record.request_id,
-                "label": record.label,
-                "scenario": original.scenario,
-                "constraints": record.given,
-                "effective_constraints": record.effective,
-                "runs": record.runs,
-                "replay": True,
-            },
-        )
+    """Record the request, or compare it with the recorded one."""
+    reason = request.reason or f"replay of {original.test_run_id}"
+    if replays.add_request(
+        conn, original, numbers=numbers, invoker=invoker, source=request.source, reason=reason
+    ):
         return
     record = requests.get_request(conn, original.request_id)
-    same = recorded_values(record) == recorded_values(original)
+    same = _values(record) == _values(original)
     if not same or record.status not in ("ready", "retired"):
         raise AtdmError(
             ErrorCode.REQUEST_CONFLICT,
@@ -260,7 +233,7 @@ def _ensure_request(
         )
 
 
-def recorded_values(of: requests.RequestRecord | ReplaySpec) -> tuple[Any, ...]:
+def _values(of: requests.RequestRecord | ReplaySpec) -> tuple[Any, ...]:
     """All that the rows of a request follow from."""
     return (
         of.domain, of.scenario_id, of.scenario_version, of.given, of.effective, of.seed, of.as_of,
@@ -268,68 +241,10 @@ def recorded_values(of: requests.RequestRecord | ReplaySpec) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _leased(
-    conn: psycopg.Connection[Any], original: ReplaySpec, made: RegeneratedRun, wanted: Replay
-) -> Lease:
-    _, values = exposed_data(made.spec, made.tables)
-    secret = wanted.owner_secret
-    arguments = (
-        original.test_run_id,
-        original.as_of,
-        Jsonb(json_value(values[0])) if values else None,
-        wanted.owner,
-        wanted.ttl,
-        None if secret is None else hashlib.sha256(secret.encode()).digest(),
-        wanted.invoker,
-        wanted.source,
-    )
-    row = guarded(
-        lambda: conn.execute(
-            "SELECT atdm.lease_replayed(%s, %s, %s, %s, %s, %s, %s, %s)", arguments
-        ).fetchone()
-    )
-    assert row is not None
-    lease: dict[str, Any] = row[0]
-    # Of a lease this tells its caller to take back what is overdue; the next lease will be told.
-    lease.pop("overdue", None)
-    return cast(Lease, lease)
-
-
-def _record(
-    conn: psycopg.Connection[Any],
-    original: ReplaySpec,
-    made: RegeneratedRun,
-    wanted: Replay,
-    counts: Mapping[str, int],
-) -> None:
-    requests.add_event(
-        conn,
-        "replayed",
-        requests.get_request(conn, original.request_id),
-        test_run_id=original.test_run_id,
-        invoker=wanted.invoker,
-        source=wanted.source,
-        inputs={"from": wanted.origin, "reason": wanted.reason},
-        outputs={
-            "content_hash": made.content_hash,
-            "request_content_hash": original.content_hash,
-            "request_proved": wanted.proved,
-            "validators": list(made.spec.scenario.rules),
-            "records_created": list(_records(made, counts)),
-        },
-    )
-
-
-def _records(made: RegeneratedRun, counts: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    """Kind and primary key of each row (A-AUD-05), counts alone where there are many."""
-    listed = sum(counts.values()) <= _LISTED_ROWS
-    for table, rows in made.tables.items():
-        if not listed:
-            yield {"kind": table, "count": rows.num_rows}
-            continue
-        keys = rows.select(list(made.spec.domain.tables[table].key_columns))
-        for row in keys.to_pylist():
-            yield {"kind": table, "primary_key": ",".join(str(part) for part in row.values())}
+def _keys(made: RegeneratedRun, table: str) -> list[str]:
+    """The primary keys of a table's rows; the columns of a key are joined by commas."""
+    keys = made.tables[table].select(list(made.spec.domain.tables[table].key_columns))
+    return [",".join(str(part) for part in row.values()) for row in keys.to_pylist()]
 
 
 def _explained(
@@ -338,7 +253,7 @@ def _explained(
     table: str,
     error: psycopg.Error | AtdmError,
 ) -> AtdmError:
-    """What went wrong, and whether it is because the tables are not what the files say."""
+    """The error, as TARGET_DRIFT where the tables differ from the table files."""
     run = made.test_run_id
     if isinstance(error, AtdmError) and error.code is not ErrorCode.SEED_FAILED:
         return error
@@ -354,7 +269,7 @@ def _explained(
                 "hint": "Make it again in an empty database: --into URL.",
             },
         )
-    drifted = [] if conn.closed or conn.broken else differences(conn, made)
+    drifted = [] if conn.closed else table_drift(conn, made.spec.domain)
     if drifted:
         listed = "\n".join(f"  {made.spec.domain.name}.{line}" for line in drifted)
         return AtdmError(
@@ -365,61 +280,28 @@ def _explained(
         )
     if isinstance(error, AtdmError):
         return error
-    said = error.diag.message_primary or str(error)
-    return AtdmError(
-        ErrorCode.SEED_FAILED,
-        f"loading {table} of test run {run} failed: {said}",
-        {
-            "test_run_id": run,
-            "table": table,
-            "sqlstate": error.sqlstate,
-            "constraint": error.diag.constraint_name,
-            "reason": said,
-            "detail": error.diag.message_detail,
-        },
-    )
+    return seed_failed(error, table, f"test run {run}", test_run_id=run)
 
 
-def differences(conn: psycopg.Connection[Any], made: RegeneratedRun) -> list[str]:
-    """How the domain's tables differ from the table files; nothing is changed by looking."""
+def table_drift(conn: psycopg.Connection[Any], domain: Domain) -> list[str]:
+    """How the domain's tables differ from the table files; the database stays as it is.
+
+    Empty for a user who may not create the schema that they are compared in.
+    """
+    # SQLAlchemy loads here: a replay that succeeds does not need it.
     import sqlalchemy
-    from sqlalchemy.schema import CreateSchema
 
-    from atdm_services.target.init import one_transaction
+    from atdm_resources.catalog.setup import lock_setup
+    from atdm_resources.postgres.expected_tables import ExpectedTables
+    from atdm_resources.postgres.sqlalchemy_transaction import sqlalchemy_transaction
 
-    domain = made.spec.domain
     try:
-        with one_transaction(conn) as connection:
-            conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('atdm.initialise', 0))")
-            connection.execute(CreateSchema(_SCRATCH))
-            domain_tables(domain, _SCRATCH).create_all(connection, checkfirst=False)
-            expected = drift.shapes(conn, _SCRATCH)
-            actual = drift.shapes(conn, domain.name)
-            missing = [f"{table}: the table is missing" for table in expected.keys() - actual]
-            raise _LookedError([*sorted(missing), *drift.differences(expected, actual)])
-    except _LookedError as looked:
-        return looked.found
+        with sqlalchemy_transaction(conn) as connection:
+            lock_setup(conn)
+            tables = ExpectedTables(conn, connection, domain)
+            missing = [f"{table}: the table is missing" for table in tables.missing()]
+            found = [*missing, *tables.drift()]
+            connection.rollback()
     except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError):
-        # Whoever may not make a schema does not learn more than what failed.
         return []
-
-
-class _LookedError(Exception):
-    """Ends a transaction that only looked."""
-
-    def __init__(self, found: list[str]) -> None:
-        super().__init__()
-        self.found = found
-
-
-_ADD_REQUEST = """
-INSERT INTO atdm.request
-    (request_id, label, domain, scenario_id, scenario_version, given, effective, seed, seed_given,
-     as_of, as_of_given, runs, number_base, pooled, status, invoker, source, reason, finished_at,
-     partition_removed_at, content_hash)
-VALUES
-    (%(request_id)s, %(request_id)s, %(domain)s, %(scenario_id)s, %(scenario_version)s, %(given)s,
-     %(effective)s, %(seed)s, true, %(as_of)s, true, %(runs)s, %(number_base)s, false, 'retired',
-     %(invoker)s, %(source)s, %(reason)s, clock_timestamp(), clock_timestamp(), %(content_hash)s)
-ON CONFLICT (request_id) DO NOTHING
-"""
+    return found

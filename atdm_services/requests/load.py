@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -144,6 +144,11 @@ def _record(
             f"{done[RUN_TABLE].rows} runs were written, {record.runs} were asked for",
             {"request_id": record.request_id},
         )
+
+    def keys(table: str) -> list[str]:
+        columns = spec.domain.tables[table].key_columns
+        return keys_of_request(conn, record.domain, table, columns, record.request_id)
+
     requests.mark_ready(
         conn,
         record,
@@ -157,26 +162,22 @@ def _record(
             for name in spec.scenario.tables
         },
         content_hash=content_hash,
-        records_created=list(_records_created(conn, record, spec, done)),
+        records_created=records_created(
+            {table: done[table].rows for table in spec.scenario.tables},
+            keys,
+            sum(part.rows for part in done.values()),
+        ),
         seconds={name: round(part.seconds, 3) for name, part in done.items()},
     )
 
 
-def _records_created(
-    conn: psycopg.Connection[Any],
-    record: RequestRecord,
-    spec: RequestSpec,
-    done: Mapping[str, Loaded],
-) -> Iterator[dict[str, Any]]:
-    """Kind and primary key of each row (A-AUD-05); of many rows the count of each kind."""
-    listed = sum(part.rows for part in done.values()) <= _LISTED_ROWS
-    for table in spec.scenario.tables:
-        if not listed:
-            yield {"kind": table, "count": done[table].rows}
-            continue
-        columns = spec.domain.tables[table].key_columns
-        for key in keys_of_request(conn, record.domain, table, columns, record.request_id):
-            yield {"kind": table, "primary_key": key}
+def records_created(
+    counts: Mapping[str, int], keys: Callable[[str], Iterable[str]], total: int
+) -> list[dict[str, Any]]:
+    """Kind and primary key of each row (A-AUD-05); above 100 rows in ``total``, counts by kind."""
+    if total > _LISTED_ROWS:
+        return [{"kind": table, "count": count} for table, count in counts.items()]
+    return [{"kind": table, "primary_key": key} for table in counts for key in keys(table)]
 
 
 def seed_failed(error: psycopg.Error, table: str, what: str, **ids: str) -> AtdmError:

@@ -9,7 +9,7 @@ import psycopg
 
 from atdm_engine.errors import ErrorCode
 from atdm_resources.catalog import requests
-from atdm_resources.catalog.requests import PendingRequest, RequestRecord
+from atdm_resources.catalog.requests import RequestRecord, RequestRef
 from atdm_resources.store.files import Store
 
 ORPHANED: Final = "the process that worked on it is gone"
@@ -18,7 +18,7 @@ ORPHANED: Final = "the process that worked on it is gone"
 def roll_back(
     conn: psycopg.Connection[Any],
     store: Store,
-    request: PendingRequest | RequestRecord,
+    request: RequestRef | RequestRecord,
     *,
     message: str,
     step: str,
@@ -47,7 +47,7 @@ def roll_back_orphans(
     *,
     dagster_run_ids: Sequence[str] | None = None,
     reason: str = ORPHANED,
-) -> list[PendingRequest]:
+) -> list[RequestRef]:
     """Roll back every request whose process is gone: it is being made and its lock is free.
 
     Its rows never were visible: they were in a transaction that died with the process.

@@ -1,4 +1,4 @@
-"""The target that the settings name, opened; on a fresh home started and initialised first."""
+"""Opening the target of the settings; the embedded server is started and initialised first."""
 
 from __future__ import annotations
 
@@ -31,12 +31,7 @@ def database_url(settings: Settings, reporter: Reporter) -> str:
 
 def connected(settings: Settings, reporter: Reporter) -> psycopg.Connection[Any]:
     """A connection to the target; a context manager that closes it. Raises TARGET_UNREACHABLE."""
-    return opened(database_url(settings, reporter))
-
-
-def opened(url: str) -> psycopg.Connection[Any]:
-    """A connection to the target at ``url``. Raises TARGET_UNREACHABLE."""
-    return connect(url)
+    return connect(database_url(settings, reporter))
 
 
 def initialise(
@@ -47,10 +42,10 @@ def initialise(
     disposable: str | None = None,
     rebuild: bool = False,
 ) -> InitReport:
-    """Make or bring up to date catalog, tables, reference rows and published scenarios."""
+    """Create or update catalog, tables, reference rows and published scenarios."""
     with reporter.working("initialising the target"):
         registry = load_registry(settings)
-        # SQLAlchemy and Alembic load here: a lease does not pay for them.
+        # SQLAlchemy and Alembic load here, so that a lease does not load them.
         from atdm_services.target import init
 
         return init.initialise(connection, registry, disposable, rebuild=rebuild)
@@ -61,7 +56,8 @@ def initialised_on_first_use(
 ) -> bool:
     """Initialise the embedded server's own database after TARGET_NOT_INITIALISED.
 
-    A database that somebody named by URL is not ours to fill unasked: False, as for other errors.
+    Returns False for other errors, and for a database that is named by URL: ATDM does not fill it
+    unasked.
     """
     if error.code is not ErrorCode.TARGET_NOT_INITIALISED or settings.database_url:
         return False

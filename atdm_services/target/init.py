@@ -59,11 +59,11 @@ def initialise(
 ) -> InitReport:
     """Bring the target to the state of ``registry``, in one transaction.
 
-    Doing it again changes nothing. Marks the database disposable: by itself when it is empty, else only when ``disposable`` is its
-    name. Then: migrations of schema ``atdm``, a schema a domain with its tables, reference rows
-    (inserted, or compared row by row), publication of the scenarios, role ``atdm_client`` (where
-    this user may make roles). ``rebuild`` drops and makes again the tables of a domain that have
-    drifted, as long as they hold no row of a test run.
+    Doing it again changes nothing. Marks the database disposable: by itself when it is empty, else
+    only when ``disposable`` is its name. Then: migrations of schema ``atdm``, a schema a domain
+    with its tables, reference rows (inserted, or compared row by row), publication of the
+    scenarios, role ``atdm_client`` (where this user may make roles). ``rebuild`` drops and makes
+    again the tables of a domain that have drifted, as long as they hold no row of a test run.
 
     Raises:
         AtdmError: TARGET_NOT_DISPOSABLE; TARGET_DRIFT naming every difference;

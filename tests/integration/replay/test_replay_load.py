@@ -33,7 +33,8 @@ from atdm_services.baselines import contained_runs
 from atdm_services.baselines.manifest import BaselineFiles
 from atdm_services.progress import Silent
 from atdm_services.replay.load import read_back_hashes
-from atdm_services.replay.replay import ReplayRequest, replay, replay_spec
+from atdm_services.replay.replay import replay, replay_spec
+from atdm_services.replay.request import ReplayRequest
 from atdm_services.retention import Retention
 from tests.support.made_requests import Made, recorded, rows_left, seeded
 

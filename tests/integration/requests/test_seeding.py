@@ -274,7 +274,7 @@ def test_a_process_that_is_killed_while_it_loads_leaves_nothing(
     process.wait()
     store = Store(tmp_path.as_uri())
     deadline = time.monotonic() + 20
-    swept: list[requests.PendingRequest] = []
+    swept: list[requests.RequestRef] = []
     while not swept and time.monotonic() < deadline:
         swept = roll_back_orphans(conn, store)
         time.sleep(0.05)
