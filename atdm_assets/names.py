@@ -1,4 +1,4 @@
-"""What things are called in Dagster: asset keys, jobs, steps, groups, tags, partitions."""
+"""Names in Dagster: asset keys, jobs, steps, groups, tags, partitions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ INVOKER_TAG: Final = "atdm/invoker"
 DATA_VERSION_TAG: Final = "dagster/data_version"
 SOURCE_TAG: Final = "atdm/source"
 USER_TAG: Final = "user"
-"""Dagster's own: who launched the run, as its pages show it."""
+"""Dagster's own tag: the user who launched the run, as its pages show it."""
 
 VERSION_TAG: Final = "atdm/dataset_version"
 LAUNCH_TAG: Final = "atdm/launch"
@@ -71,12 +71,12 @@ def reference_key(domain: str, table: str) -> dg.AssetKey:
 
 
 def test_runs_key(domain: str) -> dg.AssetKey:
-    """The rows of test runs that are in the target now, as one asset a domain."""
+    """The asset of a domain that stands for the rows of test runs in the target now."""
     return dg.AssetKey([domain, TEST_RUNS])
 
 
 def step_name(domain: str, scenario: str, part: str) -> str:
-    """The op that makes a part of a scenario; also the key of its config in a run's ``ops``."""
+    """The op of a scenario's part; also the key of its config in a run's ``ops``."""
     return f"{domain}__{scenario}__{part}"
 
 
@@ -85,9 +85,9 @@ def job_name(domain: str, scenario: str) -> str:
 
 
 def group_name(domain: str, scenario: str, default_domain: str) -> str:
-    """The group of a scenario's assets, as pages list it.
+    """The group of a scenario's assets: in the default domain the bare name.
 
-    In the default domain the bare name, as in a request: pages cut long names in their middle.
+    Dagster's pages cut long names in the middle.
     """
     return scenario if domain == default_domain else f"{domain}__{scenario}"
 
@@ -111,7 +111,7 @@ def dataset_job_name(domain: str, dataset: str) -> str:
 
 
 def dataset_step_name(domain: str, dataset: str) -> str:
-    """The op that makes them; also the key of its config in a run's ``ops``."""
+    """The op that makes all tables; also the key of its config in a run's ``ops``."""
     return f"{dataset_job_name(domain, dataset)}__tables"
 
 
@@ -133,7 +133,7 @@ def baseline_key(domain: str) -> dg.AssetKey:
 
 
 def baseline_job_name(domain: str) -> str:
-    """The job that captures a baseline of a domain; its step is called as the asset."""
+    """The job that captures a baseline of a domain; its step has the asset's name."""
     return f"{domain}__{BASELINE}__capture"
 
 
@@ -147,7 +147,7 @@ def baseline_partitions(domain: str) -> dg.DynamicPartitionsDefinition:
 
 
 def require_free(scenarios: Collection[Scenario]) -> None:
-    """Refuse scenarios and tables whose assets would have the keys of others.
+    """Refuse scenarios and tables whose assets would get the keys of other assets.
 
     Raises:
         AtdmError: SPEC_INVALID, naming them.

@@ -49,16 +49,12 @@ ADVICE: Mapping[ErrorCode, str] = {
     ErrorCode.VALIDATOR_REJECTED: (
         "Nothing was loaded. `atdm audit REQUEST` shows the rows that failed, in quarantine."
     ),
-    ErrorCode.SEED_FAILED: (
-        "Nothing of it is in the target: ask again when the cause is removed."
-    ),
+    ErrorCode.SEED_FAILED: ("Nothing of it is in the target: ask again when the cause is removed."),
     ErrorCode.RESET_FAILED: "Nothing was deleted: remove what keeps the rows, then reset again.",
     ErrorCode.SNAPSHOT_FAILED: (
         "Nothing was published, the target is unchanged: capture again when the cause is removed."
     ),
-    ErrorCode.RESTORE_FAILED: (
-        "The target is unchanged: restore again when the cause is removed."
-    ),
+    ErrorCode.RESTORE_FAILED: ("The target is unchanged: restore again when the cause is removed."),
     ErrorCode.DATASET_FAILED: (
         "Nothing was published, finished shards are kept: build the same version again to resume."
     ),

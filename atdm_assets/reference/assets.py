@@ -1,4 +1,4 @@
-"""The reference tables of a domain as assets, upstream of every table that refers to them."""
+"""Reference tables as assets, upstream of every table that refers to them."""
 
 # No postponed annotations here: Dagster compares those of steps as classes, not as text.
 
@@ -13,7 +13,7 @@ from atdm_services.requests.reference import verify_reference
 
 
 def reference_assets(domain: Domain) -> list[dg.AssetsDefinition]:
-    """One asset a reference table: materialising it compares the database with the CSV file."""
+    """An asset for each reference table: materialising it compares the database with its file."""
     return [_reference_asset(domain, table) for table in domain.reference]
 
 

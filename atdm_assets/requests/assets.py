@@ -3,7 +3,7 @@
 # No postponed annotations here: Dagster compares those of steps as classes, not as text.
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -46,8 +46,25 @@ def scenario_job(scenario: Scenario) -> UnresolvedAssetJobDefinition:
     )
 
 
-def _tags(scenario: Scenario) -> dict[str, str]:
-    return {names.safe_tag(tag): "" for tag in scenario.spec.tags}
+class _Common(TypedDict):
+    """The options that all assets of a scenario share."""
+
+    partitions_def: dg.PartitionsDefinition[str]
+    group_name: str
+    code_version: str
+    owners: list[str]
+    tags: dict[str, str]
+
+
+def _common(registry: Registry, scenario: Scenario) -> _Common:
+    domain = registry.domains[scenario.domain]
+    return {
+        "partitions_def": names.partitions(domain.name, scenario.name),
+        "group_name": names.group_name(domain.name, scenario.name, registry.default_domain),
+        "code_version": scenario.version,
+        "owners": list(domain.spec.owners),
+        "tags": {names.safe_tag(tag): "" for tag in scenario.spec.tags},
+    }
 
 
 def _request_asset(registry: Registry, scenario: Scenario) -> dg.AssetsDefinition:
@@ -55,16 +72,12 @@ def _request_asset(registry: Registry, scenario: Scenario) -> dg.AssetsDefinitio
 
     @dg.asset(
         key=names.request_key(domain.name, scenario.name),
-        partitions_def=names.partitions(domain.name, scenario.name),
         description=f"{scenario.spec.description}\n\nThe request: its constraints, seed and clock, "
         "resolved and recorded before anything is made.".strip(),
         metadata=metadata.scenario_metadata(scenario),
         kinds={"postgres"},
         config_schema=scenario_schema(scenario),
-        group_name=names.group_name(domain.name, scenario.name, registry.default_domain),
-        code_version=scenario.version,
-        owners=domain.spec.owners,
-        tags=_tags(scenario),
+        **_common(registry, scenario),
     )
     def request(
         context: dg.AssetExecutionContext, requests: RequestsResource
@@ -113,19 +126,14 @@ def _table_specs(registry: Registry, scenario: Scenario) -> Iterator[dg.AssetSpe
             description=spec.description,
             metadata=metadata.table_definition_metadata(domain, scenario, table),
             kinds={"parquet", "pandera", "duckdb"},
-            partitions_def=names.partitions(domain.name, scenario.name),
-            # Nothing may be materialised that did not pass every check.
+            # A table that did not pass every check is not materialised.
             skippable=True,
-            group_name=names.group_name(domain.name, scenario.name, registry.default_domain),
-            code_version=scenario.version,
-            owners=domain.spec.owners,
-            tags=_tags(scenario),
+            **_common(registry, scenario),
         )
 
 
 def _table_assets(registry: Registry, scenario: Scenario) -> dg.AssetsDefinition:
     domain = registry.domains[scenario.domain]
-
     checks = check_ids(domain, scenario)
 
     @dg.multi_asset(
@@ -163,16 +171,12 @@ def _seeded_asset(registry: Registry, scenario: Scenario) -> dg.AssetsDefinition
 
     @dg.asset(
         key=names.seeded_key(domain.name, scenario.name),
-        partitions_def=names.partitions(domain.name, scenario.name),
         deps=[names.table_key(domain.name, scenario.name, table) for table in scenario.tables],
         description="The rows in PostgreSQL and the test runs ready to lease, loaded and recorded "
         "in one transaction.",
         metadata=metadata.scenario_metadata(scenario),
         kinds={"postgres"},
-        group_name=names.group_name(domain.name, scenario.name, registry.default_domain),
-        code_version=scenario.version,
-        owners=domain.spec.owners,
-        tags=_tags(scenario),
+        **_common(registry, scenario),
     )
     def seeded(
         context: dg.AssetExecutionContext, requests: RequestsResource
