@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from atdm_engine.arrow.types import repeated
 from atdm_engine.errors import AtdmError, ErrorCode
-from atdm_engine.generation.layout import GroupRows, Positions, lay_out
+from atdm_engine.generation.layout import GroupRows, Positions, lay_out, through
 from atdm_engine.generation.links import Link, Linker
 from atdm_engine.generation.request import RequestSpec
 from atdm_engine.generators.base import make_values
@@ -130,6 +130,12 @@ class Batch:
         shared: pa.Array = reference.column(name).combine_chunks()
         return pa.concat_arrays([self.table_column(table, name), shared]) if made else shared
 
+    def linked(self, link: Link, name: str) -> pa.Array:
+        """A column of the rows that a link leads to."""
+        if link.places is None:
+            return self.table_column(link.table, name)
+        return self.all_rows(link.table, name).take(link.places)
+
     def key(self, table: str) -> str:
         """The key column of a table that is referred to."""
         columns = self.spec.domain.tables[table].key_columns
@@ -196,7 +202,7 @@ class GroupView:
         link = self.related(owner)
         if column not in plan.domain.tables[link.table].columns:
             raise ValueError(f"{name}: table {link.table} has no column {column}")
-        return link.taken(self.batch.all_rows(link.table, column))
+        return self.batch.linked(link, column)
 
     def ancestors(self) -> list[tuple[str, Positions]]:
         """The groups above, nearest first, with the place of each row's own in them."""
@@ -204,8 +210,7 @@ class GroupView:
         places: Positions = None
         below = self.group
         for above in self.batch.plan.ancestors(self.group):
-            step = self.batch.layout.groups[below].parents
-            places = step if places is None else places if step is None else step[places]
+            places = through(places, self.batch.layout.groups[below].parents)
             found.append((above, places))
             below = above
         return found
@@ -235,29 +240,20 @@ class GroupView:
             table = self.batch.plan.table_name(above)
             if name in (above, table):
                 in_table = self.batch.layout.groups[above].places
-                if places is None or in_table is None:
-                    places = in_table if places is None else places
-                else:
-                    places = in_table[places]
-                return Link(table, None if places is None else pa.array(places))
+                return Link.to_made(table, through(places, in_table))
         return None
 
     def keys(self, choice: RowChoice, cells: Cells) -> pa.Array:
         link = self.link(choice, cells)
-        return link.taken(self.batch.all_rows(link.table, self.batch.key(link.table)))
+        return self.batch.linked(link, self.batch.key(link.table))
 
     def link(self, choice: RowChoice, cells: Cells) -> Link:
         """The rows that a reference picks: above, else of the run, else shared ones."""
-        link = self._ancestor(choice.table)
-        if link is None:
-            linker = Linker(self.batch.plan, self.batch.layout, self.group, self.making)
-            link = linker.link(choice, cells)
-        if link.places is None:
-            shared = self.batch.spec.domain.reference.get(link.table)
-            if shared is not None and len(shared):
-                # Shared rows follow the made ones: the identity must say where it ends.
-                return Link(link.table, pa.array(np.arange(len(self.rows))))
-        return link
+        above = self._ancestor(choice.table)
+        if above is not None:
+            return above
+        linker = Linker(self.batch.plan, self.batch.layout, self.group, self.making)
+        return linker.link(choice, cells)
 
     def expression(self, sql: str, column_type: str) -> pa.Array:
         return evaluate(self, sql, column_type)

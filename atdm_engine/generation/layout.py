@@ -19,6 +19,14 @@ from atdm_engine.spec.scenario import Count
 from atdm_engine.values.scalars import TypedScalar
 
 Positions = NDArray[np.int64] | None
+"""Where rows are in other rows; None: each at its own place."""
+
+
+def through(first: Positions, second: Positions) -> Positions:
+    """Where ``first`` leads when ``second`` leads on from there."""
+    if first is None:
+        return second
+    return first if second is None else second[first]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from atdm_engine.generation.layout import GroupRows, Layout, Positions
+from atdm_engine.generation.layout import GroupRows, Layout, Positions, through
 from atdm_engine.generation.plan import GenerationPlan
 from atdm_engine.generators.cells import Cells, RowChoice
 
@@ -17,15 +17,17 @@ from atdm_engine.generators.cells import Cells, RowChoice
 class Link:
     """Rows that rows refer to: places in ``table``'s made rows, followed by its reference rows.
 
-    ``places`` None is the identity; a NULL place refers to nothing.
+    ``places`` None: each row refers to the made row at its own place. A NULL place refers to
+    nothing.
     """
 
     table: str
     places: pa.Array | None
 
-    def taken(self, column: pa.Array) -> pa.Array:
-        """The cells of the rows referred to."""
-        return column if self.places is None else column.take(self.places)
+    @classmethod
+    def to_made(cls, table: str, places: Positions) -> Link:
+        """Rows that refer to made rows."""
+        return cls(table, None if places is None else pa.array(places))
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,7 @@ class Linker:
         if name == self.plan.table_name(self.group) and group is None:
             return Link(name, self._earlier_rows(choice, cells, starts))
         if bool((np.diff(starts) == 1).all()):
-            places = runs if in_table is None else in_table if runs is None else in_table[runs]
-            return Link(name, None if places is None else pa.array(places))
+            return Link.to_made(name, through(runs, in_table))
         first = starts[:-1] if runs is None else starts[:-1][runs]
         sizes = np.diff(starts) if runs is None else np.diff(starts)[runs]
         inside = first + choice.picked(cells, sizes, self.plan.rows_per_run[name])

@@ -295,6 +295,20 @@ def test_a_case_may_name_a_column_of_the_parent() -> None:
     assert found == {("paid", "yes"), ("open", "no")}
 
 
+def test_a_row_reads_its_parent_where_shared_rows_are_too() -> None:
+    stock = {
+        "description": "What is left of a category.",
+        "key": "stock_id",
+        "columns": {
+            "stock_id": {"type": "text", "generate": {"id": "s"}},
+            "vat": {"type": "numeric(4,2)", "generate": {"sql": "category.vat + 1"}},
+        },
+    }
+    rows = {"category": 1, "stock": {"per": "category"}}
+    made = generate(request(shop(rows, {"stock": stock})), 1, 40)
+    assert set(made["stock"]["vat"].to_pylist()) == {Decimal("8.00")}
+
+
 def test_a_column_of_no_row_is_null() -> None:
     visit = _visit(nullable=True)
     sql = "coalesce(customer.first_name, 'nobody')"
