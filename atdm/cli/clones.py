@@ -132,20 +132,20 @@ def _clone_table(found: Sequence[Mapping[str, Any]], everything: bool) -> Any:
         return "no clones; `atdm baseline-clone` makes one"
     from atdm.web.audit.wording import size
 
-    columns = ["database", "baseline", "source", "owner", "until", "size"]
-    rows = [
+    what = ("what",) if everything else ()
+    return table(
+        None,
+        ("database", *what, "baseline", "source", "owner", "until", "size"),
         [
-            item["database"],
-            item["baseline"] or "(empty)",
-            item["source"],
-            item["owner"],
-            item["expires_at"],
-            size(item["bytes"]),
-        ]
-        for item in found
-    ]
-    if everything:
-        columns.insert(1, "what")
-        for row, item in zip(rows, found, strict=True):
-            row.insert(1, f"{item['kind']}, {item['status']}")
-    return table(None, columns, rows)
+            (
+                item["database"],
+                *(f"{item['kind']}, {item['status']}" for _ in what),
+                item["baseline"] or "(empty)",
+                item["source"],
+                item["owner"],
+                item["expires_at"],
+                size(item["bytes"]),
+            )
+            for item in found
+        ],
+    )

@@ -144,19 +144,10 @@ class Demonstration:
             connection, "requests", pages.Filters(scenario_id=SCENARIO), limit=1
         ).rows
         before = {row["request_id"] for row in newest}
-        arguments = [
-            "job",
-            "execute",
-            "-m",
-            CODE_LOCATION,
-            "-j",
-            names.REQUEST_JOB,
-            "-c",
-            str(config),
-        ]
-        command = [str(Path(sys.executable).with_name("dagster")), *arguments]
+        arguments = ["job", "execute", "-m", CODE_LOCATION, "-j", names.REQUEST_JOB, "-c"]
+        command = [str(Path(sys.executable).with_name("dagster")), *arguments, str(config)]
         self._say("$ cat request.json", config.read_text(encoding="utf-8").rstrip())
-        self._say(f"$ dagster {' '.join(arguments[:-1])} request.json")
+        self._say(f"$ dagster {' '.join(arguments)} request.json")
         with self.output.working("running the job"):
             done = subprocess.run(
                 command, env=dict(environment), capture_output=True, text=True, check=False

@@ -5,8 +5,7 @@ makes, and the suites that they are for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,11 +14,6 @@ from atdm.cli.leases import lease_text
 from atdm.cli.output import Output
 from atdm.cli.target import connected
 from atdm_services.arguments import parse_length
-
-if TYPE_CHECKING:
-    import psycopg
-
-    from atdm_resources.settings import Settings
 
 Key = Annotated[str, typer.Argument(metavar="KEY", help="The idempotency key.")]
 
@@ -51,9 +45,19 @@ def claim(
 
     Example: atdm claim build-7-denials --ttl 30m
     """
+    from atdm_services.queue import submit
+
     length = None if ttl is None else parse_length(ttl)
     with connected(output) as (settings, connection):
-        answer = leased(settings, connection, key, owner=owner, ttl=length)
+        answer = submit.claimed(
+            connection,
+            key,
+            owner_secret(),
+            owner=owner,
+            ttl=length,
+            invoker=settings.invoker,
+            source=SOURCE,
+        )
     output.emit(answer, lambda: lease_text(answer))
 
 
@@ -91,28 +95,6 @@ def suite_finished(
     Example: atdm suite-finished build-7
     """
     _submit_suite(output, "suite_finished", build)
-
-
-def leased(
-    settings: Settings,
-    connection: psycopg.Connection[Any],
-    key: str,
-    *,
-    owner: str | None = None,
-    ttl: timedelta | None = None,
-) -> dict[str, Any]:
-    """Lease the test runs that were made for a submission."""
-    from atdm_services.queue import submit
-
-    return submit.claimed(
-        connection,
-        key,
-        owner_secret(),
-        owner=owner,
-        ttl=ttl,
-        invoker=settings.invoker,
-        source=SOURCE,
-    )
 
 
 def _submit_suite(output: Output, kind: str, build: str, **options: Any) -> None:

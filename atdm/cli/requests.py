@@ -135,7 +135,7 @@ def _enqueue(
     patience: timedelta | None,
 ) -> None:
     """Submit a request to the queue. With patience, wait so long for its runs and lease them."""
-    from atdm.cli.queue import leased, submission_text
+    from atdm.cli.queue import submission_text
     from atdm_services.queue import submit
 
     with connected(output) as (settings, connection):
@@ -155,5 +155,7 @@ def _enqueue(
         if submit.is_expected_violation(submission):
             output.emit(submission, lambda: submission_text(submission))
             return
-        answer = leased(settings, connection, key)
+        answer = submit.claimed(
+            connection, key, wanted.owner_secret, invoker=settings.invoker, source=SOURCE
+        )
     output.emit(answer, lambda: lease_text(answer))
