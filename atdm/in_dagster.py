@@ -1,4 +1,4 @@
-"""What services are given so that they need no Dagster. Each loads Dagster when it is called."""
+"""The calls into Dagster that faces pass to services. Each loads Dagster when it is called."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make(
 
 
 def read_run(settings: Settings, run_id: str) -> dict[str, Any]:
-    """What Dagster recorded of a run: ``atdm_assets.instance.run_record.read_run``."""
+    """Dagster's record of a run (``atdm_assets.instance.run_record``)."""
     with server_part("reading Dagster's record"):
         from atdm_assets.instance import run_record
 
@@ -46,7 +46,7 @@ def baselines(settings: Settings, reporter: Reporter, source: str, domain: str |
 
 
 class BaselineRecord:
-    """Shows baselines in Dagster: ``atdm_assets.baselines.record``."""
+    """Records baselines in Dagster (``atdm_assets.baselines.record``)."""
 
     def captured(self, settings: Settings, uri: str, made: Manifest) -> None:
         from atdm_assets.baselines import record

@@ -17,7 +17,7 @@ def main() -> NoReturn:
 
     Exit status 0 done, 1 an error with a code, 2 usage, 130 interrupted.
     """
-    # A tenth of the time that imports take goes into looking for garbage, and they make none.
+    # The search for garbage is a tenth of the time of imports, which leave none.
     gc.disable()
     try:
         from atdm.cli.app import app
@@ -32,19 +32,18 @@ def main() -> NoReturn:
 
 
 def _leave(status: int) -> NoReturn:
-    """End the process without taking its memory apart.
+    """End the process without freeing its objects; functions registered to run at exit do run.
 
-    Freeing object by object what Dagster and pandas have built takes a second, a third of a
-    request. What others have registered to run at exit does run.
+    Freeing the objects of Dagster and pandas one by one takes a second, a third of a request.
     """
     if threading.active_count() > 1:
-        # Whoever started a thread may rely on its being waited for.
+        # The interpreter waits for threads when it ends.
         raise SystemExit(status)
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
         sys.stderr.flush()
     except (BrokenPipeError, ValueError):
-        # Nobody reads any more; there is nothing to say and nobody to say it to.
+        # The reader has closed the pipe.
         os._exit(status or 1)
     os._exit(status)

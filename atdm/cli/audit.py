@@ -45,7 +45,7 @@ def audit(
         ),
     ] = None,
 ) -> None:
-    """Print who asked for a run, what was made and checked, and that it is gone again.
+    """Print who requested a run, what was made and checked, and that its rows are deleted again.
 
     Example: atdm audit 01K7ZQ3V5MWXR8ABCDEF000001 --html audit.html
     """
@@ -242,7 +242,7 @@ def trail_parts(trail: Mapping[str, Any]) -> list[Any]:
         ("request", trail["request_id"]),
         ("test run", trail["test_run_id"] or f"all {trail['runs']:,}"),
         ("status", trail["status"]),
-        ("asked by", f"{trail['invoker']} through {trail['source']}"),
+        ("requested by", f"{trail['invoker']} through {trail['source']}"),
         ("why", trail["reason"]),
         ("planner", trail["planner_mode"]),
         ("seed, as of", f"{trail['seed']}, {trail['as_of']}"),
@@ -313,8 +313,8 @@ def summary_parts(numbers: Mapping[str, Any]) -> list[Any]:
             ],
         ),
         (
-            "resets by way",
-            ("way", "runs", "rows deleted", "of these the application's"),
+            "resets by kind",
+            ("kind", "runs", "rows deleted", "of these the application's"),
             [
                 (r["way"], f"{r['runs']:,}", f"{r['deleted_rows']:,}", f"{r['adopted_rows']:,}")
                 for r in numbers["resets"]
@@ -329,17 +329,17 @@ def summary_parts(numbers: Mapping[str, Any]) -> list[Any]:
             ],
         ),
         (
-            "who asked",
+            "requests by invoker",
             ("invoker", "requests", "runs"),
             [(r["invoker"], f"{r['requests']:,}", f"{r['runs']:,}") for r in numbers["invokers"]],
         ),
         (
-            "who leased",
+            "leases by invoker",
             ("invoker", "leases"),
             [(r["invoker"], f"{r['leases']:,}") for r in numbers["leases"]],
         ),
         (
-            "how long",
+            "durations",
             ("what", "times", "p50", "p95"),
             [
                 (name, f"{row['n']:,}", _length(row["p50_ms"]), _length(row["p95_ms"]))

@@ -179,7 +179,7 @@ def _page(
 def _request_table(found: Sequence[Mapping[str, Any]]) -> Any:
     return table(
         None,
-        ("request", "label", "scenario", "status", "runs", "asked by", "at"),
+        ("request", "label", "scenario", "status", "runs", "requested by", "at"),
         [
             (
                 row["request_id"],
@@ -198,7 +198,7 @@ def _request_table(found: Sequence[Mapping[str, Any]]) -> Any:
 def _run_table(found: Sequence[Mapping[str, Any]]) -> Any:
     return table(
         None,
-        ("test run", "scenario", "status", "held by", "leased", "ended, or ends", "asked by"),
+        ("test run", "scenario", "status", "held by", "leased", "ended, or ends", "requested by"),
         [
             (
                 row["test_run_id"],

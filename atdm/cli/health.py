@@ -13,7 +13,7 @@ Line = tuple[str, str, str]
 
 
 def status(output: Output) -> int:
-    """Say what runs, what is ready, and what is wrong (then exit status 1).
+    """Show what runs, what is ready, and what is wrong (then exit status 1).
 
     Example: atdm -o json status
     """

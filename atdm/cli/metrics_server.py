@@ -60,7 +60,7 @@ TargetUrl: TypeAlias = Callable[[], str | None]
 
 
 class TargetCollector(Collector):
-    """What one target counts and holds, read anew for every scrape over one kept connection.
+    """Metrics of one target, read for every scrape over one connection that stays open.
 
     While the target cannot be read, ``atdm_up`` is 0, nothing else is exposed, and ``problem`` says
     why; ``report`` is called with every new reason.

@@ -19,7 +19,7 @@ Key = Annotated[str, typer.Argument(metavar="KEY", help="The idempotency key.")]
 
 
 def queue(output: Output, key: Key) -> None:
-    """Say how a submission to the queue stands: keys or errors, never a token.
+    """Show the state of a submission to the queue: keys or errors, never a token.
 
     Example: atdm queue build-7-denials
     """
@@ -116,7 +116,7 @@ def _submit_suite(output: Output, kind: str, build: str, **options: Any) -> None
 
 
 def submission_text(submission: Mapping[str, Any]) -> str:
-    """How a submission stands."""
+    """The state of a submission."""
     answer = submission["answer"] or {}
     lines = [f"{submission['idempotency_key']}: {submission['status']}"]
     if submission["request_id"]:

@@ -51,7 +51,7 @@ def replay(
     owner: Owner = None,
     reason: Reason = None,
 ) -> None:
-    """Make one test run again, under its old id and with the same rows, or say what changed.
+    """Make one test run again, under its old id and with the same rows, or show what changed.
 
     Refused while its rows are there. The run is leased at once: its cleanup token is printed.
 

@@ -143,21 +143,21 @@ def database(shell: Shell, name: str) -> str:
     return postgres_server.start(shell.home, name)
 
 
-def test_a_target_that_nobody_marked_disposable(shell: Shell) -> None:
-    url = database(shell, "somebodys_own")
+def test_a_target_that_is_not_marked_disposable(shell: Shell) -> None:
+    url = database(shell, "application_own")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE public.precious (id int)")
     refused = shell.refused("init", ATDM_DATABASE_URL=url)
     assert refused["code"] == "TARGET_NOT_DISPOSABLE"
-    assert "--disposable somebodys_own" in refused["message"]
-    asked = shell.refused("request", SCENARIO, ATDM_DATABASE_URL=url)
-    assert asked["code"] == "TARGET_NOT_INITIALISED"
+    assert "--disposable application_own" in refused["message"]
+    request = shell.refused("request", SCENARIO, ATDM_DATABASE_URL=url)
+    assert request["code"] == "TARGET_NOT_INITIALISED"
     with psycopg.connect(url) as connection:
         schemas = connection.execute(
             "SELECT nspname FROM pg_namespace WHERE nspname IN ('atdm', 'healthcare')"
         ).fetchall()
     assert schemas == []
-    done = shell.json("init", "--disposable", "somebodys_own", ATDM_DATABASE_URL=url)
+    done = shell.json("init", "--disposable", "application_own", ATDM_DATABASE_URL=url)
     assert done["marked"] == "named"
 
 

@@ -163,8 +163,8 @@ def test_a_label_names_the_request_also_in_the_catalog(shell: Shell) -> None:
     runs = ("catalog", "runs", "--scenario", SCENARIO, "--limit", "1")
     listed = shell.json(*runs)
     assert [row["test_run_id"] for row in listed["runs"]] == [answer["test_run_id"]]
-    asked = shell.json("catalog", "requests", "--scenario", SCENARIO, "--limit", "1")
-    assert [row["label"] for row in asked["requests"]] == ["nightly-1"]
+    requests = shell.json("catalog", "requests", "--scenario", SCENARIO, "--limit", "1")
+    assert [row["label"] for row in requests["requests"]] == ["nightly-1"]
     assert SCENARIO in shell.run(*runs).out
     page = shell.run("audit", answer["test_run_id"], "--html", "-").out
     assert page.startswith("<!DOCTYPE html>")
@@ -178,7 +178,7 @@ def test_an_owner_gives_everything_back(shell: Shell, registry: Registry) -> Non
     owner = ("--owner", "ci-job-7")
     secret = {"ATDM_OWNER_SECRET": "s3cret"}
     runs = [shell.json("request", SCENARIO, *owner, **secret)["test_run_id"] for _ in range(2)]
-    other = shell.json("request", SCENARIO, "--owner", "somebody else")
+    other = shell.json("request", SCENARIO, "--owner", "another owner")
 
     assert shell.refused("reset", *owner, ATDM_OWNER_SECRET="wrong")["code"] == "TOKEN_MISMATCH"
     done = shell.json("reset", *owner, **secret)

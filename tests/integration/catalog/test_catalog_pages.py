@@ -239,4 +239,4 @@ def test_the_numbers_are_shown(conn: Target, made: list[Made]) -> None:
     said = console.export_text()
     assert "9 made, 0 leased, 0 taken back" in said
     assert "healthcare/member_with_dependents" in said
-    assert "resets by way" not in said
+    assert "resets by kind" not in said

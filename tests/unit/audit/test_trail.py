@@ -11,11 +11,11 @@ from atdm.cli.catalog import _filters
 from atdm.cli.output import Output
 from atdm_engine.errors import UsageError
 
-ASKED: dict[str, Any] = {"run": None, "html": None, "summary": False, "since": None}
+OPTIONS: dict[str, Any] = {"run": None, "html": None, "summary": False, "since": None}
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("options", "message"),
     [
         ({}, "atdm audit RUN"),
         ({"run": "x", "summary": True}, "atdm audit RUN"),
@@ -23,9 +23,9 @@ ASKED: dict[str, Any] = {"run": None, "html": None, "summary": False, "since": N
         ({"summary": True, "html": "f"}, "--html goes with one run"),
     ],
 )
-def test_what_does_not_go_together_is_a_usage_error(asked: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        audit.audit(Output(), **{**ASKED, **asked})
+def test_what_does_not_go_together_is_a_usage_error(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        audit.audit(Output(), **{**OPTIONS, **options})
 
 
 def test_filters_read_the_options() -> None:

@@ -90,18 +90,18 @@ def test_quiet_says_nothing_on_the_side(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("mode", [Mode.HUMAN, Mode.JSON])
-def test_what_nobody_foresaw_shows_no_secret(
+def test_an_unexpected_error_shows_no_secret(
     mode: Mode, capsys: pytest.CaptureFixture[str]
 ) -> None:
     token = "atdm_" + "x" * 43
     with pytest.raises(RuntimeError) as raised:
         raise RuntimeError(f"{token} at postgresql://u:hunter22@h/d")
     assert Output(mode=mode, debug=True).fail_unexpected(raised.value) == 1
-    told = "".join(capsys.readouterr())
-    assert "unexpected RuntimeError: *** at postgresql://u:***@h/d" in told
+    printed = "".join(capsys.readouterr())
+    assert "unexpected RuntimeError: *** at postgresql://u:***@h/d" in printed
     # The traceback shows the line that raised it, which names the variable and not its value.
-    assert token not in told
-    assert "Traceback" in told
+    assert token not in printed
+    assert "Traceback" in printed
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
