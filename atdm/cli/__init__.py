@@ -1,4 +1,8 @@
-"""The command line ``atdm``: one module a noun, loaded when one of its commands runs."""
+"""The command line ``atdm``: one module a noun, loaded when one of its commands runs.
+
+A module holds the options of its commands, calls a service and renders the answer as text; ``app``
+names the module of every command. What another face needs as well belongs to ``atdm_services``.
+"""
 
 from __future__ import annotations
 

@@ -34,6 +34,9 @@ Ttl = Annotated[
 Owner = Annotated[
     str | None, typer.Option(envvar="ATDM_OWNER", help="Who holds it; default: the invoker.")
 ]
+RevokeLeases = Annotated[
+    bool, typer.Option("--revoke-leases", help="Also when test runs are leased.")
+]
 Reason = Annotated[str | None, typer.Option(help="Why, for the audit trail.")]
 
 

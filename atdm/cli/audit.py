@@ -302,60 +302,56 @@ def summary_parts(numbers: Mapping[str, Any]) -> list[Any]:
     """The whole trail in numbers, a table for each kind of act that happened."""
     from rich.panel import Panel
 
+    durations = [
+        (name, f"{row['n']:,}", _length(row["p50_ms"]), _length(row["p95_ms"]))
+        for name, row in numbers["durations"].items()
+        if row["n"]
+    ]
     parts: list[Any] = [Panel(_summary_text(numbers), title="audit summary", title_align="left")]
     for title, columns, rows in (
         (
             "requests",
             ("scenario", "status", "requests", "runs"),
-            [
-                (r["scenario"], r["status"], f"{r['requests']:,}", f"{r['runs']:,}")
-                for r in numbers["requests"]
-            ],
+            _cells(numbers["requests"], "scenario", "status", "requests", "runs"),
         ),
         (
             "resets by kind",
             ("kind", "runs", "rows deleted", "of these the application's"),
-            [
-                (r["way"], f"{r['runs']:,}", f"{r['deleted_rows']:,}", f"{r['adopted_rows']:,}")
-                for r in numbers["resets"]
-            ],
+            _cells(numbers["resets"], "way", "runs", "deleted_rows", "adopted_rows"),
         ),
         (
             "rejections by check",
             ("check", "requests", "as declared"),
-            [
-                (r["check"], f"{r['requests']:,}", f"{r['as_declared']:,}")
-                for r in numbers["rejections"]
-            ],
+            _cells(numbers["rejections"], "check", "requests", "as_declared"),
         ),
         (
             "requests by invoker",
             ("invoker", "requests", "runs"),
-            [(r["invoker"], f"{r['requests']:,}", f"{r['runs']:,}") for r in numbers["invokers"]],
+            _cells(numbers["invokers"], "invoker", "requests", "runs"),
         ),
         (
             "leases by invoker",
             ("invoker", "leases"),
-            [(r["invoker"], f"{r['leases']:,}") for r in numbers["leases"]],
+            _cells(numbers["leases"], "invoker", "leases"),
         ),
-        (
-            "durations",
-            ("what", "times", "p50", "p95"),
-            [
-                (name, f"{row['n']:,}", _length(row["p50_ms"]), _length(row["p95_ms"]))
-                for name, row in numbers["durations"].items()
-                if row["n"]
-            ],
-        ),
+        ("durations", ("what", "times", "p50", "p95"), durations),
         (
             "baselines",
             ("event", "times"),
-            [(name, f"{n:,}") for name, n in numbers["baselines"].items()],
+            [(name, f"{count:,}") for name, count in numbers["baselines"].items()],
         ),
     ):
         if rows:
             parts.append(table(title, columns, rows))
     return parts
+
+
+def _cells(rows: Sequence[Mapping[str, Any]], *names: str) -> list[tuple[str, ...]]:
+    """The values of some columns as text; numbers with separators."""
+    return [
+        tuple(row[name] if isinstance(row[name], str) else f"{row[name]:,}" for name in names)
+        for row in rows
+    ]
 
 
 def _summary_text(numbers: Mapping[str, Any]) -> str:

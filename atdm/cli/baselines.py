@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atdm.cli.arguments import SOURCE, Domain, LatestBaseline, Reason
+from atdm.cli.arguments import SOURCE, Domain, LatestBaseline, Reason, RevokeLeases
 from atdm.cli.output import Output, table
 from atdm_engine.errors import ErrorCode, UsageError
 from atdm_resources.settings import Settings
@@ -49,9 +49,7 @@ def baseline_restore(
     output: Output,
     baseline_id: LatestBaseline = None,
     domain: Domain = None,
-    revoke_leases: Annotated[
-        bool, typer.Option("--revoke-leases", help="Also when test runs are leased.")
-    ] = False,
+    revoke_leases: RevokeLeases = False,
     reason: Reason = None,
 ) -> None:
     """Bring every table back to a baseline, in one transaction.

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from atdm.cli.arguments import SOURCE, owner_secret
+from atdm.cli.arguments import SOURCE, RevokeLeases, owner_secret
 from atdm.cli.leases import lease_text
 from atdm.cli.output import Output
 from atdm.cli.target import connected
@@ -68,9 +68,7 @@ def suite_started(
         str | None, typer.Option("--baseline", "-b", help="Restored before anything is made.")
     ] = None,
     domain: Annotated[str | None, typer.Option(help="Default: the default domain.")] = None,
-    revoke_leases: Annotated[
-        bool, typer.Option("--revoke-leases", help="Also when test runs are leased.")
-    ] = False,
+    revoke_leases: RevokeLeases = False,
 ) -> None:
     """Tell the queue that a suite starts; its baseline is restored first.
 
