@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from functools import cache
 from pathlib import Path
 
@@ -62,6 +62,71 @@ def imported_names(tree: ast.AST) -> Iterator[str]:
                     for argument in node.args[:1]
                     if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
                 )
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a file; that of ``__init__.py`` is its package."""
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+@cache
+def import_graph() -> dict[str, frozenset[str]]:
+    """Each module of the product, and the modules of the product that it imports anywhere in it."""
+    trees = {module_name(path): tree for path, tree in modules(*FLOORS)}
+    return {
+        name: frozenset(_imported_modules(tree, trees.keys()) - {name})
+        for name, tree in trees.items()
+    }
+
+
+def _imported_modules(tree: ast.AST, known: Set[str]) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            # ``from package import name``: a module where there is one, else a name of the package.
+            found |= {
+                full if (full := f"{node.module}.{alias.name}") in known else str(node.module)
+                for alias in node.names
+            }
+    return (found | set(imported_names(tree)) - packages_of(found)) & known
+
+
+def packages_of(names: Iterable[str]) -> set[str]:
+    """The packages that the named modules are in."""
+    return {name.rpartition(".")[0] for name in names}
+
+
+def room(name: str, path: Path) -> str:
+    """The folder that a module is in; a module directly in its floor is a room of its own."""
+    return str(path.parent) if len(path.parts) > 2 else name
+
+
+def circles(graph: Mapping[str, Set[str]]) -> list[list[str]]:
+    """Groups of nodes that reach each other, each sorted (Tarjan's strongly connected parts)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        order[node] = low[node] = len(order)
+        stack.append(node)
+        for other in graph.get(node, ()):
+            if other not in order:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], order[other])
+        if low[node] == order[node]:
+            group = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for node in graph:
+        if node not in order:
+            visit(node)
+    return found
 
 
 def string_literals(tree: ast.AST) -> Iterator[tuple[int, str]]:
