@@ -32,8 +32,8 @@ daemon may have ended between deciding and launching."""
 
 GIVEN_UP_SECONDS: Final = 600
 """A run that has not recorded its request after this long is dead, although Dagster shows it as
-started: recording is the first thing it does, within a second. Whoever should have noticed its end
-was killed together with it."""
+started: recording is the first thing it does, within a second. The process that watched it was
+killed too."""
 
 _NOT_NOW: Final = frozenset({ErrorCode.TARGET_NOT_INITIALISED, ErrorCode.TARGET_NOT_DISPOSABLE})
 

@@ -20,12 +20,11 @@ from atdm_resources.store.staging import is_abandoned, is_staged, staged_name
 
 
 class Store:
-    """Files below ``url``. ``s3`` says how an object store is reached; on disk it means nothing.
+    """Files below ``url``. ``s3`` is for object stores and has no effect on disk.
 
-    It can be sent to other processes, which open the same store anew.
-
-    Paths are relative, with ``/`` between their parts. Every method raises AtdmError STORE_FAILED,
-    naming the file and the reason, when the store refuses.
+    A store can be pickled: another process opens the same store again. Paths are relative, with
+    ``/`` between their parts. Every method raises AtdmError STORE_FAILED with the file and the
+    reason if the store refuses.
     """
 
     def __init__(self, url: str, *, s3: S3Settings | None = None) -> None:
@@ -42,7 +41,7 @@ class Store:
         return partial(Store, s3=self.s3), (self.url,)
 
     def uri(self, path: str) -> str:
-        """The full URL of a file, for people and metadata."""
+        """The full URL of a file, for messages and metadata."""
         return f"{self.url}/{_checked(path)}"
 
     def _full(self, path: str) -> str:
@@ -52,8 +51,8 @@ class Store:
     def write_atomic(self, path: str) -> Iterator[IO[bytes]]:
         """A file to write to that appears under its name as a whole when the block ends.
 
-        Where the block raises, nothing is left and what was there before stays. Only what opening
-        and completing the file raise becomes STORE_FAILED here: the block may raise OSError too.
+        If the block raises, an earlier file of that name stays as it is. STORE_FAILED is for
+        errors of opening and of completing the file; an OSError of the block stays an OSError.
         """
         write = self._staged if self._local else self._uploaded
         with write(path) as handle:
@@ -64,7 +63,8 @@ class Store:
         self, path: str, publish: Callable[[str, str], None] = os.replace
     ) -> Iterator[IO[bytes]]:
         """Write beside the file's name, then ``publish`` under it."""
-        # fsspec stages in the system's temporary folder: from there a move is no rename.
+        # Not fsspec's transaction: it stages in the temporary folder, often another file system,
+        # from where a file is copied and not renamed.
         full = self._full(path)
         folder, name = os.path.split(full)
         staged = f"{folder}/{staged_name(name)}"
@@ -86,7 +86,7 @@ class Store:
 
     @contextmanager
     def _uploaded(self, path: str) -> Iterator[IO[bytes]]:
-        """An object appears when its upload is completed, which is what closing does."""
+        """Upload an object, which appears when the upload is completed: when it is closed."""
         with store_errors(self.uri(path)):
             handle = self._files.open(self._full(path), "wb")
         try:
@@ -99,7 +99,7 @@ class Store:
             except Exception as problem:
                 # The first error is the one to report; the store's own rule drops the upload.
                 error.add_note(f"The upload could not be cancelled: {problem}")
-            # Or it would be completed after all when the handle is collected.
+            # Otherwise the upload is completed when the handle is collected.
             handle.closed = True
             raise
 
@@ -111,8 +111,8 @@ class Store:
     def write_new(self, path: str, content: bytes) -> bool:
         """Write a whole file unless there is one of that name; False when there is.
 
-        If several callers try at once, one succeeds: a hard link on disk, a conditional upload in
-        an object store.
+        Of several callers at the same time one succeeds: on disk by a hard link, in an object
+        store by a conditional upload.
         """
         new = True
 
@@ -134,7 +134,7 @@ class Store:
                 try:
                     self._files.pipe_file(full, content, mode="create")
                 except FileExistsError:
-                    # An upload whose answer was lost is sent again, and refused: it was ours then.
+                    # s3fs repeats an upload whose answer was lost: then the file is our own.
                     new = self.read_bytes(path) == content
         return new
 
@@ -165,7 +165,7 @@ class Store:
             return int(self._files.size(self._full(path)))
 
     def modified(self, path: str) -> datetime:
-        """When a file was written last, in UTC."""
+        """The time of the last change of a file, in UTC."""
         with store_errors(self.uri(path)):
             moment: datetime = self._files.modified(self._full(path))
         return moment.astimezone(UTC)
@@ -179,7 +179,7 @@ class Store:
     def sizes(self, prefix: str) -> dict[str, int]:
         """The sizes in bytes of every whole file below a folder, by path, from one listing.
 
-        Files that are being written, or go while this looks, are none.
+        Files that are being written, or deleted meanwhile, are left out.
         """
         with store_errors(self.uri(prefix)):
             found = self._files.find(self._full(prefix), detail=True)
@@ -190,7 +190,7 @@ class Store:
         }
 
     def delete_prefix(self, prefix: str) -> int:
-        """Delete a folder with everything in it; returns how many files went."""
+        """Delete a folder with everything in it; returns the number of deleted files."""
         found = self.files(prefix)
         if found or self.exists(prefix):
             with store_errors(self.uri(prefix)), suppress(FileNotFoundError):
@@ -198,10 +198,10 @@ class Store:
         return len(found)
 
     def sweep(self, prefix: str) -> int:
-        """Delete what killed writers have left half-written below a folder; returns how many files.
+        """Delete the partial files of killed writers below a folder; returns their number.
 
-        Files of writers that are alive stay, and so do whole files. An object store has none: what
-        is uploaded there in part is no file, and goes by the bucket's own rule.
+        Whole files stay, and partial ones whose writer is alive. An object store has no partial
+        files: the bucket's own rule removes uploads that were not completed.
         """
         if not self._local:
             return 0
@@ -214,7 +214,7 @@ class Store:
 
 @contextmanager
 def store_errors(what: str) -> Iterator[None]:
-    """Turn what a file system raises into STORE_FAILED with the file and the reason."""
+    """Turn errors of the file system into STORE_FAILED with the file and the reason."""
     try:
         yield
     except AtdmError:

@@ -198,7 +198,7 @@ def test_an_optional_choice_left_out_is_not_in_the_config_and_null_is() -> None:
 def test_a_killed_process_leaves_its_run_started(
     dagster_instance: dg.DagsterInstance, tmp_path: Any
 ) -> None:
-    """Protects the sweep of dead requests: nobody else reports their runs as failed."""
+    """Protects the roll-back of orphaned requests: no other code reports their runs as failed."""
     script = tmp_path / "killed.py"
     script.write_text(
         "import os, sys, dagster as dg\n"
