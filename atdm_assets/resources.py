@@ -9,7 +9,8 @@ import dagster as dg
 import psycopg
 from pydantic import Field
 
-from atdm_resources.postgres.target import connect, database_url
+from atdm_resources.postgres.connection import connect
+from atdm_resources.postgres.target import database_url
 from atdm_resources.settings import Settings
 from atdm_resources.store.files import Store
 

@@ -16,12 +16,11 @@ class FrozenModel(BaseModel):
 class TableColumn(FrozenModel):
     """One column as PostgreSQL describes it.
 
-    ``type`` is what ``format_type`` says. ``generated`` columns (``stored`` or ``virtual``) are in
-    no file: they follow from the others by ``expression``; for other columns that is the default.
-    ``spec_type`` is set when the file holds the column as ``atdm_engine.arrow.types`` does
-    (generated data, and dates and instants that were captured); otherwise the file holds
-    PostgreSQL's own
-    text, or an integer or a boolean as such.
+    ``type`` is the text of ``format_type``. ``generated`` columns (``stored`` or ``virtual``) are
+    in no file: PostgreSQL computes them by ``expression``; for other columns that is the default.
+    ``spec_type`` is set when a file holds the column as ``atdm_engine.arrow.types`` does (generated
+    data, and captured dates and instants). Otherwise the file holds PostgreSQL's text of it, or an
+    integer or a boolean.
     """
 
     name: str
@@ -35,7 +34,7 @@ class TableColumn(FrozenModel):
 
 
 class Definition(FrozenModel):
-    """A constraint (``kind`` as in pg_constraint) or an index (``i``) by its text, to compare."""
+    """The text of a constraint (``kind`` as in pg_constraint) or an index (``i``)."""
 
     table: str
     name: str
@@ -44,7 +43,7 @@ class Definition(FrozenModel):
 
 
 class SequenceState(FrozenModel):
-    """Where a sequence stands. ``shared`` ones belong to another schema and only move onwards."""
+    """The position of a sequence. A ``shared`` one is in another schema and only moves onwards."""
 
     schema_name: str
     name: str

@@ -22,7 +22,7 @@ _OPTIONS: dict[str, Any] = {
 
 
 def connect(url: str, *, autocommit: bool = True, **options: Any) -> psycopg.Connection[Any]:
-    """A psycopg connection to ``url``, in autocommit mode unless told otherwise.
+    """A psycopg connection to ``url``, in autocommit mode by default.
 
     Prepared statements are off, so that it works behind PgBouncer in transaction mode. ``options``
     go to psycopg.
@@ -37,7 +37,7 @@ def connect(url: str, *, autocommit: bool = True, **options: Any) -> psycopg.Con
 
 
 async def connect_async(url: str) -> psycopg.AsyncConnection[Any]:
-    """The same for asyncio, in autocommit mode. Raises AtdmError TARGET_UNREACHABLE."""
+    """An asyncio connection in autocommit mode. Raises AtdmError TARGET_UNREACHABLE."""
     try:
         return await psycopg.AsyncConnection.connect(libpq_url(url), autocommit=True, **_OPTIONS)
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
@@ -46,15 +46,15 @@ async def connect_async(url: str) -> psycopg.AsyncConnection[Any]:
 
 def unreachable(url: str, error: BaseException) -> AtdmError:
     """TARGET_UNREACHABLE for a failed attempt to connect to ``url``."""
-    said = _without_password(url, str(error)).strip()
+    reason = _without_password(url, str(error)).strip()
     advice = next(
-        (text for pattern, text in _ADVICE if re.search(pattern, said, re.IGNORECASE)), _CHECK_URL
+        (text for pattern, text in _ADVICE if re.search(pattern, reason, re.IGNORECASE)), _CHECK_URL
     )
     shown = redact_url(url)
     return AtdmError(
         ErrorCode.TARGET_UNREACHABLE,
-        f"cannot connect to {shown}: {said}\n{advice}",
-        {"url": shown, "reason": said, "advice": advice},
+        f"cannot connect to {shown}: {reason}\n{advice}",
+        {"url": shown, "reason": reason, "advice": advice},
     )
 
 

@@ -1,7 +1,7 @@
-"""Arrow rows as the binary form of COPY, which the server takes in a third faster than text.
+"""Arrow rows as the binary form of COPY, which the server loads a third faster than text.
 
-A row is the number of its columns, then for each the number of its bytes (-1: NULL) and the bytes;
-all numbers have their highest byte first.
+A row is the number of its columns, then for each column the number of its bytes (-1: NULL) and the
+bytes. All numbers have their highest byte first.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def rows_as_binary(batch: pa.RecordBatch, columns: Sequence[TableColumn]) -> pa.
     """The rows of ``batch`` without BEGIN and END. ``columns`` must have a binary form."""
     count = batch.num_rows
     parts: list[pa.Array] = []
-    # What has the same length in every row is gathered until something of another length comes.
+    # Columns of one length in every row are collected until one of varying length comes.
     fixed: list[Bytes] = [_repeated(len(columns).to_bytes(2, "big"), count)]
     for column, array in zip(columns, batch.columns, strict=True):
         encoder = _encoder(column.type, array.type)
@@ -83,7 +83,7 @@ def _is_text(name: str, kind: pa.DataType) -> bool:
 
 
 def _encoder(name: str, kind: pa.DataType) -> Callable[[pa.Array], Bytes] | None:
-    """What makes the bytes of a column whose values all have the same length."""
+    """The function that makes the bytes of a column whose values all have one length."""
     if name in _INTEGERS and pa.types.is_signed_integer(kind):
         return lambda array: _matrix(_integers(array), _INTEGERS[name])
     if name == "boolean" and pa.types.is_boolean(kind):
@@ -101,7 +101,7 @@ def since_2000(array: pa.Array) -> NDArray[Any]:
     """Dates and instants as PostgreSQL counts them: days or microseconds since 2000."""
     numbers = datetimes.numbers_of(array)
     shift = datetimes.DAYS_TO_2000 * (1 if pa.types.is_date(array.type) else _DAY_MICROSECONDS)
-    # Wraps around where ``moments`` has wrapped around: infinity comes out right.
+    # Wraps around where ``datetimes`` wraps around, so infinity comes out right.
     counted: NDArray[Any] = numbers - numbers.dtype.type(shift)
     return counted
 
@@ -112,7 +112,7 @@ def _integers(array: pa.Array) -> NDArray[Any]:
 
 
 def _matrix(values: NDArray[Any], form: str) -> Bytes:
-    """The bytes of each number, a row each."""
+    """The bytes of each number, one row for each."""
     encoded = values.astype(form)
     return encoded.view(np.uint8).reshape(len(values), encoded.dtype.itemsize)
 

@@ -38,7 +38,7 @@ def _as_text(column: Any) -> Any:
 
 
 def _array_text(column: pa.ListArray) -> pa.Array:
-    """``{"a","b",NULL}`` for each list: elements are made into text at once, then joined."""
+    """``{"a","b",NULL}`` for each list: all elements become text at once, then they are joined."""
     elements = column.flatten()
     if pa.types.is_string(elements.type) or pa.types.is_large_string(elements.type):
         escaped = pc.replace_substring(pc.replace_substring(elements, "\\", "\\\\"), '"', '\\"')

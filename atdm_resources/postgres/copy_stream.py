@@ -1,10 +1,10 @@
-"""What COPY sends to a client, in pieces of megabytes instead of row by row.
+"""The output of COPY in pieces of megabytes instead of row by row (ADR 0023).
 
-The server puts every row into a message of its own, and the driver hands out one at a time, which
-costs three times as much as everything else about it. Here the messages of one COPY are read from
-the connection's socket as they come, and their headers are taken out of a whole piece at once.
+The server sends every row as one message, and the driver returns one message at a time, which costs
+three times as much as the rest. Here the messages of one COPY are read from the connection's
+socket, and the headers are removed from a whole piece at once.
 
-Encrypted connections go through the driver.
+Encrypted connections use the driver.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _READY_MESSAGE = b"Z\0\0\0\5"
 
 
 def copied(conn: psycopg.Connection[Any], statement: sql.Composed) -> Iterator[pa.Buffer]:
-    """What ``statement`` (COPY ... TO STDOUT in text or CSV format) sends, cut between rows.
+    """The output of ``statement`` (COPY ... TO STDOUT in text or CSV format), cut between rows.
 
-    Whoever stops in the middle closes the connection: nothing else ends a COPY at once. Raises
-    psycopg.Error as the server reports it.
+    A caller that stops early closes the connection, because nothing else ends a COPY at once.
+    Raises psycopg.Error as the server reports it.
     """
     if conn.pgconn.ssl_in_use or conn.pgconn.used_gssapi or not hasattr(select, "poll"):
         yield from _row_by_row(conn, statement)
@@ -71,10 +71,10 @@ def _row_by_row(conn: psycopg.Connection[Any], statement: sql.Composed) -> Itera
 
 
 def _streamed(conn: psycopg.Connection[Any], statement: bytes) -> Iterator[pa.Buffer]:
-    """The exchange. Between statements the driver has nothing buffered, so the socket is ours."""
+    """Send the query and read its messages. Between statements the driver has nothing buffered."""
     query = statement + b"\0"
     error: psycopg.Error | None = None
-    # One piece of memory for all of it: fresh pages cost as much as copying what goes into them.
+    # One buffer for everything: fresh memory costs as much as copying the data.
     buffer = np.empty(PIECE_BYTES, np.uint8)
     filled = 0
     # A duplicate, because closing it must not close the driver's own.
@@ -85,13 +85,13 @@ def _streamed(conn: psycopg.Connection[Any], statement: bytes) -> Iterator[pa.Bu
             filled += count
             if count and filled < len(buffer) and not _may_end(buffer, filled):
                 if count < _LITTLE_BYTES:
-                    # The server sends 8 KiB at a time. To be woken for each of them costs both
-                    # sides more than waiting until there are many.
+                    # The server sends 8 KiB at a time. A short wait for many of them costs both
+                    # sides less than being woken for each.
                     time.sleep(_PAUSE_SECONDS)
                 continue
             payload, used, problem, ready = _taken_apart(buffer[:filled])
             error = error or problem
-            # A row that is larger than the buffer is not looked at again before it is there.
+            # A row that is larger than the buffer is looked at again when it is complete.
             wanted = _length(buffer, used) + 1 if filled - used >= _HEADER else 0
             filled -= used
             rest = buffer[used : used + filled]
@@ -121,7 +121,7 @@ def _send(channel: socket.socket, message: bytes) -> None:
 
 
 def _receive(channel: socket.socket, room: memoryview) -> int:
-    """Fill in what is there, at least something; 0 when the server has gone."""
+    """Read at least one byte into ``room``; 0 when the server has closed the connection."""
     while True:
         try:
             return channel.recv_into(room)
@@ -143,7 +143,7 @@ def _may_end(buffer: NDArray[np.uint8], filled: int) -> bool:
 def _taken_apart(
     content: NDArray[np.uint8],
 ) -> tuple[list[pa.Buffer], int, psycopg.Error | None, bool]:
-    """The rows in whole messages of ``content``; how many bytes were used; an error; the end."""
+    """The rows in whole messages of ``content``, the bytes used, an error, whether it ends."""
     rows: list[pa.Buffer] = []
     error: psycopg.Error | None = None
     place = 0
@@ -170,9 +170,9 @@ def _taken_apart(
 def _run_of_rows(content: NDArray[np.uint8], place: int) -> tuple[pa.Buffer, int]:
     """The rows of consecutive messages from ``place`` on, and where the next message starts.
 
-    A header is ``d`` and a length whose first byte is 0; the text of a row never holds a 0. So the
-    pairs found are headers, or (rarely) lengths that look like one: then the next header is not
-    where its predecessor says, and the run ends before it.
+    A header is ``d`` and a length whose first byte is 0; the text of a row has no byte 0. So each
+    pair that is found is a header, or (rarely) a length that looks like one: then the next header
+    is not where the length says, and the run ends before it.
     """
     content = content[place:]
     zeros = np.flatnonzero(content[1:-3] == 0)
@@ -190,7 +190,7 @@ def _run_of_rows(content: NDArray[np.uint8], place: int) -> tuple[pa.Buffer, int
     messages = np.empty(count + 1, np.int32)
     messages[:-1] = heads[:count]
     messages[-1] = end
-    # As far as Arrow is concerned the messages are values, of which all but the header is wanted.
+    # For Arrow the messages are values, whose first bytes are cut off.
     framed = pa.Array.from_buffers(
         pa.binary(), count, [None, pa.py_buffer(messages), pa.py_buffer(content[:end])]
     )
@@ -199,7 +199,7 @@ def _run_of_rows(content: NDArray[np.uint8], place: int) -> tuple[pa.Buffer, int
 
 
 def _walked(content: NDArray[np.uint8]) -> tuple[pa.Buffer, int]:
-    """The same, message by message, for a few of them."""
+    """The same, message by message, for a few messages."""
     parts = []
     place = 0
     for _ in range(_STEPS):
@@ -224,10 +224,10 @@ def _error(body: bytes) -> psycopg.Error:
         for part in body.split(b"\0")
         if part
     }
-    said = fields.get("M", "COPY failed")
+    message = fields.get("M", "COPY failed")
     if "D" in fields:
-        said += f" ({fields['D']})"
+        message += f" ({fields['D']})"
     try:
-        return psycopg.errors.lookup(fields.get("C", ""))(said)
+        return psycopg.errors.lookup(fields.get("C", ""))(message)
     except KeyError:
-        return psycopg.DatabaseError(said)
+        return psycopg.DatabaseError(message)

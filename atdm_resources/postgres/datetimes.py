@@ -1,8 +1,8 @@
-"""Dates and instants between PostgreSQL's text and Arrow, to the ends of PostgreSQL's calendar.
+"""Dates and instants between PostgreSQL's text and Arrow, over PostgreSQL's whole calendar.
 
-In Arrow a moment is PostgreSQL's own number, counted from 1970 instead of 2000. Moving the last of
-them there wraps around, to numbers that no other moment has: nothing is lost.
-Texts are those of ``DateStyle = 'ISO, YMD'`` and ``TimeZone = 'UTC'``.
+In Arrow a moment is PostgreSQL's number, counted from 1970 instead of 2000. The last moments wrap
+around to numbers that no other moment has, so nothing is lost. Texts are those of
+``DateStyle = 'ISO, YMD'`` and ``TimeZone = 'UTC'``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LAST_DAY: Final = int(np.datetime64("9999-12-31", "D").astype(np.int64))
 
 
 def from_text(texts: pa.Array, kind: pa.DataType) -> pa.Array:
-    """What PostgreSQL has printed, as ``kind``: date32, or timestamp in microseconds and UTC.
+    """PostgreSQL's texts as ``kind``: date32, or timestamp in microseconds and UTC.
 
     Raises:
         ValueError: a text that PostgreSQL does not print for the type.
@@ -62,7 +62,7 @@ def as_text(moments: pa.Array) -> pa.Array:
 
 
 def usual(moments: pa.Array) -> bool:
-    """Whether Arrow reads and writes all of them as PostgreSQL does."""
+    """Whether Arrow reads and writes all of them as PostgreSQL does: years 1 to 9999."""
     numbers, day = numbers_of(moments), _a_day(moments.type)
     usual = (numbers >= _FIRST_DAY * day) & (numbers < (_LAST_DAY + 1) * day)
     if moments.null_count:
@@ -71,7 +71,7 @@ def usual(moments: pa.Array) -> bool:
 
 
 def numbers_of(moments: pa.Array) -> NDArray[Any]:
-    """Days or microseconds since 1970; some number where there is NULL."""
+    """Days or microseconds since 1970; an arbitrary number where the value is NULL."""
     kind = np.dtype("i4" if pa.types.is_date(moments.type) else "i8")
     values = np.frombuffer(moments.buffers()[1], kind)
     return values[moments.offset : moments.offset + len(moments)]
@@ -98,7 +98,7 @@ def _number(text: str, kind: pa.DataType) -> int:
     match = _PARTS.match(text)
     if match is None or (match["hour"] is None) != pa.types.is_date(kind):
         raise ValueError(f"{text!r} is no {kind}")
-    # Astronomers and numpy have a year 0, which is 1 BC.
+    # numpy has a year 0, which is 1 BC.
     year = 1 - int(match["year"]) if match["before"] else int(match["year"])
     number = int(np.datetime64(f"{year:+05d}{match['day']}", "D").astype(np.int64)) * _a_day(kind)
     if match["hour"]:
@@ -116,7 +116,7 @@ def _printed(number: int, kind: pa.DataType) -> str:
     days, rest = divmod(theirs, _a_day(kind))
     text = str(np.datetime64(days + DAYS_TO_2000, "D"))
     year = int(text[:-6])
-    # Less than four digits are filled up with zeros, as PostgreSQL does it.
+    # PostgreSQL prints at least four digits.
     printed = f"{year if year > 0 else 1 - year:04d}{text[-6:]}"
     if not pa.types.is_date(kind):
         seconds, fraction = divmod(rest, 1_000_000)

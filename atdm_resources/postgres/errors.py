@@ -14,22 +14,23 @@ Result = TypeVar("Result")
 
 
 def guarded(call: Callable[[], Result]) -> Result:
-    """``call``, with errors that the catalog's functions raise as AtdmError.
+    """The result of ``call``; errors of the catalog's functions become AtdmError.
 
     Raises:
-        AtdmError: what ``atdm.fail`` said; TARGET_NOT_INITIALISED without a catalog or the right.
+        AtdmError: the error that ``atdm.fail`` raised; TARGET_NOT_INITIALISED without a catalog, or
+            without the right to call its functions.
     """
     try:
         return call()
     except psycopg.Error as error:
-        told = meaning(error)
-        if told is None:
+        known = meaning(error)
+        if known is None:
             raise
-        raise told from error
+        raise known from error
 
 
 def meaning(error: psycopg.Error) -> AtdmError | None:
-    """What an error of a call to the catalog means; None for one that has nothing to do with it."""
+    """The AtdmError of a failed call to the catalog; None for an error of another kind."""
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return AtdmError(
             ErrorCode.TARGET_NOT_INITIALISED,

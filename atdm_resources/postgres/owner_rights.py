@@ -1,4 +1,4 @@
-"""What reading the catalog needs, and what is said to whoever lacks it."""
+"""The error of a user who may not read the catalog, or finds none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atdm_engine.errors import AtdmError, ErrorCode
 
 @contextmanager
 def catalog_needed(conn: psycopg.Connection[Any], what: str) -> Iterator[None]:
-    """Around statements that read the catalog; ``what`` says what is being done, as in "a replay".
+    """Around statements that read the catalog; ``what`` names the operation, as in "a replay".
 
     Raises:
         AtdmError: TARGET_NOT_INITIALISED without a catalog, with an older one, and for a user who

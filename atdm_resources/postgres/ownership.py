@@ -1,13 +1,11 @@
-"""Whose row is it: writing the rows of runs into a table, and deleting them again.
-
-Tables that the application manages itself will be another one.
-"""
+"""How ATDM knows the rows of a run in a table: written with their owner, deleted by it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import psycopg
@@ -16,6 +14,7 @@ from psycopg import sql
 
 from atdm_resources.postgres.copy_csv import copy_csv
 from atdm_resources.postgres.prefetch import prefetch
+from atdm_resources.postgres.table_rows import send_rows
 
 RowsDone = Callable[[int], None]
 """Called with the number of rows sent so far."""
@@ -23,7 +22,7 @@ RowsDone = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What one COPY did. ``bytes`` are those sent to the server."""
+    """The rows of one COPY, and the bytes that were sent."""
 
     rows: int
     bytes: int
@@ -32,14 +31,14 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """Rows that went, by table; ``adopted`` those among them that bore no run's id."""
+    """Deleted rows by table; ``adopted`` are those without the id of a run."""
 
     deleted: dict[str, int]
     adopted: dict[str, int]
 
 
 class RunOwnership(Protocol):
-    """How the rows of runs get into a table and out of it."""
+    """Writes and deletes the rows of runs."""
 
     def load(
         self,
@@ -66,30 +65,32 @@ class RunColumn:
         batches: Iterable[pa.RecordBatch],
         progress: RowsDone | None = None,
     ) -> Loaded:
-        """COPY the rows. While the server works on one batch, the next is being encoded.
+        """COPY the rows. While the server works on one batch, the next is encoded.
 
         Memory is bounded by a few batches. Raises psycopg.Error as the server reports it.
         """
         started = time.perf_counter()
-        rows = size = 0
-        first, rest = _first_of(batches)
+        rest = iter(batches)
+        first = next(rest, None)
         if first is None:
             return Loaded(0, 0, 0.0)
-        statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(
-            sql.Identifier(schema, table),
-            sql.SQL(", ").join(sql.Identifier(name) for name in first.schema.names),
-        )
-        with conn.cursor().copy(statement) as copy:
-            for count, text in prefetch(_encoded(rest)):
-                copy.write(memoryview(text))
+        size = 0
+
+        def pieces() -> Iterator[tuple[int, pa.Buffer]]:
+            nonlocal size
+            rows = 0
+            for count, text in prefetch(_encoded(chain([first], rest))):
+                yield count, text
                 rows += count
                 size += len(text)
                 if progress is not None:
                     progress(rows)
+
+        rows = send_rows(conn, sql.Identifier(schema, table), first.schema.names, pieces())
         return Loaded(rows, size, time.perf_counter() - started)
 
     def delete(self, conn: psycopg.Connection[Any], domain: str, run_ids: Sequence[str]) -> Deleted:
-        """Delete the rows bearing these ids, and the closure of foreign keys that lead to them."""
+        """Delete the rows with these ids, and the rows that refer to them, directly or not."""
         row = conn.execute(
             "SELECT deleted, adopted FROM atdm.delete_runs(%s, %s)", (domain, list(run_ids))
         ).fetchone()
@@ -101,18 +102,3 @@ def _encoded(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.Buffer
     for batch in batches:
         if batch.num_rows:
             yield batch.num_rows, copy_csv(batch)
-
-
-def _first_of(
-    batches: Iterable[pa.RecordBatch],
-) -> tuple[pa.RecordBatch | None, Iterator[pa.RecordBatch]]:
-    """The first batch, and all of them again."""
-    iterator = iter(batches)
-    first = next(iterator, None)
-
-    def all_of_them() -> Iterator[pa.RecordBatch]:
-        if first is not None:
-            yield first
-        yield from iterator
-
-    return first, all_of_them()

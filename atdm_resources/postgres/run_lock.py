@@ -1,4 +1,4 @@
-"""How a process shows that it is still executing a Dagster run: by a lock in the target."""
+"""Locks in the target that show which Dagster runs are being executed (ADR 0085)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from atdm_resources.postgres.locks import RequestLock, try_lock
 
 
 def run_lock(url: str, dagster_run_id: str) -> RequestLock:
-    """The lock of a run, to be held by whoever executes it."""
+    """The lock of a run; the process that executes the run holds it."""
     return RequestLock(url, None, _name(dagster_run_id))
 
 
@@ -21,7 +21,7 @@ def is_held(conn: psycopg.Connection[Any], dagster_run_id: str) -> bool:
 
 
 def place(conn: psycopg.Connection[Any]) -> str:
-    """Which target this is: locks of another one say nothing here."""
+    """An identifier of the target: locks of another target prove nothing about this one's runs."""
     row = conn.execute(
         "SELECT database_name || '@' || extract(epoch FROM marked_at)::bigint FROM atdm.target"
     ).fetchone()

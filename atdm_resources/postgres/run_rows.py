@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
 import pyarrow as pa
-import pyarrow.csv
 from psycopg import sql
 
-from atdm_engine.arrow.types import column_kind, typed_array
 from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_engine.spec.table import TableSpec
-
-_ROWS_A_BATCH = 65_536
+from atdm_resources.postgres.columns import TableColumn
+from atdm_resources.postgres.table_rows import read_source, selected
 
 
 def rows_of_request(
@@ -24,8 +21,6 @@ def rows_of_request(
     table: str,
     spec: TableSpec,
     request_id: str,
-    *,
-    batch_rows: int = _ROWS_A_BATCH,
 ) -> Iterator[pa.Table]:
     """The rows of every run of a request, ordered by run."""
     condition = sql.SQL("{run} > {low} AND {run} <= {high} ORDER BY {run}").format(
@@ -33,7 +28,7 @@ def rows_of_request(
         low=sql.Literal(request_id),
         high=sql.Literal(request_id[:20] + "ZZZZZZ"),
     )
-    return _rows(conn, schema, table, spec, condition, batch_rows)
+    return _rows(conn, schema, table, spec, condition)
 
 
 def rows_of_run(
@@ -78,7 +73,7 @@ def _whole(
     spec: TableSpec,
     condition: sql.Composable,
 ) -> pa.Table:
-    parts = list(_rows(conn, schema, table, spec, condition, _ROWS_A_BATCH))
+    parts = list(_rows(conn, schema, table, spec, condition))
     return pa.concat_tables(parts) if parts else spec.arrow_schema.empty_table()
 
 
@@ -88,69 +83,19 @@ def _rows(
     table: str,
     spec: TableSpec,
     condition: sql.Composable,
-    batch_rows: int,
 ) -> Iterator[pa.Table]:
-    selected = [_selected(name, column.type) for name, column in spec.columns.items()]
-    statement = sql.SQL("COPY (SELECT {} FROM {} WHERE {}) TO STDOUT (FORMAT csv)").format(
-        sql.SQL(", ").join([*selected, sql.Identifier(RUN_COLUMN)]),
-        sql.Identifier(schema, table),
-        condition,
+    columns = [
+        TableColumn(name=name, type=column.type, spec_type=column.type)
+        for name, column in spec.columns.items()
+    ]
+    columns.append(TableColumn(name=RUN_COLUMN, type="text", spec_type="text"))
+    source = sql.SQL("(SELECT {} FROM {} WHERE {})").format(
+        selected(columns), sql.Identifier(schema, table), condition
     )
     with conn.transaction():
         # Timestamps come in the session's zone, floats in its precision.
         conn.execute("SET LOCAL TimeZone = 'UTC'")
         conn.execute("SET LOCAL DateStyle = 'ISO, YMD'")
         conn.execute("SET LOCAL extra_float_digits = 1")
-        with conn.cursor().copy(statement) as copy:
-            lines: list[bytes] = []
-            for line in copy:
-                lines.append(bytes(line))
-                if len(lines) == batch_rows:
-                    yield _parsed(spec, lines)
-                    lines = []
-            if lines:
-                yield _parsed(spec, lines)
-
-
-def _selected(name: str, column_type: str) -> sql.Composable:
-    kind = column_kind(column_type)
-    if kind.array:
-        # JSON has one form for the elements of every type; the array's own text does not. Elements
-        # that are JSON themselves go as text, or their null would be no different from NULL.
-        form = (
-            "array_to_json({}::text[])::text" if kind.base == "jsonb" else "array_to_json({})::text"
-        )
-        return sql.SQL(form).format(sql.Identifier(name))
-    return sql.Identifier(name)
-
-
-def _parsed(spec: TableSpec, lines: list[bytes]) -> pa.Table:
-    """CSV lines as a table. JSON and arrays are read as text and brought to their one form."""
-    schema = spec.arrow_schema
-    as_text = {
-        name
-        for name, column in spec.columns.items()
-        if column_kind(column.type).array or column_kind(column.type).base == "jsonb"
-    }
-    table = pyarrow.csv.read_csv(
-        io.BytesIO(b"".join(lines)),
-        read_options=pyarrow.csv.ReadOptions(column_names=schema.names, use_threads=False),
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types={
-                field.name: pa.string() if field.name in as_text else field.type for field in schema
-            },
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-            true_values=["t"],
-            false_values=["f"],
-        ),
-    )
-    columns = [
-        typed_array(spec.columns[name].type, table.column(name).to_pylist())
-        if name in as_text
-        else table.column(name)
-        for name in schema.names
-    ]
-    return pa.table(columns, schema=schema)
+        for batch in read_source(conn, source, columns):
+            yield pa.Table.from_arrays(batch.columns, schema=spec.arrow_schema)

@@ -1,8 +1,8 @@
-"""Do the rows that the server has stored equal those that were sent? Asked without reading them.
+"""Whether the rows that the server has stored equal those that were sent, without reading them.
 
-A row's number is the exclusive or of its cells' 64-bit hashes, each column with a seed of its own;
-a table's is the sum. PostgreSQL hashes bytes with Bob Jenkins' lookup3, since hash partitioning
-came; ``server_agrees`` asks the server at hand before its numbers are relied on.
+The hash of a row is the exclusive or of its cells' 64-bit hashes, each column with its own seed;
+the hash of a table is the sum (ADR 0081). PostgreSQL hashes bytes with Bob Jenkins' lookup3, which
+hash partitioning relies on; ``server_agrees`` checks the server before its hashes are used.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _PRINTED: Final = {
     "time without time zone": "time_out",
     "inet": "inet_out",
 }
-"""Types that a baseline holds as text, with the function that makes it."""
+"""Types that a baseline holds as text, with the server's function that makes the text."""
 
 
 class NotComparableError(Exception):
-    """A text too long to be hashed a few bytes of all rows at a time."""
+    """A text is too long to be hashed here."""
 
 
 class SentHash:
-    """What the server will say about these rows once it has them."""
+    """The hash that the server computes of rows once it has stored them."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -61,20 +61,20 @@ class SentHash:
         """Add rows; they must have the columns of ``expression``, in its order.
 
         Raises:
-            NotComparableError: nothing can be said about these rows.
+            NotComparableError: a text of these rows is too long.
         """
         for start in range(0, batch.num_rows, _BLOCK):
             block = batch.slice(start, _BLOCK)
             cells = np.zeros(block.num_rows, np.uint64)
             for seed, column in enumerate(block.columns, 1):
                 cells ^= column_hashes(column, seed)
-            # The server adds up signed numbers, which modulo 2**64 is the same.
+            # The server adds signed numbers, which is the same modulo 2**64.
             self.total = (self.total + int(cells.sum(dtype=np.uint64))) % 2**64
         self.rows += batch.num_rows
 
 
 def expression(columns: Sequence[TableColumn], schema: pa.Schema) -> sql.Composable | None:
-    """A row's number as SQL; None when the server has no hash for a column as it was sent."""
+    """The hash of a row as SQL; None when the server has no hash of a column as it was sent."""
     terms = []
     for seed, (column, field) in enumerate(zip(columns, schema, strict=True), 1):
         term = _term(column.name, column, field.type, seed)
@@ -87,7 +87,7 @@ def expression(columns: Sequence[TableColumn], schema: pa.Schema) -> sql.Composa
 def stored(
     conn: psycopg.Connection[Any], relation: sql.Composable, row: sql.Composable
 ) -> tuple[int, int]:
-    """How many rows a table holds, and their number, in the transaction of ``conn``."""
+    """The number of rows of a table, and their hash, in the transaction of ``conn``."""
     query = sql.SQL("SELECT count(*), coalesce(sum({}), 0) FROM ONLY {}").format(row, relation)
     found = conn.execute(query).fetchone()
     assert found is not None
@@ -95,7 +95,7 @@ def stored(
 
 
 def server_agrees(conn: psycopg.Connection[Any]) -> bool:
-    """Whether this server's hash functions are the ones that are computed here."""
+    """Whether this server's hash functions are those of this module."""
     texts = ["", "a", "twelve bytes", "\u00e4" * 7, "more than two dozen bytes of text"]
     moment = 694_317_600_123_456
     try:
@@ -136,7 +136,7 @@ def _term(name: str, column: TableColumn, kind: pa.DataType, seed: int) -> sql.C
         elif declared in _PRINTED and column.spec_type in (None, "uuid"):
             form = sql.SQL("hashtextextended(textin({printed}({column})), {seed})")
         else:
-            # Generated JSON was not printed by the server, which would do it another way.
+            # Generated JSON was not printed by the server, which prints it in another form.
             return None
     elif pa.types.is_temporal(kind):
         form = sql.SQL("hash_record_extended(ROW({column}), {seed})")
@@ -183,7 +183,7 @@ def _text_hashes(column: pa.StringArray, seed: int) -> U64:
         return _lookup3(padded, lengths, seed)
     least = -1
     for most in _SIZES:
-        # Texts of about one length at a time: each takes the room of the longest among them.
+        # Texts of similar length at a time, because each takes the space of the longest.
         rows = np.flatnonzero((lengths > least) & (lengths <= most))
         least = most
         if not len(rows):
@@ -234,7 +234,7 @@ def _lookup3(padded: NDArray[np.uint8], sizes: NDArray[np.int64], seed: int) -> 
         one, two, three = words[place, row], words[place + 1, row], words[place + 2, row]
     a += one
     b += two
-    # The lowest byte of the third word is kept for the length, which is in there already.
+    # The lowest byte of the third word is reserved for the length, which is in ``c`` already.
     c += three << np.uint32(8)
     return _final(a, b, c)
 

@@ -1,9 +1,9 @@
 """Rows between PostgreSQL and Arrow, without loss for any type.
 
-A column stands as PostgreSQL writes it itself: the text of its output function under fixed
-settings, which its input function reads back to the same value. Integers, booleans, dates and
-instants stand as such. Columns of generated data stand as ``atdm_engine.arrow.types`` has them.
-NULL and the empty text differ throughout.
+A column is held as PostgreSQL writes it: the text of its output function under fixed settings,
+which its input function reads back to the same value. Integers, booleans, dates and instants are
+held as such. Columns of generated data are held as ``atdm_engine.arrow.types`` has them. NULL and
+the empty text differ everywhere.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from atdm_resources.postgres.copy_stream import copied
 from atdm_resources.postgres.prefetch import prefetch
 
 CHUNK_ROWS: Final = 16_384
-"""So many rows are sent at once at most."""
+"""The most rows that are sent at once."""
 
 _PLAIN = {
     "smallint": pa.int16(),
@@ -48,7 +48,7 @@ _ESCAPES = (
 )
 _SLASH = b"\\"[0]
 _BACKSLASH = "\0"
-"""Stands for a backslash while others are looked at: no text of a database can hold it."""
+"""Replaces a backslash during unescaping: no text of a database can hold it."""
 
 _SETTINGS = (
     "SET LOCAL client_encoding = 'UTF8'",
@@ -66,10 +66,10 @@ _SETTINGS = (
 
 
 def fix_text_form(conn: psycopg.Connection[Any]) -> None:
-    """Fix, for this transaction, how values are written and read; takes no snapshot.
+    """Fix how values are written and read in this transaction; takes no snapshot.
 
-    Names in values (``regclass``) are written with their schema. Rows hidden by row-level security
-    are an error instead of a gap.
+    Names in values (``regclass``) are written with their schema. Rows that row-level security hides
+    raise an error.
     """
     for statement in _SETTINGS:
         conn.execute(statement.encode())
@@ -83,7 +83,7 @@ def allow_bulk_load(conn: psycopg.Connection[Any]) -> None:
 
 
 def typed(column: TableColumn) -> TableColumn:
-    """``column`` as a captured baseline holds it: dates and instants are no texts."""
+    """``column`` as a captured baseline holds it: dates and instants are not texts."""
     match = _MOMENTS.fullmatch(column.type)
     if match is None:
         return column
@@ -109,21 +109,35 @@ def read_rows(
 ) -> Iterator[pa.RecordBatch]:
     """Every row of one table (not of those that inherit from it), in the transaction of ``conn``.
 
-    While one batch is worked on, the next is being fetched. ``columns`` must not be empty.
+    While the caller works on one batch, the next is fetched. ``columns`` must not be empty.
     """
     if any(_as_json(column) for column in columns):
-        selected = sql.SQL(", ").join(_selected(column) for column in columns)
-        return read_source(
-            conn, sql.SQL("(SELECT {} FROM ONLY {})").format(selected, relation), columns
-        )
+        source = sql.SQL("(SELECT {} FROM ONLY {})").format(selected(columns), relation)
+        return read_source(conn, source, columns)
     names = sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
     return read_source(conn, sql.SQL("{} ({})").format(relation, names), columns)
+
+
+def selected(columns: Sequence[TableColumn]) -> sql.Composed:
+    """The columns for a query that ``read_source`` reads."""
+    return sql.SQL(", ").join(_selected(column) for column in columns)
+
+
+def _selected(column: TableColumn) -> sql.Composable:
+    name = sql.Identifier(column.name)
+    if not _as_json(column):
+        return name
+    # JSON has one form for the elements of every type; the array's own text does not. Elements
+    # that are JSON themselves go as text, or their null would be no different from NULL.
+    json = column.spec_type == "jsonb[]"
+    form = "array_to_json({}::text[])::text" if json else "array_to_json({})::text"
+    return sql.SQL(form).format(name)
 
 
 def read_source(
     conn: psycopg.Connection[Any], source: sql.Composable, columns: Sequence[TableColumn]
 ) -> Iterator[pa.RecordBatch]:
-    """What COPY reads from ``source``: a table with its columns, or a query in parentheses."""
+    """The rows of ``source``: a table with its columns, or a query in parentheses."""
     statement = sql.SQL("COPY {} TO STDOUT").format(source)
     checked = conn.info.parameter_status("server_encoding") != "SQL_ASCII"
     for text in prefetch(copied(conn, statement)):
@@ -138,27 +152,26 @@ def write_rows(
 ) -> int:
     """COPY rows into a table, in the transaction of ``conn``; returns how many."""
     pieces = prefetch(encoded(batches, columns, binary=False))
-    return send_rows(conn, relation, columns, pieces, binary=False)
+    return send_rows(conn, relation, [column.name for column in columns], pieces)
 
 
 def send_rows(
     conn: psycopg.Connection[Any],
     relation: sql.Composable,
-    columns: Sequence[TableColumn],
+    columns: Sequence[str],
     pieces: Iterable[tuple[int, Any]],
     *,
-    binary: bool,
+    binary: bool = False,
     frozen: bool = False,
 ) -> int:
-    """COPY what ``encoded`` has made into a table; returns how many rows.
+    """COPY encoded rows into a table; returns how many.
 
-    ``binary`` is for a table whose columns have the very types of ``columns``. ``frozen`` writes
-    the rows as if they were old already: for a table that this transaction has truncated.
+    ``pieces`` have a number of rows and their bytes, as CSV or ``binary``. ``frozen`` writes the
+    rows as if they were old already: for a table that this transaction has truncated.
     """
-    names = sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT {}{})").format(
         relation,
-        names,
+        sql.SQL(", ").join(map(sql.Identifier, columns)),
         sql.SQL("binary" if binary else "csv"),
         sql.SQL(", FREEZE" if frozen else ""),
     )
@@ -198,10 +211,10 @@ def count_rows(conn: psycopg.Connection[Any], relation: sql.Composable) -> int:
 def as_columns(
     batch: pa.RecordBatch, have: Sequence[TableColumn], want: Sequence[TableColumn]
 ) -> pa.RecordBatch:
-    """``batch``, whose columns are ``have``, with the columns ``want`` alone, in their form.
+    """``batch``, whose columns are ``have``, with only the columns ``want``, in their form.
 
     Raises:
-        AtdmError: BASELINE_INVALID when the one form cannot be read as the other (an array).
+        AtdmError: BASELINE_INVALID when one form cannot be read as the other (an array).
     """
     there = {column.name: column for column in have}
     arrays = [_as_column(batch.column(column.name), there[column.name], column) for column in want]
@@ -233,7 +246,7 @@ def _as_column(array: pa.Array, have: TableColumn, want: TableColumn) -> pa.Arra
 def encoded(
     batches: Iterable[pa.RecordBatch], columns: Sequence[TableColumn], *, binary: bool
 ) -> Iterator[tuple[int, pa.Buffer]]:
-    """Rows as COPY reads them, CHUNK_ROWS at a time, each with its number of rows."""
+    """Rows as COPY reads them, CHUNK_ROWS at a time: their number and their bytes."""
     for batch in batches:
         for start in range(0, batch.num_rows, CHUNK_ROWS):
             part = batch.slice(start, CHUNK_ROWS)
@@ -244,7 +257,7 @@ def encoded(
 
 
 def _readable(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """``batch`` without moments that Arrow would write in a way that PostgreSQL does not read."""
+    """``batch`` with moments as text where PostgreSQL would not read what Arrow writes."""
     arrays = [
         array if not pa.types.is_temporal(array.type) or datetimes.usual(array)
         else datetimes.as_text(array)
@@ -257,14 +270,8 @@ def _as_json(column: TableColumn) -> bool:
     return column.spec_type is not None and column_kind(column.spec_type).array
 
 
-def _selected(column: TableColumn) -> sql.Composable:
-    name = sql.Identifier(column.name)
-    # JSON has one form for the elements of every type; the array's own text does not.
-    return sql.SQL("array_to_json({})::text").format(name) if _as_json(column) else name
-
-
 def _parsed(columns: Sequence[TableColumn], text: pa.Buffer, *, checked: bool) -> pa.RecordBatch:
-    """Rows from COPY's text: tabs between columns, backslashes before what would be misread."""
+    """Rows from COPY's text: tabs between columns, backslashes before special characters."""
     schema = arrow_schema(columns)
     by_value = {
         column.name: column.spec_type
@@ -297,7 +304,7 @@ def _split(text: pa.Buffer, types: Sequence[pa.DataType], checked: bool) -> pa.T
     return pyarrow.csv.read_csv(
         pa.BufferReader(text),
         read_options=pyarrow.csv.ReadOptions(
-            # One block: a row that is larger than the usual block would be an error.
+            # One block, because a row that is larger than a block is an error.
             column_names=names,
             use_threads=False,
             block_size=text.size + 1,

@@ -12,33 +12,23 @@ import psycopg
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_resources.local import postgres_server
-from atdm_resources.postgres.connection import connect
 from atdm_resources.settings import Settings
-
-__all__ = [
-    "connect",
-    "current_database",
-    "database_url",
-    "ensure_disposable",
-    "reason_to_mark",
-    "refuse_real_name",
-]
 
 _REAL_NAMES = {"prod", "production", "prd", "live"}
 
 
 def database_url(settings: Settings) -> str:
-    """The target's URL: ATDM_DATABASE_URL, else the embedded server, started if need be."""
+    """The target's URL: ATDM_DATABASE_URL, else the embedded server's, started if needed."""
     return settings.database_url or postgres_server.start(settings.home)
 
 
 def ensure_disposable(conn: psycopg.Connection[Any]) -> None:
-    """Pass only for a database that ``initialise`` has marked, under the name it has now.
+    """Require that ``initialise`` has marked the database under its present name.
 
     Raises:
-        AtdmError: TARGET_NOT_INITIALISED without schema atdm or the right to read it,
-            TARGET_NOT_DISPOSABLE without the mark (a copy of a marked database has none: the mark
-            names the one it was made for).
+        AtdmError: TARGET_NOT_INITIALISED without schema atdm or the right to read it;
+            TARGET_NOT_DISPOSABLE without the mark. A copy of a marked database has none, because
+            the mark names the original.
     """
     database = current_database(conn)
     refuse_real_name(database)
@@ -81,8 +71,8 @@ def reason_to_mark(
     """``empty`` or ``named`` when the database may be marked now, None when it is marked already.
 
     Raises:
-        AtdmError: TARGET_NOT_DISPOSABLE for a database that is called like a real one, or holds
-            tables that ATDM did not make and is not spelled out in ``disposable``.
+        AtdmError: TARGET_NOT_DISPOSABLE for a database with a name like ``prod``, or one that holds
+            tables that ATDM did not make and is not named by ``disposable``.
     """
     refuse_real_name(database)
     if disposable is not None and disposable != database:
@@ -109,7 +99,7 @@ def reason_to_mark(
 
 
 def refuse_real_name(database: str) -> None:
-    """Raise AtdmError TARGET_NOT_DISPOSABLE for a database that is called like a real one."""
+    """Raise AtdmError TARGET_NOT_DISPOSABLE for a database with a name like ``prod``."""
     if _REAL_NAMES & set(re.split(r"[^a-z]+", database.lower())):
         raise _not_disposable(
             database,

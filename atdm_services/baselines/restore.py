@@ -339,7 +339,7 @@ class _Restore:
         table_rows.send_rows(
             self._conn,
             relation,
-            table.stored_columns,
+            [column.name for column in table.stored_columns],
             rows(),
             binary=is_binary(table),
             # Frozen rows need no second writing by vacuum; the table was emptied here and now.

@@ -100,7 +100,8 @@ def test_plain_types_come_back_to_the_bit(conn: psycopg.Connection[Any]) -> None
         for binary in (True, False):
             pieces = encoded(batches, columns, binary=binary)
             relation = sql.Identifier("plain", "two")
-            rows = send_rows(conn, relation, columns, pieces, binary=binary, frozen=True)
+            names = [column.name for column in columns]
+            rows = send_rows(conn, relation, names, pieces, binary=binary, frozen=True)
             assert rows == 21_906
             assert content(conn, "two") == content(conn, "one")
             conn.execute("TRUNCATE plain.two")

@@ -129,7 +129,7 @@ def test_every_value_comes_back_as_it_went(conn: psycopg.Connection[Any], domain
     assert loaded.rows == made.num_rows
     assert loaded.bytes > 0
     for found in (
-        pa.concat_tables(rows_of_request(conn, "kinds", "thing", spec, REQUEST, batch_rows=5)),
+        pa.concat_tables(rows_of_request(conn, "kinds", "thing", spec, REQUEST)),
         rows_of_run(conn, "kinds", "thing", spec, RUN),
     ):
         assert found.schema == made.schema
