@@ -36,6 +36,18 @@ def wait_for_lock(conn: psycopg.Connection[Any], name: str) -> None:
     conn.execute("SELECT pg_advisory_xact_lock(atdm.request_lock_key(%s))", (name,))
 
 
+def keep_open(conn: psycopg.Connection[Any]) -> None:
+    """Keep the server from ending this transaction, however long it is idle.
+
+    Call it last: a statement without parameters also drops the snapshot of the one before it, which
+    would keep vacuum from its work while the lock is held.
+    """
+    settings = list(_NEVER_CUT_OFF)
+    if conn.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
+        settings.append("SET LOCAL transaction_timeout = 0")
+    conn.execute("; ".join(settings).encode())
+
+
 def try_domain_lock(conn: psycopg.Connection[Any], domain: str) -> bool:
     """Take a domain's exclusive lock until the transaction ends; False when others work in it."""
     row = conn.execute(
@@ -78,12 +90,7 @@ class RequestLock:
                     f"another process is working on request {self.request_id}",
                     {"request_id": self.request_id},
                 )
-            # Last, because a statement without parameters also drops the snapshot of the one before
-            # it, which would keep vacuum from its work for as long as the lock is held.
-            for statement in _NEVER_CUT_OFF:
-                conn.execute(statement.encode())
-            if conn.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
-                conn.execute("SET LOCAL transaction_timeout = 0")
+            keep_open(conn)
         except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction) as error:
             conn.close()
             raise AtdmError(

@@ -21,7 +21,7 @@ from atdm_resources.catalog import clones
 from atdm_resources.catalog.events import Actor
 from atdm_resources.postgres import databases
 from atdm_resources.postgres.connection import connect
-from atdm_resources.postgres.locks import try_lock, wait_for_lock
+from atdm_resources.postgres.locks import keep_open, try_lock, wait_for_lock
 
 SWEPT: Final = 50
 """Databases that one sweep drops at most."""
@@ -56,12 +56,11 @@ def lock(conn: psycopg.Connection[Any], database: str, *, wait: bool = False) ->
         application_name="atdm clone lock",
     ) as holder:
         name = f"clone {database}"
-        holder.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         if wait:
             wait_for_lock(holder, name)
-            yield True
-        else:
-            yield try_lock(holder, name)
+        held = wait or try_lock(holder, name)
+        keep_open(holder)
+        yield held
 
 
 def drop(conn: psycopg.Connection[Any], database: str, *, because: str, actor: Actor) -> None:
