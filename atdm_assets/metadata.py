@@ -11,13 +11,13 @@ from typing import Any, Final
 import dagster as dg
 from dagster import MetadataValue
 
-from atdm_assets import names
 from atdm_engine.checks.results import CheckId, CheckOutcome
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.request import RequestSpec
 from atdm_engine.model import Domain, Scenario
+from atdm_engine.random.run_ids import RUN_COLUMN
 from atdm_engine.spec.table import ColumnSpec, TableSpec
-from atdm_engine.values.scalars import scalar_json
+from atdm_engine.values.scalars import json_value
 from atdm_services.requests.reference import ReferenceResult
 from atdm_services.requests.results import Checked, Seeded
 
@@ -62,7 +62,7 @@ def reference_definition_metadata(domain: Domain, table: str) -> Metadata:
 def column_schema(spec: TableSpec) -> dg.TableSchema:
     """A table file as Dagster shows it, with the run-id column that ATDM adds."""
     columns = [_table_column(spec, name, column) for name, column in spec.columns.items()]
-    columns.append(dg.TableColumn("test_run_id", "text", "The test run that the row belongs to."))
+    columns.append(dg.TableColumn(RUN_COLUMN, "text", "The test run that the row belongs to."))
     return dg.TableSchema(
         columns=columns, constraints=dg.TableConstraints(other=list(spec.checks.values()))
     )
@@ -103,8 +103,8 @@ def request_metadata(spec: RequestSpec, label: str, *, replayed: bool) -> Metada
         "runs": spec.runs,
         "seed": MetadataValue.text(str(spec.seed)),
         "as_of": MetadataValue.timestamp(spec.as_of),
-        "given_constraints": MetadataValue.json(_json(spec.given)),
-        "effective_constraints": MetadataValue.json(_json(spec.effective)),
+        "given_constraints": MetadataValue.json(json_value(spec.given)),
+        "effective_constraints": MetadataValue.json(json_value(spec.effective)),
         "scenario_version": spec.scenario.version,
         "linked_requirement_ids": MetadataValue.json(
             list(spec.scenario.spec.linked_requirement_ids)
@@ -180,16 +180,16 @@ def check_metadata(scenario: Scenario, check: CheckId) -> Metadata:
 
 
 def check_result(
-    scenario: Scenario, checked: Checked, outcome: CheckOutcome
+    asset_key: dg.AssetKey, outcome: CheckOutcome, about: Metadata, *, expected: bool = False
 ) -> dg.AssetCheckResult:
-    """The outcome as Dagster records it.
+    """The outcome of a check as Dagster records it; ``about`` names the data that was checked.
 
-    In a scenario that breaks exactly the rules that it declares, those checks pass, and their
-    metadata says that the violation is expected (ADR 0004).
+    In a scenario that breaks exactly the rules that it declares (``expected``), those checks pass,
+    and their metadata says that the violation is expected (ADR 0004).
     """
-    expected = checked.verdict.expected_violation and not outcome.passed
+    expected = expected and not outcome.passed
     details: Metadata = {
-        "request_id": checked.spec.request_id,
+        **about,
         "judged": outcome.judged,
         "failed": outcome.failed,
         "vacuous": outcome.vacuous,
@@ -197,13 +197,13 @@ def check_result(
     if outcome.cases:
         details["cases"] = records_table(outcome.cases[:MOST_CASES])
     if outcome.details:
-        details["details"] = MetadataValue.json(_json(outcome.details))
+        details["details"] = MetadataValue.json(json_value(outcome.details))
     if outcome.error:
         details["error"] = outcome.error
     if expected:
         details["expected_violation"] = True
     return dg.AssetCheckResult(
-        asset_key=names.table_key(scenario.domain, scenario.name, outcome.check.table),
+        asset_key=asset_key,
         check_name=outcome.check.name,
         passed=outcome.passed or expected,
         metadata=details,
@@ -212,15 +212,15 @@ def check_result(
 
 
 def _summary(outcome: CheckOutcome, expected: bool) -> str:
+    noun = "values" if outcome.check.kind == "whole" else "rows"
     if outcome.error:
         return f"Could not be judged: {outcome.error}"
-    if expected:
-        return f"{outcome.failed} of {outcome.judged} rows break it, as the scenario declares."
-    if outcome.vacuous:
-        return "Vacuous: it had no rows to judge."
+    if outcome.vacuous and not expected:
+        return f"Vacuous: it had no {noun} to judge."
     if outcome.passed:
-        return f"{outcome.judged} rows judged, all hold."
-    return f"{outcome.failed} of {outcome.judged} rows break it."
+        return f"{outcome.judged} {noun} judged, all hold."
+    declared = ", as the scenario declares" if expected else ""
+    return f"{outcome.failed} of {outcome.judged} {noun} break it{declared}."
 
 
 def failure(error: AtdmError) -> dg.Failure:
@@ -229,7 +229,7 @@ def failure(error: AtdmError) -> dg.Failure:
         description=error.message,
         metadata={
             "error_code": str(error.code),
-            "error_details": MetadataValue.json(_json(error.details)),
+            "error_details": MetadataValue.json(json_value(error.details)),
         },
         allow_retries=False,
     )
@@ -313,10 +313,3 @@ def _cell(value: Any) -> str | int | float | bool | None:
         return value
     text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= MOST_TEXT else text[: MOST_TEXT - 1] + "\u2026"
-
-
-def _json(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: value if isinstance(value, list | dict | tuple) else scalar_json(value)
-        for name, value in values.items()
-    }

@@ -18,7 +18,6 @@ from atdm_assets.actors import run_actor
 from atdm_assets.resources import StoreResource
 from atdm_engine.bundle.dataset import described_part
 from atdm_engine.checks.dataset import dataset_check_ids
-from atdm_engine.checks.results import CheckId, CheckOutcome
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.datasets import version_id
 from atdm_engine.model import Dataset, Domain
@@ -78,7 +77,8 @@ def dataset_assets(domain: Domain, dataset: Dataset) -> dg.AssetsDefinition:
                 progress=_logged(context, current_progress()),
             )
         for outcome in built.outcomes:
-            yield _check_result(domain, dataset, built.version, outcome)
+            key = names.dataset_key(domain.name, dataset.name, outcome.check.table)
+            yield metadata.check_result(key, outcome, {"version": built.version})
         if built.manifest is None:
             raise metadata.failure(built.rejection())
         context.log.info(
@@ -186,39 +186,6 @@ def _specs(domain: Domain, dataset: Dataset) -> Iterator[dg.AssetSpec]:
             code_version=dataset.version,
             owners=domain.spec.owners,
         )
-
-
-def _check_result(
-    domain: Domain, dataset: Dataset, version: str, outcome: CheckOutcome
-) -> dg.AssetCheckResult:
-    details: dict[str, Any] = {
-        "version": version,
-        "judged": outcome.judged,
-        "failed": outcome.failed,
-        "vacuous": outcome.vacuous,
-    }
-    if outcome.cases:
-        details["cases"] = metadata.records_table(outcome.cases[: metadata.MOST_CASES])
-    if outcome.error:
-        details["error"] = outcome.error
-    return dg.AssetCheckResult(
-        asset_key=names.dataset_key(domain.name, dataset.name, outcome.check.table),
-        check_name=outcome.check.name,
-        passed=outcome.passed,
-        metadata=details,
-        description=_summary(outcome.check, outcome),
-    )
-
-
-def _summary(check: CheckId, outcome: CheckOutcome) -> str:
-    noun = "values" if check.kind == "whole" else "rows"
-    if outcome.error:
-        return f"Could not be judged: {outcome.error}"
-    if outcome.vacuous:
-        return f"Vacuous: it had no {noun} to judge."
-    if outcome.passed:
-        return f"{outcome.judged} {noun} judged, all hold."
-    return f"{outcome.failed} of {outcome.judged} {noun} break it."
 
 
 def _sample(store: Store, manifest: Manifest, table: BaselineTable) -> list[dict[str, Any]]:

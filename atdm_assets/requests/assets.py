@@ -146,9 +146,12 @@ def _table_assets(registry: Registry, scenario: Scenario) -> dg.AssetsDefinition
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
         with metadata.reported_failures():
             checked = requests.execution(registry, scenario, context).generate()
+        expected = checked.verdict.expected_violation
+        about = {"request_id": checked.spec.request_id}
         for outcome in checked.outcomes:
-            yield metadata.check_result(scenario, checked, outcome)
-        if checked.verdict.expected_violation:
+            key = names.table_key(domain.name, scenario.name, outcome.check.table)
+            yield metadata.check_result(key, outcome, about, expected=expected)
+        if expected:
             context.log.info(
                 f"Request {checked.spec.request_id} is rejected as expected: the data breaks "
                 f"exactly {', '.join(scenario.spec.violates)}. Nothing is loaded."

@@ -159,4 +159,4 @@ def tick(
         if not requests.is_recorded(conn, launched):
             domain, _, scenario = run.job_name.partition("__")
             forget_key(instance, domain, scenario, [launched])
-    return dg.SkipReason(f"{len(dead)} requests rolled back, {answered} submissions told")
+    return dg.SkipReason(f"{len(dead)} requests rolled back, {answered} submissions answered")

@@ -1,4 +1,4 @@
-"""Publishing scenarios in the catalog, so that a lease needs nothing but names."""
+"""Published scenarios: what a lease needs to know about them, so that it reads no files."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ RUN_PLACEHOLDER = "{run}"
 def publish(conn: psycopg.Connection[Any], domain: Domain) -> list[str]:
     """Write every scenario of ``domain`` that is new or differs; older versions stay as history.
 
-    Returns the keys (``<domain>/<scenario>``) of what was written. A scenario that has no file any
-    more is no longer current, so that it cannot be leased.
+    Returns the keys (``<domain>/<scenario>``) of the written ones. A scenario without a file is no
+    longer current and cannot be leased.
     """
     written = []
     for scenario in domain.scenarios.values():
@@ -47,7 +47,7 @@ def publish(conn: psycopg.Connection[Any], domain: Domain) -> list[str]:
 
 
 def canonical(constraint: Constraint, value: TypedScalar) -> str | int | float | bool | None:
-    """A value as the SQL function ``atdm.typed_value`` writes it, so that both compare as equal."""
+    """A value as the SQL function ``atdm.typed_value`` writes it, so that both are equal."""
     if isinstance(value, Decimal):
         text = format(value, "f")
         return text.rstrip("0").rstrip(".") if "." in text else text
@@ -61,7 +61,7 @@ def canonical(constraint: Constraint, value: TypedScalar) -> str | int | float |
 
 
 def parameters(scenario: Scenario) -> dict[str, dict[str, Any]]:
-    """What may be asked of a scenario: by constraint its type, and what is allowed."""
+    """The constraints of a scenario by name: type and allowed values."""
     published: dict[str, dict[str, Any]] = {}
     for name, constraint in scenario.constraints.items():
         entry: dict[str, Any] = {"type": constraint.type, "allowed": constraint.allowed()}
@@ -80,7 +80,7 @@ def parameters(scenario: Scenario) -> dict[str, dict[str, Any]]:
 
 
 def exposed_keys(domain: Domain, scenario: Scenario) -> dict[str, str]:
-    """The exposed values that follow from the run id alone, ``{run}`` standing for it."""
+    """The exposed values that follow from the run id alone; ``{run}`` stands for the id."""
     keys = {}
     for exposure in scenario.exposes:
         if exposure.row is None:

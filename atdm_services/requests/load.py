@@ -141,7 +141,7 @@ def _record(
     if done[RUN_TABLE].rows != record.runs:
         raise AtdmError(
             ErrorCode.SEED_FAILED,
-            f"{done[RUN_TABLE].rows} runs were written, {record.runs} were asked for",
+            f"{done[RUN_TABLE].rows} runs were written, the request has {record.runs}",
             {"request_id": record.request_id},
         )
 

@@ -279,8 +279,8 @@ def emit_fixtures(
 ) -> None:
     """Write the fixture files of every leased run in ``answered``, name them there, record them.
 
-    When a file cannot be written the runs are reset before the error is raised: nobody would have
-    their tokens.
+    When a file cannot be written the runs are reset before the error is raised: their tokens would
+    be lost.
     """
     runs = [run for run in answered.get("runs", [answered]) if run["cleanup"] is not None]
     who = {"invoker": settings.invoker, "source": source}
