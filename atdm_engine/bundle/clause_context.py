@@ -8,7 +8,8 @@ from typing import Any
 
 from atdm_engine.bundle.domain_tables import DomainTables
 from atdm_engine.errors import Problem
-from atdm_engine.generators.base import ColumnContext, Finding, Lookup, check
+from atdm_engine.generators.base import check
+from atdm_engine.generators.context import ColumnContext, Finding, Lookup
 from atdm_engine.spec.table import ColumnSpec
 
 

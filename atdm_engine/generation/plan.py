@@ -8,9 +8,10 @@ from functools import cached_property
 
 from atdm_engine.errors import AtdmError, ErrorCode
 from atdm_engine.generation.counts import MAX_ROWS_PER_RUN, count_range, max_rows, resolved_count
-from atdm_engine.generators.base import ColumnContext, Finding, GeneratorModel, Value, check
+from atdm_engine.generators.base import GeneratorModel, Value, check
 from atdm_engine.generators.case import Case
 from atdm_engine.generators.constant import Constant
+from atdm_engine.generators.context import ColumnContext, Finding
 from atdm_engine.generators.references import References
 from atdm_engine.generators.unique import Unique
 from atdm_engine.model import Domain, Scenario

@@ -13,15 +13,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from atdm_engine.arrow.types import ColumnKind, column_kind
-from atdm_engine.generators.base import (
-    ColumnContext,
-    Finding,
-    GeneratorModel,
-    check,
-    make_json_texts,
-    make_values,
-)
+from atdm_engine.generators.base import GeneratorModel, check, make_json_texts, make_values
 from atdm_engine.generators.cells import Cells, RowChoice, Surroundings
+from atdm_engine.generators.context import ColumnContext, Finding
 from atdm_engine.values.fields import SpecModel
 from atdm_engine.values.scalars import TypedScalar
 

@@ -4,11 +4,8 @@ made.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Generator as Steps
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,100 +14,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from atdm_engine.arrow.json_texts import json_text, json_texts
-from atdm_engine.arrow.types import ColumnKind, column_kind, parse_value, repeated
-from atdm_engine.errors import spelling_hint
+from atdm_engine.arrow.types import ColumnKind, column_kind, repeated
 from atdm_engine.generators.cells import Cells, Luhn
+from atdm_engine.generators.context import ColumnContext, Finding, placed, scalar_findings
 from atdm_engine.values.fields import SpecModel
-from atdm_engine.values.scalars import TypedScalar, key_text, scalar_text
+from atdm_engine.values.scalars import TypedScalar, scalar_text
 
 Value = Any
 """A generator or a scalar. The union of all generators, which models need, is in ``registry``."""
-
-Result = TypeVar("Result")
-
-
-class Finding(NamedTuple):
-    """One thing wrong with a value: where below it, what was found, what is allowed.
-
-    ``known`` are the words of which the found one may be a misspelling.
-    """
-
-    path: tuple[object, ...]
-    found: str
-    allowed: str
-    known: Sequence[str] = ()
-
-    def __str__(self) -> str:
-        where = ".".join(key_text(part) for part in self.path)
-        hint = spelling_hint(self.found.strip("'"), self.known)
-        return f"{where}{': ' if where else ''}found {self.found}; allowed: {self.allowed}{hint}"
-
-
-def placed(findings: Iterable[Finding], *path: object) -> Iterator[Finding]:
-    """Findings about a part as those of the value that has it at ``path``."""
-    for finding in findings:
-        yield finding._replace(path=(*path, *finding.path))
-
-
-Lookup = Steps[Finding, None, Result]
-"""A look-up that yields what is wrong with a name, and returns what the name stands for."""
-
-
-class ColumnFacts(Protocol):
-    """What is known of a column that a generator reads."""
-
-    @property
-    def type(self) -> str: ...
-
-    @property
-    def values(self) -> Sequence[str] | None: ...
-
-
-@dataclass(frozen=True)
-class ColumnContext:
-    """The column that a value is checked for, and what can be looked up around it.
-
-    ``type`` is None for a member of a JSON object, where any value fits; ``values`` are the only
-    ones that the column allows. The look-ups here accept every name; a bundle's files and a
-    generation plan know more.
-    """
-
-    type: str | None
-    nullable: bool = False
-    values: Sequence[str] | None = None
-    luhn: Luhn | None = None
-    locale: str = "en_US"
-    vocabularies: Collection[tuple[str, str]] = ()
-
-    def element(self) -> ColumnContext:
-        """The context of an element of an array column or JSON array."""
-        inner = self.type.removesuffix("[]") if self.type and self.type.endswith("[]") else None
-        return replace(self, type=inner, values=None)
-
-    def member(self) -> ColumnContext:
-        """The context of a member of a JSON object."""
-        return replace(self, type=None, nullable=True, values=None)
-
-    def fixed(self, name: str) -> tuple[bool, TypedScalar]:
-        """Whether a column or constraint has one known value for all rows, and which."""
-        return False, None
-
-    def column(self, path: Sequence[object], name: str) -> Lookup[ColumnFacts | None]:
-        """The column of the row, or of a row above it (``order.created_at``), that is meant."""
-        yield from ()
-        return None
-
-    def subject(self, path: Sequence[object], name: str) -> Lookup[Collection[str] | None]:
-        """The values, as text, of the column or constraint that a ``case`` names.
-
-        Empty when it may have any value, None when its values are not known here.
-        """
-        yield from ()
-        return None
-
-    def reference(self, path: Sequence[object], table: str) -> Iterator[Finding]:
-        """What is wrong with ``table`` as the table (or row group) that the column refers to."""
-        return iter(())
 
 
 class GeneratorModel(SpecModel):
@@ -224,28 +135,6 @@ def check(value: Any, context: ColumnContext, *path: object) -> Iterator[Finding
     return placed(found, *path)
 
 
-def scalar_findings(value: TypedScalar, context: ColumnContext) -> Iterator[Finding]:
-    """What is wrong with a scalar for the cells of a column."""
-    if value is None:
-        if not context.nullable:
-            yield Finding((), "null", "a value: the column is not nullable")
-        return
-    if context.type is None:
-        return
-    try:
-        typed = parse_value(context.type, value)
-    except ValueError as error:
-        yield Finding((), repr(scalar_text(value)), str(error))
-        return
-    allowed = []
-    for word in context.values or ():
-        with suppress(ValueError):  # A wrong one is reported at the column.
-            allowed.append(parse_value(context.type, word))
-    if context.values and typed not in allowed:
-        words = list(context.values)
-        yield Finding((), repr(scalar_text(value)), "one of " + ", ".join(words), words)
-
-
 def make_values(value: Any, column_type: str, cells: Cells) -> pa.Array:
     """The cells of a generator, with its modifiers, or of a scalar, which is the same in all cells.
 
@@ -298,10 +187,3 @@ def _prefixed(prefix: str, values: pa.Array) -> pa.Array:
     if not pa.types.is_string(values.type):
         raise ValueError("a prefix needs a text column")
     return pc.binary_join_element_wise(prefix, values, "")
-
-
-def with_text_keys(data: Any) -> Any:
-    """A mapping with texts as keys: ``true`` and ``1`` stand for their texts."""
-    if not isinstance(data, Mapping):
-        return data
-    return {key_text(key): value for key, value in data.items()}

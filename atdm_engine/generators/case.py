@@ -11,16 +11,14 @@ import pyarrow.compute as pc
 from pydantic import ConfigDict, Field, model_validator
 
 from atdm_engine.generators.base import (
-    ColumnContext,
-    Finding,
     GeneratorModel,
     check,
     make_json_texts,
     make_values,
-    with_text_keys,
 )
 from atdm_engine.generators.cells import Cells
-from atdm_engine.values.scalars import TypedScalar, scalar_text
+from atdm_engine.generators.context import ColumnContext, Finding
+from atdm_engine.values.scalars import TypedScalar, scalar_text, with_text_keys
 
 if TYPE_CHECKING:
     from atdm_engine.generators.base import Value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -12,23 +12,16 @@ from pydantic import Field, model_validator
 
 from atdm_engine.arrow.json_texts import json_text
 from atdm_engine.arrow.types import typed_array
-from atdm_engine.generators.base import (
-    ColumnContext,
-    Finding,
-    GeneratorModel,
-    check,
-    pooled,
-    with_text_keys,
-)
+from atdm_engine.generators.base import GeneratorModel, check, pooled
 from atdm_engine.generators.cells import Cells
+from atdm_engine.generators.context import ColumnContext, Finding
 from atdm_engine.random.stream import check_weights, cumulative, pick
-from atdm_engine.values.fields import Scalar
+from atdm_engine.values.fields import Scalar, SpecModel
+from atdm_engine.values.scalars import with_text_keys
 
 
-class Choice(GeneratorModel):
-    """``{choice: [a, b]}`` uniform, ``{choice: {a: 3, b: 1}}`` weighted."""
-
-    words: ClassVar = True
+class WeightedValues(SpecModel):
+    """A list of values, or values with weights. The keys of a mapping stand for their texts."""
 
     choice: (
         Annotated[list[Scalar], Field(min_length=1)]
@@ -43,10 +36,16 @@ class Choice(GeneratorModel):
         return data
 
     @model_validator(mode="after")
-    def _weights_are_usable(self) -> Choice:
+    def _weights_are_usable(self) -> Self:
         if isinstance(self.choice, dict):
             check_weights(self.choice.values())
         return self
+
+
+class Choice(GeneratorModel, WeightedValues):
+    """``{choice: [a, b]}`` uniform, ``{choice: {a: 3, b: 1}}`` weighted."""
+
+    words: ClassVar = True
 
     def own_findings(self, context: ColumnContext) -> Iterator[Finding]:
         for option in self.choice:

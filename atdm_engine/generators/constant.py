@@ -7,14 +7,9 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from atdm_engine.arrow.types import repeated
-from atdm_engine.generators.base import (
-    ColumnContext,
-    Finding,
-    GeneratorModel,
-    check,
-    make_json_texts,
-)
+from atdm_engine.generators.base import GeneratorModel, check, make_json_texts
 from atdm_engine.generators.cells import Cells
+from atdm_engine.generators.context import ColumnContext, Finding
 from atdm_engine.values.fields import Scalar
 
 

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from atdm_engine.generators.base import ColumnContext, Finding, GeneratorModel, placed
+from atdm_engine.generators.base import GeneratorModel
 from atdm_engine.generators.cells import Cells
+from atdm_engine.generators.context import ColumnContext, Finding, placed
 from atdm_engine.generators.ranges import drawn
 from atdm_engine.generators.times import TimeRange, day_array
 

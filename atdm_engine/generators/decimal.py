@@ -11,8 +11,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from atdm_engine.arrow.types import ColumnKind, column_kind
-from atdm_engine.generators.base import ColumnContext, Finding, GeneratorModel, placed
+from atdm_engine.generators.base import GeneratorModel
 from atdm_engine.generators.cells import Cells
+from atdm_engine.generators.context import ColumnContext, Finding, placed
 from atdm_engine.generators.ranges import decimal_array, drawn, unit_findings, weight_findings
 from atdm_engine.random.stream import cumulative, pick
 from atdm_engine.values.fields import SpecModel

@@ -9,8 +9,9 @@ from typing import ClassVar
 import pyarrow as pa
 from pydantic import Field
 
-from atdm_engine.generators.base import ColumnContext, Finding, GeneratorModel, pooled
+from atdm_engine.generators.base import GeneratorModel, pooled
 from atdm_engine.generators.cells import Cells
+from atdm_engine.generators.context import ColumnContext, Finding
 from atdm_engine.values.fields import SpecModel
 
 

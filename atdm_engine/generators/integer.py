@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from atdm_engine.arrow.types import INTEGER_BITS, ColumnKind, column_kind
-from atdm_engine.generators.base import ColumnContext, Finding, NumberedModel, placed
+from atdm_engine.generators.base import NumberedModel
 from atdm_engine.generators.cells import Cells, Luhn
+from atdm_engine.generators.context import ColumnContext, Finding, placed
 from atdm_engine.generators.ranges import drawn, number_array, unit_findings, weight_findings
 from atdm_engine.random.permutation import MAX_CAPACITY
 from atdm_engine.random.stream import pick, zipf_shares

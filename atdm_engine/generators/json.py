@@ -10,14 +10,9 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from atdm_engine.arrow.types import canonical_json
-from atdm_engine.generators.base import (
-    ColumnContext,
-    Finding,
-    GeneratorModel,
-    check,
-    make_json_texts,
-)
+from atdm_engine.generators.base import GeneratorModel, check, make_json_texts
 from atdm_engine.generators.cells import Cells
+from atdm_engine.generators.context import ColumnContext, Finding
 
 if TYPE_CHECKING:
     from atdm_engine.generators.base import Value

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from atdm_engine.arrow.types import column_kind
-from atdm_engine.generators.base import ColumnContext, Finding, GeneratorModel
+from atdm_engine.generators.base import GeneratorModel
 from atdm_engine.generators.cells import Cells
+from atdm_engine.generators.context import ColumnContext, Finding
 from atdm_engine.generators.times import day_array, moment_array
 from atdm_engine.values.fields import Duration, SpecModel
 from atdm_engine.values.times import DAY, MICROSECOND, duration

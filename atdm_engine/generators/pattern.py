@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from atdm_engine.arrow.text_columns import from_matrix
-from atdm_engine.generators.base import ColumnContext, Finding, NumberedModel
+from atdm_engine.generators.base import NumberedModel
 from atdm_engine.generators.cells import Cells, Luhn
+from atdm_engine.generators.context import ColumnContext, Finding
 from atdm_engine.patterns.nodes import Characters, Sequence
 from atdm_engine.patterns.pattern import PatternSpec, parse_pattern
 from atdm_engine.random.permutation import MAX_CAPACITY, scrambled

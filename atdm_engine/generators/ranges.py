@@ -10,8 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from atdm_engine.arrow.types import ColumnKind, arrow_type, column_kind
-from atdm_engine.generators.base import Finding
 from atdm_engine.generators.cells import Cells
+from atdm_engine.generators.context import Finding
 from atdm_engine.random.stream import check_weights, cumulative, pick
 
 Weights = list[float] | None

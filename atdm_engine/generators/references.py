@@ -10,8 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from atdm_engine.generators.base import ColumnContext, Finding, GeneratorModel
+from atdm_engine.generators.base import GeneratorModel
 from atdm_engine.generators.cells import Cells
+from atdm_engine.generators.context import ColumnContext, Finding
 from atdm_engine.random.stream import pick, unit, zipf_shares
 from atdm_engine.values.fields import SpecModel
 

@@ -27,8 +27,9 @@ from atdm_engine.arrow.duck import (
     renamed,
 )
 from atdm_engine.arrow.types import arrow_type, canonical_json, column_kind
-from atdm_engine.generators.base import ColumnContext, Finding, GeneratorModel
+from atdm_engine.generators.base import GeneratorModel
 from atdm_engine.generators.cells import Cells
+from atdm_engine.generators.context import ColumnContext, Finding
 
 _PLAIN = re.compile(r"(?:[a-z][a-z0-9_]*\.)?[a-z][a-z0-9_]*\Z")
 _ROWS = "_rows"

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from atdm_engine.generators.base import ColumnContext, Finding, GeneratorModel
+from atdm_engine.generators.base import GeneratorModel
 from atdm_engine.generators.cells import Cells
+from atdm_engine.generators.context import ColumnContext, Finding
 from atdm_engine.values.fields import SpecModel
 
 WORDS = (  # noqa: SIM905 (so many quoted words would not read better)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from atdm_engine.generators.base import Finding
+from atdm_engine.generators.context import Finding
 from atdm_engine.generators.ranges import weight_findings
 from atdm_engine.values.fields import SpecModel, TimeExpression
 from atdm_engine.values.times import DAY, EPOCH, instant, microseconds

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from atdm_engine.generators.base import ColumnContext, Finding, GeneratorModel, placed
+from atdm_engine.generators.base import GeneratorModel
 from atdm_engine.generators.cells import Cells
+from atdm_engine.generators.context import ColumnContext, Finding, placed
 from atdm_engine.generators.ranges import drawn
 from atdm_engine.generators.times import TimeRange, moment_array
 from atdm_engine.random.stream import cumulative, pick

@@ -2,52 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
+from atdm_engine.generators.choice import WeightedValues
 from atdm_engine.random.run_ids import MAX_RUNS
-from atdm_engine.random.stream import MAX_SEED, check_weights
+from atdm_engine.random.stream import MAX_SEED
 from atdm_engine.spec.cron import cron_problem
 from atdm_engine.values.fields import Identifier, Scalar, SpecModel
-from atdm_engine.values.scalars import key_text
 
 
-class Shares(SpecModel):
+class Shares(WeightedValues):
     """``{choice: {paid: 80, denied: 20}}``: which part of the runs has which value.
 
     The shares are exact: of 1,000 runs 800 are paid. A list gives all values the same share.
     """
-
-    choice: (
-        Annotated[list[Scalar], Field(min_length=1)]
-        | Annotated[dict[str, float], Field(min_length=1)]
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _values_are_texts(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and isinstance(data.get("choice"), Mapping):
-            weights = data["choice"].items()
-            return {**data, "choice": {key_text(key): _number(value) for key, value in weights}}
-        return data
-
-    @model_validator(mode="after")
-    def _weights_are_usable(self) -> Shares:
-        if isinstance(self.choice, dict):
-            check_weights(self.choice.values())
-        return self
 
     def weights(self) -> list[tuple[Scalar, float]]:
         """Values and weights, in the file's order. ``null`` leaves it to the column's generator."""
         if isinstance(self.choice, dict):
             return [(None if key == "null" else key, share) for key, share in self.choice.items()]
         return [(value, 1.0) for value in self.choice]
-
-
-def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class MixEntry(SpecModel):

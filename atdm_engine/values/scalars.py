@@ -55,3 +55,10 @@ def key_text(key: object) -> str:
     if isinstance(key, bool):
         return "true" if key else "false"
     return "null" if key is None else str(key)
+
+
+def with_text_keys(data: Any) -> Any:
+    """A mapping with texts as keys: ``true`` and ``1`` stand for their texts."""
+    if not isinstance(data, Mapping):
+        return data
+    return {key_text(key): value for key, value in data.items()}
