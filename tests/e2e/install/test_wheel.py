@@ -17,6 +17,8 @@ import pytest
 from tests.conftest import HOME_PREFIX
 from tests.e2e.conftest import Shell, new_home
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[3]
 UV = Path(sys.executable).with_name("uv")
 OWN = """scenario_id: own_member
@@ -29,8 +31,6 @@ validators: []
 CLIENT_ONLY = """
 import importlib.util, sys
 import atdm
-
-pytestmark = pytest.mark.long
 assert importlib.util.find_spec("dagster") is None
 assert "site-packages" in atdm.__file__, atdm.__file__
 print(atdm.AtdmClient.__name__, atdm.AtdmClientError.__name__)

@@ -70,7 +70,7 @@ def test_what_is_in_the_target_hashes_like_what_was_made(
     for table in spec.scenario.tables:
         digest = ContentHash(spec.domain, table, spec.request_id, spec.number_base)
         for rows in run_rows.rows_of_request(
-            conn, "healthcare", table, spec.domain.tables[table], spec.request_id, batch_rows=11
+            conn, "healthcare", table, spec.domain.tables[table], spec.request_id
         ):
             digest.add(rows)
         digests[table] = digest.hexdigest()
