@@ -20,6 +20,7 @@ from atdm_engine.random.stream import U64, stream_key
 STAND_IN = b"\0"
 """What the request's part of an id is replaced by: no text of a database can hold it."""
 
+_MAX_LENGTHS = 64
 _FIRST = np.uint64(0xFF51AFD7ED558CCD)
 _SECOND = np.uint64(0xC4CEB9FE1A85EC53)
 _SEED = np.uint64(0x9E3779B97F4A7C15)
@@ -57,8 +58,56 @@ def text_hashes(texts: pa.StringArray, marker: bytes) -> U64:
     begin, end = int(starts[0]), int(starts[-1] + max(lengths[-1], 0))
     if marker not in data[begin:end].tobytes():
         return _hashed(data, starts, lengths)
-    replaced = pc.replace_substring(texts, marker.decode("ascii"), STAND_IN.decode("ascii"))
-    return _hashed(*starts_and_lengths(replaced))
+    hashes = np.zeros(len(texts), np.uint64)
+    alike = int(lengths.min()) == int(lengths.max())
+    sizes = lengths[:1] if alike else np.unique(lengths[lengths >= 0])
+    rest: list[NDArray[np.int64]] = []
+    for size in sizes[:_MAX_LENGTHS].tolist():
+        everywhere = alike and not texts.null_count
+        rows = np.arange(len(texts)) if everywhere else np.flatnonzero(lengths == size)
+        matrix = (
+            data[begin:end].reshape(len(texts), size)
+            if everywhere
+            else data[starts[rows][:, None] + np.arange(size)]
+        )
+        rest.append(_hash_alike(matrix, rows, marker, hashes))
+    rest.extend(np.flatnonzero(lengths == size) for size in sizes[_MAX_LENGTHS:].tolist())
+    others = np.concatenate(rest)
+    if len(others):
+        replaced = pc.replace_substring(
+            texts.take(pa.array(others)), marker.decode("ascii"), STAND_IN.decode("ascii")
+        )
+        hashes[others] = _hashed(*starts_and_lengths(replaced))
+    return hashes
+
+
+def _hash_alike(
+    matrix: NDArray[np.uint8], rows: NDArray[np.int64], marker: bytes, hashes: U64
+) -> NDArray[np.int64]:
+    """Hash texts of one length that have the marker where the first has it; return the others."""
+    size = matrix.shape[1]
+    place = matrix[0].tobytes().find(marker)
+    after = place + len(marker)
+    # With less than a marker's length on either side there is no room for a second one.
+    if place < 0 or place >= len(marker) or size - after >= len(marker):
+        return rows
+    same = matrix[:, place:after] == np.frombuffer(marker, np.uint8)
+    if not same.all():
+        same = same.all(axis=1)
+        fits = np.flatnonzero(same)
+        _hash_alike(matrix[fits], rows[fits], marker, hashes)
+        others: NDArray[np.int64] = rows[~same]
+        return others
+    length = size - len(marker) + len(STAND_IN)
+    words = np.zeros((len(matrix), (length + 7) // 8 * 8), np.uint8)
+    words[:, :place] = matrix[:, :place]
+    words[:, place] = STAND_IN[0]
+    words[:, place + 1 : length] = matrix[:, after:]
+    state = np.full(len(matrix), (int(_SEED) * (length + 1)) % 2**64, np.uint64)
+    for word in words.view("<u8").T:
+        state = mix(state ^ word)
+    hashes[rows] = state
+    return rows[:0]
 
 
 def _hashed(data: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> U64:
