@@ -361,7 +361,7 @@ class Publish(Operation):
         Mark("check all shards", call="atdm_services.datasets.build:whole_checks"),
         Mark("publish", call="atdm_resources.store.files:Store.write_new"),
         Mark("clear up", call="atdm_resources.store.files:Store.write_new()"),
-        Mark("show in Dagster", call="atdm_assets.datasets.assets:_check_result"),
+        Mark("show in Dagster", call="atdm_assets.metadata:check_result"),
         Mark("delete old versions", call="atdm_services.datasets.versions:expire"),
     )
 
