@@ -29,7 +29,8 @@ from atdm_resources.settings import Settings
 from atdm_resources.store.files import Store
 from atdm_services.baselines.capture import capture
 from atdm_services.clones import pool, teardown
-from atdm_services.clones.lease import CloneLease, lease_clone
+from atdm_services.clones.creation import CloneLease
+from atdm_services.clones.lease import lease_clone
 
 DOMAIN = "healthcare"
 SCENARIO = "claim_denial_active_member"
@@ -80,9 +81,7 @@ def measured(url: str, runs: int, rounds: int, cold_rounds: int) -> dict[str, li
 
         def given_back(leased: CloneLease, kind: str) -> None:
             assert leased.source == kind, leased
-            teardown.drop(
-                conn, leased.database, because="measured", invoker="b", source="benchmark"
-            )
+            teardown.drop(conn, leased.database, because="measured", actor=ACTOR)
 
         for _ in range(cold_rounds):
             took, leased = timed(lambda: lease("bench"))
@@ -90,7 +89,7 @@ def measured(url: str, runs: int, rounds: int, cold_rounds: int) -> dict[str, li
             given_back(leased, "cold")
             last = template_of(conn)
             if len(seconds["cold"]) < cold_rounds:
-                teardown.drop(conn, last, because="measured", invoker="b", source="benchmark")
+                teardown.drop(conn, last, because="measured", actor=ACTOR)
         # The pool holds clones that were made for the newest baseline: this one.
         pool.fill(conn, url, store, registry, DOMAIN, actor=ACTOR)
         template = template_of(conn)
@@ -111,7 +110,7 @@ def measured(url: str, runs: int, rounds: int, cold_rounds: int) -> dict[str, li
         for (database,) in conn.execute(
             "SELECT database_name FROM atdm.clone WHERE status <> 'dropped'"
         ).fetchall():
-            teardown.drop(conn, database, because="measured", invoker="b", source="benchmark")
+            teardown.drop(conn, database, because="measured", actor=ACTOR)
     return seconds
 
 
